@@ -1,0 +1,106 @@
+# Every habit of this project is one target; each sets up what it needs in .venv, once, by itself.
+# A machine needs Python 3.11 to 3.13, pip and make. Another interpreter: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+
+BENCHMARKS := encoder mixed precision generation pipelines finetune scale_out serving
+
+# The older oracle cannot live beside the newer one: an environment of its own, on the same torch.
+OLD_VENV := .venv-transformers437
+OLD      := $(OLD_VENV)/.installed
+
+# What a user runs needs less than what a developer runs. A stamp is made again when the pins change.
+RUN := $(VENV)/.installed-run
+DEV := $(VENV)/.installed-dev
+PINNED_INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+# Where a system's Python comes without ensurepip, its pip installs one into the environment from outside.
+new_environment = $(PYTHON) -m venv $(1) >/dev/null 2>&1 || { \
+  $(PYTHON) -m venv --clear --without-pip $(1) && $(PYTHON) -m pip --python $(1)/bin/python install --quiet pip; }
+
+.PHONY: help install demo serve submit test lint types bench gpu-check gpu-bench parity chaos demo-models clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(RUN) ## only set up what running needs, in .venv
+
+demo: $(RUN) ## build a corpus from this Python, score it, show what came out (under three minutes)
+	@$(PY) -m examples.demo
+
+serve: $(RUN) ## serve every head on the shipped checkpoints, at http://127.0.0.1:8000
+	@$(PY) -m serving.app
+
+submit: $(RUN) ## start a local cluster, submit a scoring job to it over HTTP, follow it, stop the cluster
+	@$(PY) -m examples.submit
+
+test: $(DEV) ## run the tests
+	@$(PY) -m pytest
+
+lint: $(DEV) ## ruff
+	@$(PY) -m ruff check .
+
+types: $(DEV) ## mypy, strict on bigbird
+	@$(PY) -m mypy
+
+bench: $(DEV) $(OLD) ## every benchmark, ours beside the peers (long; benchmarks/RESULTS.md keeps the figures)
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
+
+gpu-check: $(DEV) ## the CUDA path against the oracle, on this machine's GPU
+	@$(PY) -c 'import torch, sys; sys.exit(0 if torch.cuda.is_available() else "gpu-check: torch sees no CUDA device here")'
+	@$(PY) -m pytest -m gpu
+
+gpu-bench: $(DEV) ## tokens/s and share of the matrix rate on this machine's GPU
+	@$(PY) -m benchmarks.gpu
+
+parity: $(DEV) $(OLD) ## the whole parity suite, against transformers 5.23 and 4.37
+	@TRANSFORMERS_437_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python $(PY) -m pytest tests/test_parity*.py tests/test_tokenizer.py tests/test_spiece.py tests/test_checkpoint.py
+
+chaos: $(DEV) ## kill actors, nodes and the driver of a scoring job, twenty times over (long)
+	@$(PY) -m pytest -m chaos
+
+demo-models: $(DEV) ## train every shipped checkpoint again (hours)
+	$(PY) -m pipelines.corpus --python-docs out/corpus.parquet
+	$(PY) -m pipelines.corpus --python-docs out/corpus-all.parquet --include-tests
+	$(PY) -m checkpoints.label_corpus --corpus out/corpus.parquet --output out/entities
+	$(PY) -m checkpoints.label_corpus --corpus out/corpus-all.parquet --output out/entities-all
+	$(PY) -m checkpoints.train_tokenizer --corpus out/corpus-all.parquet --output checkpoints/fill-mask
+	$(PY) -m checkpoints.pretrain --corpus out/corpus-all.parquet --entities out/entities-all/train.parquet \
+	  --tokenizer checkpoints/fill-mask --state out/pretrain.pt
+	$(PY) -m checkpoints.export --state out/pretrain.pt --task fill-mask --tokenizer checkpoints/fill-mask \
+	  --output checkpoints/fill-mask
+	$(PY) -m checkpoints.train_tagger --data out/entities-all --encoder out/pretrain.pt \
+	  --tokenizer checkpoints/fill-mask --state out/tagger.pt
+	$(PY) -m checkpoints.export --state out/tagger.pt --task token-classification --tokenizer checkpoints/fill-mask \
+	  --output checkpoints/token-classification
+	$(PY) -m checkpoints.evaluate --task fill-mask --corpus out/corpus.parquet
+	$(PY) -m checkpoints.evaluate --task token-classification --data out/entities
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; \
+	ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
+	found = "{} is {}.{}.{}".format(sys.executable, *sys.version_info[:3]); \
+	sys.exit(0 if ok else "this project needs Python 3.11 to 3.13; " + found + ". Name another: make PYTHON=python3.12")'
+	@$(call new_environment,$(VENV))
+
+$(RUN): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV): once, some minutes"
+	@$(PINNED_INSTALL) -e '.[ray,train]'
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV), development tools included: once, some minutes"
+	@$(PINNED_INSTALL) -e '.[ray,train,hub,spiece,parity,dev]'
+	@touch $@ $(RUN)
+
+$(OLD): constraints.txt | $(VENV)/bin/python
+	@echo "installing transformers 4.37.2 into $(OLD_VENV): once, some minutes"
+	@$(call new_environment,$(OLD_VENV))
+	@$(OLD_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
+	  "transformers==4.37.2" "numpy<2" "$$(grep '^torch==' constraints.txt)" "$$(grep '^safetensors==' constraints.txt)"
+	@touch $@
+
+clean: ## remove what was built or written here, the environment included
+	rm -rf $(VENV) $(OLD_VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

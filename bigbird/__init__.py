@@ -1,0 +1,35 @@
+"""BigBird for long documents: load a checkpoint, run it fast, turn texts into records."""
+
+from bigbird.checkpoint import load_model
+from bigbird.config import BigBirdConfig
+from bigbird.generation import generate
+from bigbird.heads import (
+    BigBirdForCausalLM,
+    BigBirdForMaskedLM,
+    BigBirdForMultipleChoice,
+    BigBirdForPreTraining,
+    BigBirdForQuestionAnswering,
+    BigBirdForSequenceClassification,
+    BigBirdForTokenClassification,
+)
+from bigbird.inference import prepare_for_inference
+from bigbird.model import BigBirdModel
+from bigbird.predictors import load_predictor
+from bigbird.tokenizer import BigBirdTokenizer
+
+__all__ = [
+    "BigBirdConfig",
+    "BigBirdForCausalLM",
+    "BigBirdForMaskedLM",
+    "BigBirdForMultipleChoice",
+    "BigBirdForPreTraining",
+    "BigBirdForQuestionAnswering",
+    "BigBirdForSequenceClassification",
+    "BigBirdForTokenClassification",
+    "BigBirdModel",
+    "BigBirdTokenizer",
+    "generate",
+    "load_model",
+    "load_predictor",
+    "prepare_for_inference",
+]

@@ -1,0 +1,170 @@
+"""Prepare a loaded model to run fast: one product for query, key and value, packed weights, fused activations.
+
+Everything here is made from a loaded module and has its call signature. No training.
+"""
+
+import copy
+import logging
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bigbird.attention import Attention
+from bigbird.attention.flex import FlexAttention
+from bigbird.attention.past import CrossAttention
+from bigbird.config import BigBirdConfig
+from bigbird.errors import ConfigError
+from bigbird.head_layers import LanguageModelHead
+from bigbird.layers import ACTIVATIONS, Layer
+from bigbird.model import BigBirdModel
+from bigbird.packed_linear import GELU, Int8Linear, PackedLinear, can_pack
+from bigbird.pretrained import PretrainedModel
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16", "int8"]
+_Model = TypeVar("_Model", bound=PretrainedModel)
+
+
+def prepare_for_inference(model: _Model, dtype: Precision = "float32") -> _Model:
+    """A copy of `model` that runs fast, in evaluation mode and without gradients; `model` stays as it is.
+
+    Same class, same call signature; in float32 the results differ by rounding only (1e-4 at unit scale). The copy
+    holds its own layers and shares what did not change: drop `model` to release its weights.
+
+    dtype: "float32"; "bfloat16"; "int8", which keeps float32 outside the layers' products (CPU only).
+    Raises ConfigError for another dtype, or int8 where this machine has no such product.
+    """
+    if dtype not in ("float32", "bfloat16", "int8"):
+        raise ConfigError(f'dtype must be "float32", "bfloat16" or "int8", got {dtype!r}')
+    on_cpu = model.device.type == "cpu"
+    if dtype == "int8" and not (on_cpu and can_pack(torch.int8)):
+        raise ConfigError(f"dtype int8 needs oneDNN's 8-bit products, which are missing on this {model.device.type}")
+    weights = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    if on_cpu and weights == torch.bfloat16 and not can_pack(torch.bfloat16):
+        logger.warning("this CPU has no bfloat16 matrix products; float32 is faster here")
+
+    bert = model if isinstance(model, BigBirdModel) else model.get_submodule("bert")
+    assert isinstance(bert, BigBirdModel)
+    # Layers are made anew below, and what keeps its type is shared: neither is copied here.
+    shared: dict[int, object] = {id(bert.encoder.layer): nn.ModuleList()}
+    if model.dtype == weights:
+        shared |= {id(parameter): parameter for parameter in model.parameters()}
+    fast = copy.deepcopy(model, shared).to(weights)
+    fast_bert = fast if isinstance(fast, BigBirdModel) else fast.get_submodule("bert")
+    assert isinstance(fast_bert, BigBirdModel)
+    make = _Maker(model.config, dtype, weights, on_cpu)
+    fast_bert.encoder.layer = nn.ModuleList(FusedLayer(layer, make) for layer in _layers(bert))
+    if model.device.type == "cuda" and model.config.random_attention == "collapsed":
+        fast_bert.attention = FlexAttention
+    head = getattr(fast, "cls", None)
+    if isinstance(head, LanguageModelHead):
+        _speed_up(head, make)
+    return fast.eval().requires_grad_(False)
+
+
+def _layers(bert: BigBirdModel) -> list[Layer]:
+    layers = list(bert.encoder.layer)
+    if not all(isinstance(layer, Layer) for layer in layers):
+        raise ConfigError("this model is prepared for inference already; prepare the loaded one")
+    return [layer for layer in layers if isinstance(layer, Layer)]
+
+
+class _Maker:
+    """Makes the linear layers of a prepared model."""
+
+    def __init__(self, config: BigBirdConfig, precision: Precision, dtype: torch.dtype, on_cpu: bool) -> None:
+        self.config = config
+        self.precision = precision
+        self.dtype = dtype
+        self.packs = on_cpu and can_pack(dtype)
+        # A decoder spends its time on a few rows a step, an encoder on thousands.
+        self.num_rows = 16 if config.is_decoder else 4096
+
+    def linear(self, linear: nn.Linear, activation: str | None = None, *, precise: bool = False) -> nn.Module:
+        """`activation(linear(x))`. precise: not in int8, whatever was asked for."""
+        if self.precision == "int8" and not precise:
+            return _then(Int8Linear(linear), activation)
+        converted = copy.deepcopy(linear).to(self.dtype)
+        if self.packs and (activation is None or activation in GELU):
+            return PackedLinear(converted, num_rows=self.num_rows, activation=activation)
+        return _then(converted, activation)
+
+
+class _Activated(nn.Module):
+    def __init__(self, linear: nn.Module, activation: str) -> None:
+        super().__init__()
+        self.linear = linear
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.activation(self.linear(states))
+
+
+def _then(linear: nn.Module, activation: str | None) -> nn.Module:
+    return linear if activation is None else _Activated(linear, activation)
+
+
+class FusedLayer(nn.Module):
+    """A `Layer` with one product for query, key and value, and additions in place."""
+
+    def __init__(self, layer: Layer, make: _Maker) -> None:
+        super().__init__()
+        attention = layer.attention
+        self.num_heads = attention.self.num_heads
+        self.projection = make.linear(_joined([attention.self.query, attention.self.key, attention.self.value]))
+        self.attention_output = make.linear(attention.output.dense)
+        self.attention_norm = copy.deepcopy(attention.output.LayerNorm).to(make.dtype)
+        self.crossattention = copy.deepcopy(getattr(layer, "crossattention", None))
+        self.intermediate = make.linear(layer.intermediate.dense, make.config.hidden_act)
+        self.output = make.linear(layer.output.dense)
+        self.output_norm = copy.deepcopy(layer.output.LayerNorm).to(make.dtype)
+
+    def forward(
+        self, hidden: Tensor, layer: int, attend: Attention, cross: CrossAttention | None, scale: Tensor | None
+    ) -> Tensor:
+        """(T, C) -> (T, C), as `Layer`."""
+        query, key, value = self.projection(hidden).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        context = attend(layer, query, key, value)
+        if scale is not None:
+            context = context * scale
+        hidden = self.attention_norm(self.attention_output(context.flatten(1)).add_(hidden))
+        if cross is not None and self.crossattention is not None:
+            hidden = self.crossattention.cross(hidden, layer, cross, scale)
+        finished: Tensor = self.output_norm(self.output(self.intermediate(hidden)).add_(hidden))
+        return finished
+
+
+def _joined(linears: list[nn.Linear]) -> nn.Linear:
+    """One layer whose outputs are those of several, one after another."""
+    joined = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears), bias=False)
+    joined.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]))
+    if linears[0].bias is not None:
+        joined.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
+    return joined
+
+
+class FastPredictions(nn.Module):
+    """`Predictions` with packed weights: called as it is."""
+
+    def __init__(self, head: LanguageModelHead, make: _Maker) -> None:
+        super().__init__()
+        predictions = head.predictions
+        self.transform = make.linear(predictions.transform.dense, make.config.hidden_act, precise=True)
+        self.norm = predictions.transform.LayerNorm
+        decoder = nn.Linear(1, 1)
+        decoder.weight, decoder.bias = predictions.decoder.weight, predictions.bias
+        decoder.out_features = predictions.bias.shape[0]
+        # Differences of log-probabilities are what a language model is asked for: its last product stays precise.
+        self.decoder = make.linear(decoder, precise=True)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., hidden_size) -> (..., vocab_size)."""
+        logits: Tensor = self.decoder(self.norm(self.transform(states)))
+        return logits
+
+
+def _speed_up(head: LanguageModelHead, make: _Maker) -> None:
+    if make.packs:
+        head.predictions = FastPredictions(head, make)  # type: ignore[assignment]

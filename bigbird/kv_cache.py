@@ -1,0 +1,247 @@
+"""Keys and values of many sequences, in pages.
+
+A page holds `page_size` consecutive tokens of one sequence, of every layer. Sequences list their pages in a table, so
+a finished one gives its memory back at once, in whatever order sequences end; full pages may belong to several
+sequences (a shared prefix, the beams of a search) and are counted. A sequence reserves, when it is opened, the room
+it may come to need: what has been admitted never runs out of cache half-way. Memory is allocated in steps, as pages
+are first used.
+
+Knows nothing of tokens, models or attention; not thread-safe.
+
+Legend: L layers, P pages, H heads, S page size, D head dim, T packed tokens.
+"""
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bigbird.errors import BigBirdError
+
+Indices = NDArray[np.int64]
+
+
+class CacheFullError(BigBirdError):
+    """More tokens were asked for than the cache has room for. Admission asks `fits` first."""
+
+
+class KVCache:
+    """Paged storage for the keys and values of decoding.
+
+    keys[layer], values[layer]: (P, H, S, D), of which the first `num_allocated_pages` exist.
+    max_tokens: how many tokens all sequences together may hold, rounded up to whole pages.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+        max_tokens: int,
+        page_size: int = 64,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        sizes = {
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "head_dim": head_dim,
+            "max_tokens": max_tokens,
+            "page_size": page_size,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        self.page_size = page_size
+        self.num_pages = self.pages_for(max_tokens)
+        self.num_allocated_pages = 0
+        empty = torch.empty(0, num_heads, page_size, head_dim, dtype=dtype, device=device)
+        self.keys = [empty.clone() for _ in range(num_layers)]
+        self.values = [empty.clone() for _ in range(num_layers)]
+        self._free = list(range(self.num_pages))  # a heap: low pages first keeps the pages in use together
+        self._is_stale = np.zeros(self.num_pages, dtype=np.bool_)  # pages that hold what a former owner wrote
+        self._num_owners: Indices = np.zeros(self.num_pages, dtype=np.int64)
+        self._tables: dict[int, list[int]] = {}
+        self._lengths: dict[int, int] = {}
+        self._reserved: dict[int, int] = {}  # pages a sequence may still take
+        self._num_reserved = 0
+        self._next_sequence = 0
+
+    def pages_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.page_size)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def num_used_pages(self) -> int:
+        return self.num_pages - len(self._free)
+
+    @property
+    def num_available_pages(self) -> int:
+        """Pages neither in use nor promised to an open sequence."""
+        return len(self._free) - self._num_reserved
+
+    def fits(self, num_tokens: int, *, num_shared_tokens: int = 0) -> bool:
+        """Whether a sequence that may grow to num_tokens can be opened now."""
+        return self.pages_for(num_tokens) - num_shared_tokens // self.page_size <= self.num_available_pages
+
+    def open(self, num_tokens: int, *, prefix_of: int | None = None, num_shared_tokens: int = 0) -> int:
+        """Reserve room for num_tokens and return the new sequence's number.
+
+        With prefix_of, the sequence starts with the first num_shared_tokens of that sequence, whose pages it shares.
+        They must be whole pages, already written. Raises CacheFullError when there is no room.
+        """
+        shared = [] if prefix_of is None else self._whole_pages(prefix_of, num_shared_tokens)
+        num_new = max(self.pages_for(num_tokens) - len(shared), 0)
+        if num_new > self.num_available_pages:
+            raise CacheFullError(
+                f"a sequence of {num_tokens} tokens needs {num_new} pages of {self.page_size}; "
+                f"{self.num_available_pages} of {self.num_pages} are available"
+            )
+        sequence = self._next_sequence
+        self._next_sequence += 1
+        self._tables[sequence] = shared
+        self._lengths[sequence] = len(shared) * self.page_size
+        self._reserved[sequence] = num_new
+        self._num_reserved += num_new
+        self._num_owners[shared] += 1
+        return sequence
+
+    def adopt(self, sequence: int, prefix_of: int, num_shared_tokens: int) -> None:
+        """Let an open, still empty sequence begin with another's tokens, as `open` does; its reservation shrinks."""
+        if self._lengths[sequence]:
+            raise ValueError(f"sequence {sequence} must be empty to adopt a prefix, has {self._lengths[sequence]}")
+        shared = self._whole_pages(prefix_of, num_shared_tokens)[: self._reserved[sequence]]
+        self._tables[sequence] = shared
+        self._lengths[sequence] = len(shared) * self.page_size
+        self._reserved[sequence] -= len(shared)
+        self._num_reserved -= len(shared)
+        self._num_owners[shared] += 1
+
+    def _whole_pages(self, sequence: int, num_tokens: int) -> list[int]:
+        if num_tokens % self.page_size or num_tokens > self._lengths[sequence]:
+            raise ValueError(
+                f"num_shared_tokens must be whole pages of {self.page_size} within the "
+                f"{self._lengths[sequence]} tokens of sequence {sequence}, got {num_tokens}"
+            )
+        return self._tables[sequence][: num_tokens // self.page_size]
+
+    def fork(self, sequence: int, num_tokens: int) -> int:
+        """A new sequence with the same tokens, free to go on differently up to num_tokens.
+
+        Full pages are shared; a page begun is copied, since both will write to it.
+        """
+        length = self._lengths[sequence]
+        num_full = length // self.page_size
+        child = self.open(num_tokens, prefix_of=sequence, num_shared_tokens=num_full * self.page_size)
+        if length % self.page_size:
+            source = self._tables[sequence][num_full]
+            (target,) = self._take(child, 1)
+            for states in (*self.keys, *self.values):
+                states[target].copy_(states[source])
+            self._lengths[child] = length
+        return child
+
+    def free(self, sequence: int) -> None:
+        """Give back the pages and the reservation of a sequence."""
+        for page in self._tables.pop(sequence):
+            self._num_owners[page] -= 1
+            if not self._num_owners[page]:
+                heapq.heappush(self._free, page)
+        del self._lengths[sequence]
+        self._num_reserved -= self._reserved.pop(sequence)
+
+    def length(self, sequence: int) -> int:
+        """Tokens the sequence holds."""
+        return self._lengths[sequence]
+
+    def pages(self, sequence: int) -> list[int]:
+        """The sequence's pages, in the order of its tokens."""
+        return self._tables[sequence]
+
+    def num_owners(self, pages: Indices) -> Indices:
+        owners: Indices = self._num_owners[pages]
+        return owners
+
+    def extend(self, sequence: int, num_tokens: int) -> tuple[Indices, Indices]:
+        """Make room for num_tokens more; where they go: page and offset within it, each (num_tokens,)."""
+        start = self._lengths[sequence]
+        table = self._tables[sequence]
+        self._take(sequence, self.pages_for(start + num_tokens) - len(table))
+        self._lengths[sequence] = start + num_tokens
+        if num_tokens == 1:  # most calls by far
+            page, offset = divmod(start, self.page_size)
+            return np.array([table[page]]), np.array([offset])
+        positions = np.arange(start, start + num_tokens)
+        return np.array(table)[positions // self.page_size], positions % self.page_size
+
+    def write(self, layer: int, pages: Tensor, offsets: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store tokens where `extend` said. pages, offsets: (T,); key, value: (T, H, D)."""
+        self.keys[layer][pages, :, offsets] = key
+        self.values[layer][pages, :, offsets] = value
+
+    def read(self, layer: int, sequence: int, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:
+        """Key and value of a sequence's first tokens, all by default, copied together: (1, H, num_tokens, D) each."""
+        num_tokens = self._lengths[sequence] if num_tokens is None else num_tokens
+        table = self._tables[sequence][: self.pages_for(num_tokens)]
+        pages = torch.tensor(table, dtype=torch.int64, device=self.keys[layer].device)
+        key, value = (
+            states[layer][pages].transpose(0, 1).flatten(1, 2)[None, :, :num_tokens]
+            for states in (self.keys, self.values)
+        )
+        return key, value
+
+    def past_key_values(self, sequences: Sequence[int]) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The documented form: per layer, key and value of (batch, num_heads, past_length, head_dim).
+
+        Raises ValueError unless all sequences hold equally many tokens, which that form requires.
+        """
+        lengths = {self._lengths[sequence] for sequence in sequences}
+        if len(lengths) != 1:
+            raise ValueError(f"past_key_values needs sequences of one length, got lengths {sorted(lengths)}")
+        past = []
+        for layer in range(len(self.keys)):
+            parts = [self.read(layer, sequence) for sequence in sequences]
+            past.append((torch.cat([key for key, _ in parts]), torch.cat([value for _, value in parts])))
+        return tuple(past)
+
+    def _take(self, sequence: int, num_pages: int) -> list[int]:
+        """Move free pages into a sequence's table, out of its reservation."""
+        if num_pages <= 0:
+            return []
+        if num_pages > self._reserved[sequence]:
+            raise CacheFullError(
+                f"sequence {sequence} reserved {self._reserved[sequence]} more pages of {self.page_size} tokens; "
+                f"{num_pages} are needed"
+            )
+        taken = [heapq.heappop(self._free) for _ in range(num_pages)]
+        self._reserved[sequence] -= num_pages
+        self._num_reserved -= num_pages
+        self._num_owners[taken] = 1
+        self._tables[sequence] += taken
+        if max(taken) >= self.num_allocated_pages:
+            self._grow(max(taken) + 1)
+        if stale := [page for page in taken if self._is_stale[page]]:
+            # Pages are read whole and masked, and 0 * NaN is NaN: one broken text must not reach another.
+            for states in (*self.keys, *self.values):
+                states[stale] = 0
+        self._is_stale[taken] = True
+        return taken
+
+    def _grow(self, num_pages: int) -> None:
+        """Allocate at least num_pages, half as many again as there were, at most all."""
+        size = min(self.num_pages, max(num_pages, self.num_allocated_pages * 3 // 2))
+        with torch.inference_mode(False):  # ordinary tensors, which may be written to inside that mode and outside
+            for storage in (self.keys, self.values):
+                for layer, states in enumerate(storage):
+                    # Zeros, not whatever memory holds: see `_take`.
+                    grown = states.new_zeros(size, *states.shape[1:])
+                    grown[: states.shape[0]] = states
+                    storage[layer] = grown
+        self.num_allocated_pages = size

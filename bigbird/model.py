@@ -1,0 +1,226 @@
+"""BigBirdModel: embeddings, encoder and pooler behind two interfaces.
+
+`encode` takes packed rows and is what everything fast is built on. `forward` is the padded interface of Hugging
+Face's documentation: it packs on entry and unpacks on exit. A row's result is what the row gives alone, whatever
+stands beside it, and no call changes the model.
+
+Knows no task; reading and writing checkpoints it has from `PretrainedModel`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bigbird.attention import Attention
+from bigbird.attention.block_sparse import BlockSparseAttention
+from bigbird.attention.flex import FlexAttention
+from bigbird.attention.past import CrossAttention, Keeping, PastAttention, heads_first
+from bigbird.attention.plan import AttentionPlan
+from bigbird.attention.reference import DenseAttention
+from bigbird.config import BigBirdConfig
+from bigbird.errors import InputError
+from bigbird.layers import Embeddings, Encoder
+from bigbird.outputs import BaseModelOutput, PastKeyValues
+from bigbird.packing import PackedBatch, Packing
+from bigbird.pretrained import PretrainedModel
+
+
+class BigBirdModel(PretrainedModel):
+    """The bare model. `add_pooling_layer`: a dense layer and tanh over each row's first token."""
+
+    encoder_prefix = ""
+
+    def __init__(self, config: BigBirdConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.attention: type[BlockSparseAttention] | type[FlexAttention] = BlockSparseAttention
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
+        self.initialise()
+
+    def pool(self, first_token_states: Tensor) -> Tensor:
+        """(rows, hidden_size) -> (rows, hidden_size)."""
+        if self.pooler is None:
+            raise InputError("this model was made with add_pooling_layer=False and has no pooler")
+        return torch.tanh(self.pooler(first_token_states))
+
+    def encode(self, packed: PackedBatch) -> Tensor:
+        """The packed interface: last hidden states, (T, hidden_size), of rows laid one after another."""
+        self._check_length(max(packed.lengths))
+        hidden = self.embeddings(packed.input_ids, packed.token_type_ids, packed.position_ids)
+        encoded: Tensor = self.encoder(hidden, self._attention(packed.lengths, None))
+        return encoded
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: PastKeyValues | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        """The padded interface, with the arguments of Hugging Face's documentation.
+
+        input_ids: (batch, seq_len), or inputs_embeds: (batch, seq_len, hidden_size); exactly one of them.
+        attention_mask: (batch, past_length + seq_len), 1 = attend; padding may stand on either side or between.
+        token_type_ids, position_ids: (batch, seq_len). head_mask: (num_heads,) or (num_layers, num_heads).
+        For decoders: encoder_hidden_states (batch, encoder_length, hidden_size), encoder_attention_mask
+        (batch, encoder_length), past_key_values as in `bigbird.outputs`, with which only new tokens are passed.
+        output_attentions computes densely: slow and large for long rows.
+
+        Raises InputError naming the argument, its limit and its value.
+        """
+        config = self.config
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("pass exactly one of input_ids and inputs_embeds")
+        self._check_decoder_arguments(encoder_hidden_states, past_key_values, use_cache)
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        assert given is not None
+        if given.dim() != (2 if inputs_embeds is None else 3):
+            raise InputError(f"input_ids must be (batch, seq_len), inputs_embeds one more; got {tuple(given.shape)}")
+        batch, new_length = given.shape[:2]
+        past_length = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+        self._check_length(past_length + new_length)
+        want_attentions = config.output_attentions if output_attentions is None else output_attentions
+        collect: list[Tensor] | None = (
+            [] if (config.output_hidden_states if output_hidden_states is None else output_hidden_states) else None
+        )
+
+        if past_key_values is None:
+            rows = Packing.of_mask(attention_mask, (batch, new_length))
+            attend: Attention = self._attention(rows.lengths, rows.attended, dense=want_attentions)
+        else:
+            if attention_mask is None:
+                attention_mask = given.new_ones((batch, past_length + new_length), dtype=torch.long)
+            if attention_mask.shape != (batch, past_length + new_length):
+                raise InputError(
+                    f"attention_mask must be {(batch, past_length + new_length)}, past and new tokens together; "
+                    f"got {tuple(attention_mask.shape)}"
+                )
+            # Rows stay padded: their pasts are of one length already.
+            rows = Packing((batch, new_length), (new_length,) * batch, None, None)
+            attend = PastAttention(past_key_values, attention_mask, dropout=self._attention_dropout)
+        keep = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
+        kept = Keeping(attend)
+        cross = self._cross_attention(encoder_hidden_states, encoder_attention_mask, past_key_values)
+
+        if position_ids is None:
+            position_ids = torch.arange(past_length, past_length + new_length, device=given.device)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros((), dtype=torch.long, device=given.device)
+        hidden = self.embeddings(
+            None if input_ids is None else rows.pack(input_ids),
+            rows.pack(token_type_ids.expand(batch, new_length)),
+            rows.pack(position_ids.expand(batch, new_length)),
+            None if inputs_embeds is None else rows.pack(inputs_embeds),
+        )
+        hidden = self.encoder(
+            hidden, kept if keep else attend, cross=cross, head_mask=self._head_mask(head_mask), collect=collect
+        )
+
+        last = self._unpack(hidden, rows, attention_mask)
+        output = BaseModelOutput(
+            last_hidden_state=last,
+            pooler_output=None if self.pooler is None else self.pool(last[:, 0]),
+            past_key_values=_present(attend, kept, cross, rows) if keep else None,
+            hidden_states=None
+            if collect is None
+            else tuple(self._unpack(states, rows, attention_mask) for states in collect),
+            attentions=_attentions(attend, rows) if want_attentions else None,
+            cross_attentions=tuple(cross.probabilities) if want_attentions and cross is not None else None,
+        )
+        as_result = config.return_dict if return_dict is None else return_dict
+        return output if as_result else output.to_tuple()
+
+    @property
+    def _attention_dropout(self) -> float:
+        return self.config.attention_probs_dropout_prob if self.training else 0.0
+
+    def _attention(self, lengths: tuple[int, ...], attended: Tensor | None, *, dense: bool = False) -> Attention:
+        """Training draws seeded random blocks, as transformers does; evaluation follows the configuration."""
+        seeded = self.training or self.config.random_attention == "seeded"
+        plan = AttentionPlan(self.config, lengths, seeded)
+        if dense:
+            return DenseAttention(plan, attended, dropout=self._attention_dropout, record=True)
+        return self.attention(plan, attended, dropout=self._attention_dropout)
+
+    def _cross_attention(
+        self, states: Tensor | None, mask: Tensor | None, past: PastKeyValues | None
+    ) -> CrossAttention | None:
+        if states is None:
+            return None
+        if mask is None:
+            mask = states.new_ones(states.shape[:2], dtype=torch.long)
+        if mask.shape != states.shape[:2]:
+            raise InputError(f"encoder_attention_mask must be {tuple(states.shape[:2])}, got {tuple(mask.shape)}")
+        return CrossAttention(states, mask, past, dropout=self._attention_dropout)
+
+    def _head_mask(self, head_mask: Tensor | None) -> Tensor | None:
+        if head_mask is None:
+            return None
+        expected = (self.config.num_hidden_layers, self.config.num_attention_heads)
+        if tuple(head_mask.shape) not in (expected, expected[1:]):
+            raise InputError(f"head_mask must be {expected[1:]} or {expected}, got {tuple(head_mask.shape)}")
+        return head_mask.to(self.dtype).expand(expected)
+
+    def _unpack(self, states: Tensor, rows: Packing, attention_mask: Tensor | None) -> Tensor:
+        padded = rows.unpack(states)
+        if attention_mask is None:
+            return padded
+        # With a past, rows were not packed; a row masked altogether keeps one token: both are zeroed here.
+        return padded * (attention_mask[:, -padded.shape[1] :] != 0)[..., None]
+
+    def _check_length(self, length: int) -> None:
+        if length > self.config.max_position_embeddings:
+            raise InputError(
+                f"a row has {length} tokens; max_position_embeddings is {self.config.max_position_embeddings}"
+            )
+
+    def _check_decoder_arguments(
+        self, encoder_hidden_states: Tensor | None, past: PastKeyValues | None, use_cache: bool | None
+    ) -> None:
+        if not self.config.is_decoder and (past is not None or use_cache):
+            raise InputError("past_key_values and use_cache need a decoder; this model has is_decoder=False")
+        if encoder_hidden_states is not None and not self.config.add_cross_attention:
+            raise InputError("encoder_hidden_states need a decoder made with add_cross_attention=True")
+        if past is not None and len(past) != self.config.num_hidden_layers:
+            raise InputError(f"past_key_values has {len(past)} layers, the model {self.config.num_hidden_layers}")
+
+
+def _present(attend: Attention, kept: Keeping, cross: CrossAttention | None, rows: Packing) -> PastKeyValues:
+    if isinstance(attend, PastAttention):
+        own = attend.present
+    else:
+        batch = rows.shape[0]
+        own = [(_padded_heads(key, rows, batch), _padded_heads(value, rows, batch)) for key, value in kept.kept]
+    if cross is None:
+        return tuple(own)
+    return tuple(pair + theirs for pair, theirs in zip(own, cross.present, strict=True))
+
+
+def _padded_heads(states: Tensor, rows: Packing, batch: int) -> Tensor:
+    return heads_first(rows.unpack(states).flatten(0, 1), batch)
+
+
+def _attentions(attend: Attention, rows: Packing) -> tuple[Tensor, ...]:
+    """Probabilities a layer, (batch, num_heads, seq_len, keys), zeros outside a row."""
+    if isinstance(attend, PastAttention):
+        return tuple(attend.probabilities)
+    assert isinstance(attend, DenseAttention)
+    width = rows.shape[1]
+    layers = []
+    for by_row in attend.probabilities:
+        padded = by_row[0].new_zeros((len(by_row), by_row[0].shape[0], width, width))
+        for row, probabilities in enumerate(by_row):
+            padded[row, :, : probabilities.shape[1], : probabilities.shape[2]] = probabilities
+        layers.append(padded)
+    return tuple(layers)

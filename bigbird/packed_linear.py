@@ -1,0 +1,91 @@
+"""Linear layers whose weights are laid out for the CPU's matrix kernels beforehand.
+
+oneDNN's packed products are not public operators of torch: `can_pack` tries each once, and where one is missing or
+refuses the type (an older CPU, a build without oneDNN, CUDA) callers keep `nn.Linear`.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
+"""Activations that the packed product applies itself, and oneDNN's name for each."""
+
+
+@lru_cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether packed products of this type run here and agree with `nn.Linear`; int8 means `Int8Linear`."""
+    features = torch.linspace(-1, 1, 64).to(torch.float32 if dtype == torch.int8 else dtype)
+    linear = nn.Linear(64, 32, dtype=features.dtype)
+    rows = features.repeat(4, 1)
+    try:
+        packed = Int8Linear(linear) if dtype == torch.int8 else PackedLinear(linear, num_rows=4)
+        error = (packed(rows) - linear(rows)).abs().max()
+    except (AttributeError, RuntimeError):
+        return False
+    return bool(error < 0.1)
+
+
+class PackedLinear(nn.Module):
+    """`activation(linear(x))` with the weight packed by oneDNN. activation: a key of GELU, or None.
+
+    num_rows: how many rows a call typically has; a hint for the layout, any number works.
+    """
+
+    def __init__(self, linear: nn.Linear, *, num_rows: int, activation: str | None = None) -> None:
+        super().__init__()
+        self.out_features = linear.out_features
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), num_rows)
+        self.activation = ("none", "") if activation is None else ("gelu", GELU[activation])
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        name, algorithm = self.activation
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, name, [], algorithm)
+        return out
+
+
+@lru_cache
+def _saturates() -> bool:
+    """Whether this CPU's int8 product overflows between sums: it does without VNNI, on full-range activations."""
+    ones = torch.full((32, 64), 127, dtype=torch.int8)
+    product = _int8_product(torch.full((4, 64), 255, dtype=torch.uint8), _int8_pack(ones), torch.ones(32), zero=0)
+    return bool((product != 255 * 127 * 64).any())
+
+
+def _int8_pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
+    return packed
+
+
+def _int8_product(states: Tensor, weight: Tensor, weight_scale: Tensor, zero: int) -> Tensor:
+    no_offsets = torch.zeros(weight_scale.shape, dtype=torch.int32)
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(
+        states, 1.0, zero, weight, weight_scale, no_offsets, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return product
+
+
+class Int8Linear(nn.Module):
+    """A linear layer in 8 bits: weights with a scale a channel, activations with a scale a row.
+
+    A scale a row keeps a row's result free of its neighbours; the usual scale a tensor does not.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.out_features = linear.out_features
+        weight = linear.weight.detach().float()
+        self.weight_scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        self.weight = _int8_pack((weight / self.weight_scale[:, None]).round().to(torch.int8))
+        self.bias = None if linear.bias is None else linear.bias.detach().float()
+        self.levels = 63 if _saturates() else 127
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features), float32."""
+        scale = states.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / self.levels
+        quantised = torch.div(states, scale).round_().add_(self.levels + 1).to(torch.uint8)
+        product = _int8_product(quantised, self.weight, self.weight_scale, zero=self.levels + 1).mul_(scale)
+        return product if self.bias is None else product.add_(self.bias)

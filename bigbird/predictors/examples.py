@@ -1,0 +1,245 @@
+"""Examples on their way through a predictor: texts checked and tokenized, rows for the model, errors in place.
+
+Knows the shapes that all tasks share; what a task reads from an example, and which rows it asks of the model,
+is in the task's own file. Needs a tokenizer, no weights.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from bigbird.errors import InputError
+from bigbird.predictors.windows import LengthOptions, Window
+from bigbird.tokenizer import BigBirdTokenizer
+
+Record = dict[str, Any]
+
+CHARACTERS_PER_TOKEN = 16  # far above what any text needs; bounds what the tokenizer is asked to hold
+CHARACTERS_PER_CALL = 4_000_000  # texts tokenized at once: the tokenizer's own result is 20 times its input
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An example that cannot be processed, in its place among the others. type: name of the error."""
+
+    type: str
+    message: str
+
+    @property
+    def record(self) -> Record:
+        """The record this becomes."""
+        return {"error": {"type": self.type, "message": self.message}}
+
+
+class ModelRow(Protocol):
+    """What is laid on the packed token axis: ids (length,) and where the second part begins."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+    @property
+    def second(self) -> int | None: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row for the model: ids (length,), int32; from token `second` on the token type is 1 (None: nowhere)."""
+
+    ids: np.ndarray
+    second: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prepared:
+    """An example ready for the model; tasks add what their postprocess needs. Picklable, without tensors.
+
+    rows: what the model reads, in order. num_tokens: tokens of the document that the result rests on, special
+    tokens left out. num_windows: windows the document was cut into. truncated: its end was left out.
+    """
+
+    rows: tuple[Row, ...]
+    num_tokens: int
+    num_windows: int
+    truncated: bool
+
+    @property
+    def num_model_tokens(self) -> int:
+        """Tokens the model reads for this example: the measure of its cost."""
+        return sum(len(row) for row in self.rows)
+
+    @property
+    def facts(self) -> Record:
+        """The fields every record has."""
+        return {"num_tokens": self.num_tokens, "num_windows": self.num_windows, "truncated": self.truncated}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedText:
+    """A text, its token ids (n,) int32 and their character offsets in it (n, 2) int64, without special tokens."""
+
+    text: str
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def head(self, num_tokens: int) -> "TokenizedText":
+        """The same text with its first tokens only."""
+        return TokenizedText(self.text, self.ids[:num_tokens], self.offsets[:num_tokens])
+
+
+NamedTexts = Sequence[tuple[str, object]]
+PreparedT = TypeVar("PreparedT", bound=Prepared)
+
+
+def prepare(
+    examples: Sequence[Any],
+    *,
+    tokenizer: BigBirdTokenizer,
+    vocab_size: int,
+    options: LengthOptions,
+    texts_of: Callable[[Any], NamedTexts],
+    build: Callable[[list[TokenizedText]], PreparedT],
+) -> list[PreparedT | Failed]:
+    """Check and tokenize every example, then `build` it; one result an example, in order.
+
+    vocab_size: ids the model knows. texts_of: the texts of an example, each with the name that messages give it.
+    build: makes the prepared example of the tokenized texts. Both raise InputError for an example that will not
+    do; it, and whatever the tokenizer cannot take, becomes a Failed in that example's place.
+    """
+    found: list[list[str] | Failed] = []
+    names: list[list[str]] = []
+    for example in examples:
+        named: NamedTexts = ()
+        try:
+            named = texts_of(example)
+            found.append([_checked(value, name, options) for name, value in named])
+        except InputError as error:
+            found.append(Failed("InputError", str(error)))
+        names.append([name for name, _ in named])
+    tokenized = iter(_tokenize(tokenizer, [text for texts in found if isinstance(texts, list) for text in texts]))
+
+    results: list[PreparedT | Failed] = []
+    for texts, text_names in zip(found, names, strict=True):
+        if isinstance(texts, Failed):
+            results.append(texts)
+            continue
+        tokens = [next(tokenized) for _ in texts]
+        try:
+            results.append(build(_within_limits(tokens, text_names, vocab_size, options)))
+        except InputError as error:
+            results.append(Failed("InputError", str(error)))
+    return results
+
+
+def single_row(tokenizer: BigBirdTokenizer, ids: np.ndarray) -> Row:
+    """[CLS] ids [SEP]: one token before the ids, one after."""
+    return Row(np.concatenate([[tokenizer.cls_token_id], ids, [tokenizer.sep_token_id]]).astype(np.int32))
+
+
+def pair_row(tokenizer: BigBirdTokenizer, first: np.ndarray, second: np.ndarray) -> Row:
+    """[CLS] first [SEP] second [SEP], the second with token type 1: two tokens before it."""
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    ids = np.concatenate([[cls], first, [sep], second, [sep]]).astype(np.int32)
+    return Row(ids, second=len(first) + 2)
+
+
+def window_rows(tokenizer: BigBirdTokenizer, text: TokenizedText, windows: Sequence[Window]) -> tuple[Row, ...]:
+    """A single text's windows as rows."""
+    return tuple(single_row(tokenizer, text.ids[window.start : window.stop]) for window in windows)
+
+
+def single_text(example: object) -> NamedTexts:
+    """The one text of the tasks that read plain strings."""
+    return [("text", example)]
+
+
+def fields(example: object, *names: str) -> list[object]:
+    """The values of a mapping's fields. Raises InputError naming what is missing, or what came instead."""
+    if not isinstance(example, Mapping):
+        raise InputError(f"the example is {_kind(example)}, expected a mapping with {' and '.join(names)}")
+    missing = [name for name in names if name not in example]
+    if missing:
+        raise InputError(f"the example lacks {' and '.join(missing)}, expected {' and '.join(names)}")
+    return [example[name] for name in names]
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"of type {type(value).__name__}"
+
+
+def _checked(value: object, name: str, options: LengthOptions) -> str:
+    """The text, if it is one the tokenizer may be given."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {_kind(value)}, expected a string")
+    limit = CHARACTERS_PER_TOKEN * options.max_tokens_per_document
+    if len(value) > limit:
+        raise InputError(
+            f"{name} has {len(value)} characters, more than {limit}, which is {CHARACTERS_PER_TOKEN} for each of "
+            f"max_tokens_per_document={options.max_tokens_per_document}"
+        )
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"{name} is not Unicode text: a lone surrogate at character {error.start}") from None
+    return value
+
+
+def _tokenize(tokenizer: BigBirdTokenizer, texts: Sequence[str]) -> list[TokenizedText | Exception]:
+    """Each text's tokens, or the exception the tokenizer raised for it."""
+    results: list[TokenizedText | Exception] = []
+    begin = 0
+    while begin < len(texts):
+        end, size = begin + 1, len(texts[begin])
+        while end < len(texts) and size + len(texts[end]) <= CHARACTERS_PER_CALL:
+            size += len(texts[end])
+            end += 1
+        results.extend(_tokenize_together(tokenizer, texts[begin:end]))
+        begin = end
+    return results
+
+
+def _tokenize_together(tokenizer: BigBirdTokenizer, texts: Sequence[str]) -> Sequence[TokenizedText | Exception]:
+    try:
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    except Exception as error:  # one text of many: find it, so that it alone fails
+        if len(texts) == 1:
+            return [error]
+        return [result for text in texts for result in _tokenize_together(tokenizer, [text])]
+    return [
+        TokenizedText(
+            text,
+            np.asarray(encoding.ids, dtype=np.int32),
+            np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+        )
+        for text, encoding in zip(texts, encodings, strict=True)
+    ]
+
+
+def _within_limits(
+    tokenized: Sequence[TokenizedText | Exception], names: Sequence[str], vocab_size: int, options: LengthOptions
+) -> list[TokenizedText]:
+    texts = []
+    for name, tokens in zip(names, tokenized, strict=True):
+        if isinstance(tokens, Exception):
+            raise InputError(f"{name} cannot be tokenized: {type(tokens).__name__}: {tokens}")
+        if not len(tokens):
+            what = "is empty" if not tokens.text else f"has no tokens in its {len(tokens.text)} characters"
+            raise InputError(f"{name} {what}, expected at least one token")
+        if (largest := int(tokens.ids.max())) >= vocab_size:
+            raise InputError(f"{name} has token {largest}, but the model's vocabulary ends before {vocab_size}")
+        texts.append(tokens)
+    total = sum(len(tokens) for tokens in texts)
+    if total > options.max_tokens_per_document:
+        raise InputError(
+            f"{names[0] if len(names) == 1 else 'the example'} has {total} tokens, "
+            f"more than max_tokens_per_document={options.max_tokens_per_document}"
+        )
+    return texts

@@ -1,0 +1,197 @@
+"""text-generation: a prompt in; the text a causal language model goes on with, out.
+
+Prompts share the engine's steps, so a short text makes room for the next one at once; each gives what it gives
+alone. Beam search runs a prompt at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from bigbird.config import BigBirdConfig
+from bigbird.continuation import GenerationChunk
+from bigbird.engine import Engine
+from bigbird.errors import InputError
+from bigbird.generation import GenerationResult, generate
+from bigbird.generation_options import GenerationOptions
+from bigbird.predictors.batches import default_max_tokens_per_batch
+from bigbird.predictors.examples import Failed, Prepared, Record, Row, TokenizedText, prepare, single_text
+from bigbird.predictors.windows import LengthOptions, require_choice
+from bigbird.tokenizer import BigBirdTokenizer
+
+OnLong = Literal["truncate", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGenerationOptions(GenerationOptions):
+    """How to go on, and what to do with a prompt too long for the model beside max_new_tokens.
+
+    on_long: "error" makes it an error record; "truncate" goes on from its end and says so in the record. There are
+    no windows: a text goes on in one place only.
+    """
+
+    on_long: OnLong = "error"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("on_long", self.on_long, ("truncate", "error"))
+
+    @property
+    def generation(self) -> GenerationOptions:
+        """The same without on_long."""
+        return GenerationOptions(**{field.name: getattr(self, field.name) for field in fields(GenerationOptions)})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedPrompt(Prepared):
+    """A prompt's token ids, its one row, and how to go on from them."""
+
+    options: GenerationOptions
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        ids: list[int] = self.rows[0].ids.tolist()
+        return ids
+
+
+class TextGenerationPredictor:
+    """Predictor for BigBirdForCausalLM; `model` None leaves only preprocess and postprocess.
+
+    max_tokens_per_batch: what the prompts and texts in the cache may have together, at least one of full length.
+    """
+
+    task = "text-generation"
+
+    def __init__(
+        self,
+        tokenizer: BigBirdTokenizer,
+        config: BigBirdConfig,
+        model: Any = None,
+        *,
+        options: TextGenerationOptions | None = None,
+        max_tokens_per_batch: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.model = model
+        self.options = options or TextGenerationOptions()
+        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens_per_batch(model)
+
+    def preprocess(
+        self, examples: Sequence[object], options: TextGenerationOptions | None = None
+    ) -> list[PreparedPrompt | Failed]:
+        """Tokenize; a prompt begins with the beginning-of-sequence token, also where its own beginning is left out."""
+        chosen = options or self.options
+        begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+
+        def build(texts: list[TokenizedText]) -> PreparedPrompt:
+            (text,) = texts
+            room = self.config.max_position_embeddings - len(begin) - chosen.max_new_tokens
+            if room < 1:
+                raise InputError(
+                    f"max_new_tokens is {chosen.max_new_tokens}, which leaves a prompt no room among the model's "
+                    f"{self.config.max_position_embeddings} tokens"
+                )
+            if len(text) > room and chosen.on_long == "error":
+                raise InputError(
+                    f"text has {len(text)} tokens; the model's {self.config.max_position_embeddings} less "
+                    f"max_new_tokens={chosen.max_new_tokens} leave room for {room}"
+                )
+            ids = text.ids[-room:]
+            return PreparedPrompt(
+                rows=(Row(np.concatenate([begin, ids]).astype(np.int32)),),
+                num_tokens=len(ids),
+                num_windows=1,
+                truncated=len(ids) < len(text),
+                options=chosen.generation,
+            )
+
+        return prepare(
+            examples,
+            tokenizer=self.tokenizer,
+            vocab_size=self.config.vocab_size,
+            options=LengthOptions(),
+            texts_of=single_text,
+            build=build,
+        )
+
+    def forward(self, prepared: Sequence[PreparedPrompt | Failed]) -> list[GenerationResult | None]:
+        """The texts, as `bigbird.generation` gives them; None for a Failed."""
+        results: list[GenerationResult | None] = [None] * len(prepared)
+        together: dict[int, PreparedPrompt] = {}
+        for index, item in enumerate(prepared):
+            if isinstance(item, Failed):
+                continue
+            if item.options.num_beams > 1:
+                (results[index],) = generate(self.model, self.tokenizer, [item.prompt_ids], item.options)
+            else:
+                together[index] = item
+        for index, result in self._run(together).items():
+            results[index] = result
+        return results
+
+    def postprocess(
+        self,
+        prepared: Sequence[PreparedPrompt | Failed],
+        outputs: Sequence[GenerationResult | None],
+        options: TextGenerationOptions | None = None,
+    ) -> list[Record]:
+        """{"generated_text", "finish_reason", "num_prompt_tokens", "num_generated_tokens"}, with logprobs also those.
+
+        The text is the continuation, without the prompt. What options could change was settled before the model ran:
+        those given here are not read.
+        """
+        records = []
+        for item, output in zip(prepared, outputs, strict=True):
+            if isinstance(item, Failed):
+                records.append(item.record)
+                continue
+            if output is None:
+                raise ValueError("an output is missing: pass what forward returned for these prepared examples")
+            record: Record = {
+                "generated_text": output.text,
+                "finish_reason": output.finish_reason,
+                "num_prompt_tokens": output.num_prompt_tokens,
+                "num_generated_tokens": output.num_generated_tokens,
+            }
+            if output.logprobs is not None:
+                record["logprobs"] = list(output.logprobs)
+            records.append({**record, **item.facts})
+        return records
+
+    def __call__(self, examples: Sequence[object], options: TextGenerationOptions | None = None) -> list[Record]:
+        """Records of the same length and order as the examples."""
+        prepared = self.preprocess(examples, options)
+        return self.postprocess(prepared, self.forward(prepared), options)
+
+    def _run(self, prompts: dict[int, PreparedPrompt]) -> dict[int, GenerationResult]:
+        if not prompts:
+            return {}
+        room = max(self.max_tokens_per_batch, self.config.max_position_embeddings)
+        # Offline nobody waits for a first token, so prompts are read in larger chunks than a server's.
+        engine = Engine(self.model, self.tokenizer, max_cache_tokens=room, prefill_tokens=1024)
+        chunks: dict[int, list[GenerationChunk]] = {}
+        index_of = {}
+        for index, item in prompts.items():
+            index_of[engine.submit(item.prompt_ids, item.options)] = index
+            chunks[index] = []
+        while engine.has_work:
+            for event in engine.step():
+                chunks[index_of[event.request_id]].append(event)
+        return {index: _result(prompts[index], generated) for index, generated in chunks.items()}
+
+
+def _result(prompt: PreparedPrompt, chunks: Sequence[GenerationChunk]) -> GenerationResult:
+    reason = chunks[-1].finish_reason
+    assert reason is not None
+    return GenerationResult(
+        text="".join(chunk.text for chunk in chunks),
+        token_ids=tuple(chunk.token_id for chunk in chunks if chunk.token_id is not None),
+        finish_reason=reason,
+        num_prompt_tokens=len(prompt.prompt_ids),
+        logprobs=tuple(chunk.logprob for chunk in chunks if chunk.logprob is not None)
+        if prompt.options.logprobs
+        else None,
+    )

@@ -1,0 +1,176 @@
+"""token-classification: a text in, its entities with character offsets out.
+
+Knows how a document's token logits become records. The aggregation itself is in `entities.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from bigbird.config import BigBirdConfig
+from bigbird.packing import PackedBatch
+from bigbird.predictors.batches import (
+    default_max_tokens_per_batch,
+    encode_rows,
+    forward_examples,
+    split_rows,
+    to_records,
+)
+from bigbird.predictors.entities import STRATEGIES, Entity, LabelSet, Strategy, aggregate, word_starts
+from bigbird.predictors.examples import (
+    Failed,
+    Prepared,
+    Record,
+    Row,
+    TokenizedText,
+    prepare,
+    single_text,
+    window_rows,
+)
+from bigbird.predictors.windows import LengthOptions, Window, plan, require_choice, stitch
+from bigbird.tokenizer import BigBirdTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationOptions(LengthOptions):
+    """Lengths, and how tokens become entities.
+
+    aggregation_strategy: as in transformers. "none" gives every token with its label; "simple" joins neighbours of
+    one label, respecting B- and I-; "first", "average" and "max" first give each word one label, by its first
+    token, its mean probabilities, or its surest token. ignore_labels: labels (or groups) left out of the record.
+    """
+
+    aggregation_strategy: Strategy = "simple"
+    ignore_labels: tuple[str, ...] = ("O",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("aggregation_strategy", self.aggregation_strategy, STRATEGIES)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedTokens(Prepared):
+    """A text, its tokens as far as they are read, and its windows, one a row."""
+
+    text: TokenizedText
+    windows: tuple[Window, ...]
+
+
+class TokenClassificationPredictor:
+    """Predictor for BigBirdForTokenClassification; `model` None leaves only preprocess and postprocess."""
+
+    task = "token-classification"
+
+    def __init__(
+        self,
+        tokenizer: BigBirdTokenizer,
+        config: BigBirdConfig,
+        model: Any = None,
+        *,
+        options: TokenClassificationOptions | None = None,
+        max_tokens_per_batch: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.model = model
+        self.options = options or TokenClassificationOptions()
+        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens_per_batch(model)
+        self._labels = LabelSet(config.id2label)
+
+    def preprocess(
+        self, examples: Sequence[object], options: TokenClassificationOptions | None = None
+    ) -> list[PreparedTokens | Failed]:
+        """Tokenize and cut into windows."""
+        chosen = options or self.options
+
+        def build(texts: list[TokenizedText]) -> PreparedTokens:
+            room = chosen.length_limit(self.config.max_position_embeddings) - 2
+            (text,) = texts
+            windows, truncated = plan(len(text), room, chosen, what="text")
+            return PreparedTokens(
+                rows=window_rows(self.tokenizer, text, windows),
+                num_tokens=windows[-1].stop,
+                num_windows=len(windows),
+                truncated=truncated,
+                text=text.head(windows[-1].stop),
+                windows=windows,
+            )
+
+        return prepare(
+            examples,
+            tokenizer=self.tokenizer,
+            vocab_size=self.config.vocab_size,
+            options=chosen,
+            texts_of=single_text,
+            build=build,
+        )
+
+    def forward(self, prepared: Sequence[PreparedTokens | Failed]) -> list[np.ndarray | None]:
+        """Logits of each document's tokens, (tokens, num_labels) float32; None for a Failed."""
+
+        def read(states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
+            return split_rows(self.model.classifier(states), packed)
+
+        def gather(item: PreparedTokens, arrays: list[np.ndarray]) -> np.ndarray:
+            return stitch(item.windows, [array[1:-1] for array in arrays])
+
+        run = partial(encode_rows, self.model.bert, self.max_tokens_per_batch, read)
+        return forward_examples(prepared, attrgetter("rows"), run, gather)
+
+    def postprocess(
+        self,
+        prepared: Sequence[PreparedTokens | Failed],
+        outputs: Sequence[np.ndarray | None],
+        options: TokenClassificationOptions | None = None,
+    ) -> list[Record]:
+        """{"entities": [...]}: entity_group, score, word, start, end; with strategy "none" entity and index instead
+        of entity_group, for every token. start and end are characters of the text as given; index counts the
+        tokens from [CLS], which is 0; `word` is what transformers gives: the tokens decoded, not the text between
+        start and end."""
+        chosen = options or self.options
+
+        def decode(item: PreparedTokens, logits: np.ndarray) -> Record:
+            return {"entities": self._entities(item.text, logits, chosen)}
+
+        return to_records(prepared, outputs, decode)
+
+    def __call__(self, examples: Sequence[object], options: TokenClassificationOptions | None = None) -> list[Record]:
+        """Records of the same length and order as the examples."""
+        prepared = self.preprocess(examples, options)
+        return self.postprocess(prepared, self.forward(prepared), options)
+
+    def _entities(self, text: TokenizedText, logits: np.ndarray, options: TokenClassificationOptions) -> list[Record]:
+        strategy = options.aggregation_strategy
+        starts = word_starts(text.text, text.offsets, text.ids == self.tokenizer.unk_token_id)
+        entities = aggregate(logits, self._labels, strategy, starts, options.ignore_labels)
+        return [self._record(text, entity, strategy) for entity in entities]
+
+    def _record(self, text: TokenizedText, entity: Entity, strategy: Strategy) -> Record:
+        first, last = entity.words[0][0], entity.words[-1][1] - 1
+        start, end = int(text.offsets[first, 0]), int(text.offsets[last, 1])
+        if strategy == "none":
+            (word,) = self._tokens(text, first, first + 1)
+            return {"entity": entity.label, "score": entity.score, "index": first + 1, "word": word,
+                    "start": start, "end": end}  # fmt: skip
+        if strategy == "simple":
+            words = self._tokens(text, first, last + 1)
+        else:
+            # transformers decodes each word, then the words once more as if they were tokens; so its result for
+            # several words may lack spaces or accents, and so does this one.
+            words = [self.tokenizer.convert_tokens_to_string(self._tokens(text, *word)) for word in entity.words]
+        word = self.tokenizer.convert_tokens_to_string(words)
+        return {"entity_group": entity.label, "score": entity.score, "word": word, "start": start, "end": end}
+
+    def _tokens(self, text: TokenizedText, start: int, stop: int) -> list[str]:
+        """The tokens as strings; one outside the vocabulary as the text it stands for."""
+        ids = text.ids[start:stop]
+        tokens = self.tokenizer.convert_ids_to_tokens(ids.tolist())
+        for place in np.flatnonzero(ids == self.tokenizer.unk_token_id):
+            begin, end = text.offsets[start + place]
+            tokens[place] = text.text[begin:end]
+        return tokens

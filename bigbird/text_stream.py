@@ -1,0 +1,97 @@
+"""From tokens, one at a time, to pieces of text that are final: no half characters, no half stop strings.
+
+The pieces put together are the tokens' text. Knows nothing of models; of the tokenizer it needs `decode` alone.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+_REPLACEMENT = "\ufffd"
+_LONGEST_INCOMPLETE = 3
+"""Tokens that can be a character's bytes without being a character yet; decoders show those as U+FFFD, one or more."""
+_CONTEXT_TOKENS = 8
+
+
+class Decoder(Protocol):
+    """What is needed of a tokenizer."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+
+
+class TextStream:
+    """The text of one continuation.
+
+    prompt_ids: the tokens before the first; the last few give it context, since tokenizers drop a space that begins
+    a text. stop: strings that end the text.
+    """
+
+    def __init__(self, tokenizer: Decoder, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = stop
+        self._window: list[int] = []  # tokens decoded together: context, then what is not final
+        for num_context in range(_CONTEXT_TOKENS, _CONTEXT_TOKENS + _LONGEST_INCOMPLETE + 1):
+            self._window = list(prompt_ids[-num_context:])
+            if _REPLACEMENT not in self._decode():  # else it may begin within a character
+                break
+        text = self._decode()
+        self._num_final = len(text.rstrip(_REPLACEMENT))  # characters of the window's text already handed on
+        # Tokens of the window since its text was last free of half characters, and how many of them were pushed since.
+        self._num_recent = len(self._window) if text.endswith(_REPLACEMENT) else 0
+        self._num_pending = 0
+        self._held = ""  # final text that may turn out to begin a stop string
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """The text that has become final with this token, possibly empty. Sets `stopped` at a stop string."""
+        self._window.append(token)
+        self._num_recent += 1
+        self._num_pending += 1
+        text = self._decode()
+        final = text.rstrip(_REPLACEMENT)
+        if self._num_pending > _LONGEST_INCOMPLETE:  # no character takes so many tokens: the text itself is like this
+            final = text[: max(len(final), len(text) - _LONGEST_INCOMPLETE)]
+        fresh = final[self._num_final :]
+        self._num_final = max(self._num_final, len(final))
+        if final == text:
+            self._num_pending = 0
+            self._forget()
+        return self._release(fresh)
+
+    def finish(self) -> str:
+        """What is left when no token follows; an unfinished character shows as U+FFFD."""
+        if self.stopped:
+            return ""
+        rest = self._release(self._decode()[self._num_final :])
+        if not self.stopped:
+            rest, self._held = rest + self._held, ""
+        return rest
+
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._window, skip_special_tokens=True)
+
+    def _forget(self) -> None:
+        """Keep only the newest tokens as context, so that a token costs the same however long the text is."""
+        recent = self._tokenizer.decode(self._window[-self._num_recent :], skip_special_tokens=True)
+        if recent:  # without text, they would not tell the next token that it stands within one
+            self._window = self._window[-self._num_recent :]
+            self._num_final = len(recent)
+            self._num_recent = 0
+
+    def _release(self, fresh: str) -> str:
+        text = self._held + fresh
+        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return text[: min(found)]
+        num_held = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - num_held :]
+        return text[: len(text) - num_held]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop` without being all of it."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

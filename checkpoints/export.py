@@ -1,0 +1,53 @@
+"""A training state becomes a checkpoint directory in Hugging Face format: float16 weights, configuration, tokenizer.
+
+    python -m checkpoints.export --state out/pretrain.pt --task fill-mask --tokenizer checkpoints/fill-mask \\
+        --output checkpoints/fill-mask
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from bigbird.heads import BigBirdForMaskedLM, BigBirdForTokenClassification
+from checkpoints.code_entities import LABELS
+from checkpoints.pretrain import demo_config
+from checkpoints.train_tagger import new_tagger
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def export(state: Path, task: str, tokenizer: Path, output: Path) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files into `output`."""
+    model: BigBirdForMaskedLM | BigBirdForTokenClassification
+    if task == "fill-mask":
+        model = BigBirdForMaskedLM(demo_config())
+    else:
+        model = BigBirdForTokenClassification(demo_config().replace(id2label=dict(enumerate(LABELS))))
+    weights = torch.load(state, weights_only=True)
+    if task == "token-classification" and "classifier.weight" not in weights["model"]:
+        model = new_tagger(state)  # straight from pre-training, not fine-tuned
+    else:
+        model.load_state_dict(weights["model"])
+    output.mkdir(parents=True, exist_ok=True)
+    model.half().save_pretrained(output)
+    for name in TOKENIZER_FILES:
+        if tokenizer.resolve() != output.resolve():
+            shutil.copyfile(tokenizer / name, output / name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--task", choices=["fill-mask", "token-classification"], required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    export(arguments.state, arguments.task, arguments.tokenizer, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

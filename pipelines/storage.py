@@ -1,0 +1,102 @@
+"""Where files lie: local paths and the remote filesystems of pyarrow, and files that appear whole or not at all.
+
+Does not know what is in the files.
+"""
+
+import os
+import uuid
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from bigbird.errors import InputError
+
+# One put makes an object appear whole; everywhere else a file is written under another name and renamed.
+_OBJECT_STORES = {"s3", "gcs", "abfs"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path on a filesystem. `name` is how a person (and `source_file`) writes it: absolute path or URI."""
+
+    filesystem: pafs.FileSystem
+    path: str
+    name: str
+
+    def name_of(self, path: str) -> str:
+        """The name of another path on the same filesystem."""
+        return path if "://" not in self.name else f"{self.name.partition('://')[0]}://{path.lstrip('/')}"
+
+    def child(self, name: str) -> "Place":
+        path = f"{self.path.rstrip('/')}/{name}"
+        return Place(self.filesystem, path, self.name_of(path))
+
+
+def locate(path: str) -> Place:
+    """Filesystem and path of a local path or a URI (`s3://bucket/key`, `gs://`, `hdfs://`, `file://`).
+
+    Options of the filesystem may stand in the query (`s3://b/k?endpoint_override=...&scheme=http`); they are not
+    part of the name. Raises InputError for a URI pyarrow cannot open.
+    """
+    if "://" not in path:
+        absolute = os.path.abspath(path)
+        return Place(pafs.LocalFileSystem(), absolute, absolute)
+    # A glob's `?` would read as the query's: only `?key=` starts one.
+    try:
+        filesystem, inner = pafs.FileSystem.from_uri(path.replace("*", "%2A").replace("[", "%5B"))
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise InputError(f"{path!r} cannot be opened: {error}") from error
+    inner = inner.replace("%2A", "*").replace("%5B", "[")
+    scheme = urlsplit(path).scheme
+    name = inner if scheme == "file" else f"{scheme}://{inner.lstrip('/')}"
+    return Place(filesystem, inner.rstrip("/"), name.rstrip("/"))
+
+
+def write_whole(place: Place, content: bytes | pa.Buffer) -> None:
+    """Write a file that is seen whole or not at all, replacing one of the same name.
+
+    On object stores one put; elsewhere a temporary name beside it (starting with a dot, which readers of
+    datasets skip) and a rename.
+    """
+    if place.filesystem.type_name in _OBJECT_STORES:
+        target = place.path
+    else:
+        folder, _, name = place.path.rpartition("/")
+        target = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
+    stream = place.filesystem.open_output_stream(target)
+    # Not a `with`: leaving one by an exception would close the stream, and closing completes a half-written put.
+    stream.write(content)
+    stream.close()
+    if target == place.path:
+        return
+    if place.filesystem.type_name != "local" and place.filesystem.get_file_info(place.path).is_file:
+        place.filesystem.delete_file(place.path)  # HDFS renames onto nothing; rows lost in between are scored again
+    place.filesystem.move(target, place.path)
+
+
+def read_whole(place: Place) -> bytes | None:
+    """The content of a file, or None where there is none."""
+    try:
+        with place.filesystem.open_input_stream(place.path, compression=None) as stream:
+            return bytes(stream.readall())
+    except FileNotFoundError:
+        return None
+
+
+def names_in(place: Place) -> list[str]:
+    """Names of the files directly in a folder, sorted; empty where the folder does not exist."""
+    selector = pafs.FileSelector(place.path, allow_not_found=True)
+    return sorted(info.base_name for info in place.filesystem.get_file_info(selector) if info.is_file)
+
+
+def make_writable(place: Place) -> None:
+    """Create a folder and prove that it can be written to. Raises InputError naming it."""
+    probe = place.child(f".probe-{uuid.uuid4().hex[:8]}")
+    try:
+        place.filesystem.create_dir(place.path, recursive=True)
+        write_whole(probe, b"")
+        place.filesystem.delete_file(probe.path)
+    except OSError as error:
+        raise InputError(f"output {place.name!r} cannot be written: {error}") from error

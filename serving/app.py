@@ -1,0 +1,123 @@
+"""`build(args)`: from typed arguments to a Serve application; and the command `bigbird-serve`.
+
+    serve run serving.app:build                                          # the checkpoints in checkpoints/
+    serve run serving.app:build heads=fill-mask=DIR,token-classification=DIR
+    serve deploy cluster/serve.yaml
+    bigbird-serve --head fill-mask=DIR --head token-classification=DIR
+
+It knows how a head becomes a deployment with its own scaling; what runs inside is in `deployments`.
+"""
+
+# No postponed annotations here: Ray validates the arguments only where `build`'s annotation is the class itself.
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from serving.deployments import Gateway, ScoringReplica
+from serving.generation import GenerationReplica
+from serving.settings import GatewayArguments, HeadArguments, ServeArguments
+from serving.tasks import GENERATION
+
+# The queue that counts tokens is in the replica. Serve's own bounds lie well above it, so that requests get there
+# to be counted, and are the net below it while a replica starts.
+_SERVE_QUEUE_FACTOR = 2
+
+# The proxy's own limit, answered with 408: above the gateway's, which answers with an error body.
+PROXY_TIMEOUT_S = 90
+
+
+def build(args: ServeArguments) -> serve.Application:
+    """One deployment a head, named after its task, behind the gateway."""
+    heads = args.resolved_heads()
+    logging_config = LoggingConfig(encoding=args.log_encoding, enable_access_log=False)
+    handles = {task: _head(task, arguments, logging_config) for task, arguments in heads.items()}
+    gateway = args.gateway
+    return serve.deployment(
+        name="gateway",
+        max_ongoing_requests=1000,
+        autoscaling_config={
+            "min_replicas": gateway.min_replicas,
+            "max_replicas": gateway.max_replicas,
+            "target_ongoing_requests": gateway.target_ongoing_requests,
+        },
+        ray_actor_options={"num_cpus": gateway.num_cpus},
+        graceful_shutdown_timeout_s=gateway.request_timeout_s,
+        logging_config=logging_config,
+    )(Gateway).bind(handles, heads, gateway)
+
+
+def _head(task: str, arguments: HeadArguments, logging_config: LoggingConfig) -> serve.Application:
+    replica = GenerationReplica if task == GENERATION else ScoringReplica
+    accepted = arguments.max_queued_requests * _SERVE_QUEUE_FACTOR
+    return serve.deployment(
+        name=task,
+        max_ongoing_requests=accepted,
+        max_queued_requests=accepted,
+        autoscaling_config={
+            "min_replicas": arguments.min_replicas,
+            "max_replicas": arguments.max_replicas,
+            "target_ongoing_requests": arguments.target_ongoing_requests,
+            "upscale_delay_s": arguments.upscale_delay_s,
+            "downscale_delay_s": arguments.downscale_delay_s,
+            # Serve warns at 10 s, its own interval of measuring, and below.
+            "look_back_period_s": max(11.0, arguments.upscale_delay_s),
+        },
+        ray_actor_options={"num_cpus": arguments.num_cpus, "num_gpus": arguments.num_gpus},
+        health_check_period_s=5.0,
+        graceful_shutdown_timeout_s=60.0,
+        logging_config=logging_config,
+    )(replica).bind(task, arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`bigbird-serve`: starts Serve on a new or the running Ray cluster and serves until interrupted."""
+    parser = argparse.ArgumentParser(prog="bigbird-serve", description="Serve BigBird heads over HTTP.")
+    parser.add_argument(
+        "--head", action="append", default=[], metavar="TASK=CHECKPOINT",
+        help="a head and its checkpoint, a directory or hub id; may be repeated; default: all in checkpoints/",
+    )  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument("--num-cpus", type=float, default=None, help="CPUs a replica reserves")
+    parser.add_argument("--api-keys-file", default=None, help="file with one accepted key a line")
+    options = parser.parse_args(argv)
+    try:
+        arguments = _arguments(options)
+    except ValueError as error:
+        print(f"bigbird-serve: {error}", file=sys.stderr)
+        return 2
+    serve.start(http_options={"host": options.host, "port": options.port, "request_timeout_s": PROXY_TIMEOUT_S})
+    serve.run(build(arguments), name="bigbird")
+    print(f"serving {', '.join(arguments.heads)} on http://{options.host}:{options.port}", flush=True)
+    stop = threading.Event()
+    # Only now: Ray has put handlers of its own in place, which end the process at once.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+    print("finishing what was accepted", flush=True)
+    serve.shutdown()  # type: ignore[no-untyped-call]
+    return 0
+
+
+def _arguments(options: argparse.Namespace) -> ServeArguments:
+    given = ServeArguments.model_validate({"heads": ",".join(options.head)} if options.head else {})
+    changes: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
+    if options.device != "cpu":
+        changes["num_gpus"] = 1.0
+    if options.num_cpus is not None:
+        changes["num_cpus"] = options.num_cpus
+    heads = {task: head.model_copy(update=changes) for task, head in given.resolved_heads().items()}
+    return ServeArguments(heads=heads, gateway=GatewayArguments(api_keys_file=options.api_keys_file))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

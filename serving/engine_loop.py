@@ -1,0 +1,151 @@
+"""Drives a generation engine from an event loop: requests come and go between its steps, on one model thread.
+
+It knows the engine's five calls (`submit`, `step`, `cancel`, `has_work`, `stats`) and nothing of Ray or HTTP, so
+it is tested with a fake engine in milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from serving.errors import ServingError
+
+logger = logging.getLogger("ray.serve.bigbird")
+
+
+class EngineLoop:
+    """Many callers of `generate`, one engine.
+
+    max_waiting: requests that may wait for a slot; beyond it a request is refused as overloaded.
+    on_step(num_events): called after every step, for metrics.
+    """
+
+    def __init__(
+        self, engine: Any, *, max_waiting: int, on_step: Callable[[int], None] = lambda num_events: None
+    ) -> None:
+        self._engine = engine
+        self._max_waiting = max_waiting
+        self._on_step = on_step
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._submissions: list[tuple[Sequence[int], Any, asyncio.Future[int]]] = []
+        self._cancellations: list[int] = []
+        self._events: dict[int, asyncio.Queue[Any]] = {}
+        self._wake = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self.broken: Exception | None = None
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not ended, waiting or running."""
+        return len(self._events) + len(self._submissions)
+
+    async def generate(self, prompt_ids: Sequence[int], options: Any) -> AsyncIterator[Any]:
+        """The engine's events of one request as they come; the last has a finish_reason.
+
+        Closing the iterator early, or cancelling whoever reads it, frees the request's slot at the next step.
+        Raises ServingError `overloaded`, what the engine's `submit` raises, or `internal` when the engine breaks.
+        """
+        stats = self._engine.stats
+        waiting = stats.num_waiting + len(self._submissions)
+        if waiting >= self._max_waiting:
+            message = f"{waiting} requests wait for a slot, the limit is {self._max_waiting}"
+            raise ServingError("overloaded", message, retry_after_s=2)
+        self._check()
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        submission = (prompt_ids, options, accepted)
+        self._submissions.append(submission)
+        self._start()
+        try:
+            request_id = await accepted
+        except asyncio.CancelledError:
+            if submission in self._submissions:
+                self._submissions.remove(submission)
+            elif accepted.done() and not accepted.cancelled() and accepted.exception() is None:
+                self._leave(accepted.result())
+            raise
+        events = self._events[request_id]
+        finished = False
+        try:
+            while not finished:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                finished = event.finish_reason is not None
+                yield event
+        finally:
+            del self._events[request_id]
+            if not finished:
+                self._cancellations.append(request_id)
+                self._wake.set()
+
+    async def close(self) -> None:
+        """Stops after the step that is running; readers see an internal error."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        self._thread.shutdown(wait=True)
+
+    def _leave(self, request_id: int) -> None:
+        self._events.pop(request_id, None)
+        self._cancellations.append(request_id)
+        self._wake.set()
+
+    def _check(self) -> None:
+        if self.broken is not None:
+            raise ServingError("head_unavailable", "the engine is broken and will be replaced", retry_after_s=10)
+
+    def _start(self) -> None:
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        self._wake.set()
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            # Only here, between two steps, does anything but a step touch the engine.
+            self._apply()
+            if not self._engine.has_work:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            try:
+                events = await loop.run_in_executor(self._thread, self._engine.step)
+            except Exception as error:
+                logger.exception("the engine broke")
+                self._break(error)
+                return
+            for event in events:
+                queue = self._events.get(event.request_id)
+                if queue is not None:
+                    queue.put_nowait(event)
+            self._on_step(sum(event.token_id is not None for event in events))
+
+    def _apply(self) -> None:
+        cancellations, self._cancellations = self._cancellations, []
+        for request_id in cancellations:
+            self._engine.cancel(request_id)
+        submissions, self._submissions = self._submissions, []
+        for prompt_ids, options, accepted in submissions:
+            if accepted.cancelled():
+                continue
+            try:
+                request_id = self._engine.submit(prompt_ids, options)
+            except Exception as error:
+                accepted.set_exception(error)
+                continue
+            self._events[request_id] = asyncio.Queue()
+            accepted.set_result(request_id)
+
+    def _break(self, error: Exception) -> None:
+        self.broken = error
+        failure = ServingError("internal", "generation failed; the server's log has the reason")
+        for queue in self._events.values():
+            queue.put_nowait(failure)
+        for _, _, accepted in self._submissions:
+            if not accepted.done():
+                accepted.set_exception(failure)
+        self._submissions.clear()

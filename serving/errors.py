@@ -1,0 +1,83 @@
+"""The one table from kinds of failure to HTTP statuses, and the one error body.
+
+It knows no FastAPI and no Ray: failures are raised as `ServingError`, cross process borders as plain dicts
+(`to_wire`, `from_wire`), and become a status in the gateway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorKind:
+    """One row of the table: the status a client sees and the sentence the documentation shows."""
+
+    status: int
+    meaning: str
+
+
+ERROR_TABLE: dict[str, ErrorKind] = {
+    "malformed_json": ErrorKind(status=400, meaning="The body is not JSON."),
+    "invalid_api_key": ErrorKind(status=401, meaning="The API key is missing or unknown."),
+    "not_found": ErrorKind(status=404, meaning="No such path."),
+    "unknown_head": ErrorKind(status=404, meaning="This server has no such head; the message lists its heads."),
+    "method_not_allowed": ErrorKind(status=405, meaning="The path exists, the method does not."),
+    "proxy_timeout": ErrorKind(status=408, meaning="The proxy's own time limit; answered as plain text."),
+    "payload_too_large": ErrorKind(status=413, meaning="The body is larger than the server accepts."),
+    "unsupported_media_type": ErrorKind(status=415, meaning="The body is not application/json."),
+    "invalid_input": ErrorKind(status=422, meaning="A field is missing, of the wrong type or beyond a limit."),
+    "overloaded": ErrorKind(status=429, meaning="The queue is full; try again after Retry-After seconds."),
+    "client_closed": ErrorKind(status=499, meaning="The client left before the answer; seen in logs only."),
+    "internal": ErrorKind(status=500, meaning="A defect of the server."),
+    "head_unavailable": ErrorKind(status=503, meaning="The head has no working replica."),
+    "deadline_exceeded": ErrorKind(status=504, meaning="Not answered within the request's time limit."),
+}
+
+
+class ServingError(Exception):
+    """A failure with a row in `ERROR_TABLE`.
+
+    `param` names the field at fault in the request, in dotted form (`inputs.3.question`), or is None.
+    `retry_after_s` is in seconds and becomes the Retry-After header.
+    """
+
+    def __init__(
+        self, kind: str, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(kind, message)
+        if kind not in ERROR_TABLE:
+            raise KeyError(f"{kind!r} has no row in ERROR_TABLE")
+        self.kind = kind
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+    @property
+    def status(self) -> int:
+        return ERROR_TABLE[self.kind].status
+
+    def body(self) -> dict[str, Any]:
+        return error_body(self.kind, self.message, self.param)
+
+    def to_wire(self) -> dict[str, Any]:
+        """The error as plain types, for the way between two processes."""
+        return {
+            "kind": self.kind,
+            "message": self.message,
+            "param": self.param,
+            "retry_after_s": self.retry_after_s,
+        }
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Self:
+        return cls(wire["kind"], wire["message"], param=wire["param"], retry_after_s=wire["retry_after_s"])
+
+
+def error_body(kind: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """The body every failed request carries: `{"error": {"type", "message", "param"}}`."""
+    return {"error": {"type": kind, "message": message, "param": param}}

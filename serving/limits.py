@@ -1,0 +1,55 @@
+"""What a request may ask for: how many inputs, how much time; and what its answer cost, as headers.
+
+It knows requests and the gateway's arguments, not tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastapi import Request
+
+from serving.errors import ServingError
+from serving.settings import GatewayArguments
+
+
+def check_inputs(num_inputs: int, arguments: GatewayArguments, param: str = "inputs") -> None:
+    """Refuses a request with more inputs than the server takes at once."""
+    limit = arguments.max_inputs_per_request
+    if num_inputs > limit:
+        raise ServingError("invalid_input", f"{param} has {num_inputs} items, the limit is {limit}", param=param)
+
+
+def time_limit_s(request: Request, arguments: GatewayArguments) -> float:
+    """Seconds this request may take: the server's limit, or less where the client asks for less.
+
+    The proxy in front reads the same header and would answer with plain text when it runs out; so the gateway
+    keeps a tenth for itself, and its own answer comes first.
+    """
+    header = request.headers.get("x-request-timeout-seconds")
+    if header is None:
+        return arguments.request_timeout_s
+    try:
+        asked_s = float(header)
+    except ValueError:
+        asked_s = math.nan
+    if not (math.isfinite(asked_s) and asked_s > 0):
+        raise ServingError(
+            "invalid_input", "X-Request-Timeout-Seconds has to be a number above 0", param="X-Request-Timeout-Seconds"
+        )
+    return min(asked_s * 0.9, arguments.request_timeout_s)
+
+
+def cost_headers(request: Request, outcome: dict[str, Any]) -> dict[str, str]:
+    """What the answer cost and whether anything was cut: for bodies that have no room for it."""
+    records = outcome["records"]
+    num_tokens = sum(record.get("num_tokens", 0) for record in records)
+    request.state.num_tokens = num_tokens
+    timing = ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in outcome["timings_s"].items())
+    return {
+        "X-Num-Tokens": str(num_tokens),
+        "X-Num-Windows": str(sum(record.get("num_windows", 0) for record in records)),
+        "X-Num-Truncated": str(sum(bool(record.get("truncated")) for record in records)),
+        "Server-Timing": timing,
+    }

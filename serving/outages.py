@@ -1,0 +1,90 @@
+"""Which heads cannot answer, by what Serve's controller says: for 503 at once instead of a wait for nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray import serve
+
+logger = logging.getLogger("ray.serve.bigbird")
+
+STATUS_PERIOD_S = 2.0
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the controller last said of one deployment, and when.
+
+    since: when it was first seen without a replica, or None where it has one. Both by the monotonic clock.
+    """
+
+    asleep: bool
+    status: str
+    since: float | None
+    at: float
+
+
+class Outages:
+    """Which heads cannot answer, by what Serve's controller says every few seconds.
+
+    A head whose replica restarts is given `grace_s` seconds; requests wait for it meanwhile. One that may scale to
+    zero is asleep, not down.
+    """
+
+    def __init__(self, app_name: str, min_replicas: dict[str, int], grace_s: float) -> None:
+        self._app_name = app_name
+        self._min_replicas = min_replicas
+        self._grace_s = grace_s
+        self._seen: dict[str, _Seen] = {}
+
+    def outage(self, task: str) -> str | None:
+        seen = self._seen.get(task)
+        if seen is None or seen.since is None:
+            return None
+        # Up to the last answer of the controller, not up to now: on a busy machine that answer may be old.
+        gone_s = seen.at - seen.since
+        if gone_s < self._grace_s:
+            return None
+        return f"no working replica for {gone_s:.0f} s ({seen.status})"
+
+    def answered(self, task: str) -> None:
+        """A replica of this head has just answered: whatever the controller said before is over."""
+        seen = self._seen.get(task)
+        if seen is not None and seen.since is not None:
+            self._seen[task] = replace(seen, since=None)
+
+    def asleep(self, task: str) -> bool:
+        seen = self._seen.get(task)
+        return seen is not None and seen.asleep
+
+    def watch(self) -> None:
+        """Asks the controller for ever, on a thread of its own; a failing question leaves the last answer in place."""
+        while True:
+            try:
+                application = serve.status().applications.get(self._app_name)
+                if application is not None:
+                    self.update(application.deployments)
+            except Exception as error:
+                logger.warning("Serve's status could not be read: %s", error)
+            time.sleep(STATUS_PERIOD_S)
+
+    def update(self, deployments: dict[str, Any]) -> None:
+        """Takes in one status: deployment name (the task) -> Serve's DeploymentStatusOverview."""
+        now = time.monotonic()
+        for task, least in self._min_replicas.items():
+            overview = deployments.get(task)
+            if overview is None:
+                continue
+            states = {str(getattr(state, "value", state)): count for state, count in overview.replica_states.items()}
+            status = str(getattr(overview.status, "value", overview.status))
+            running = states.get("RUNNING", 0) > 0
+            failing = status in ("UNHEALTHY", "DEPLOY_FAILED")
+            asleep = not running and least == 0 and not failing
+            before = self._seen.get(task)
+            since = None
+            if not running and not asleep and (least > 0 or failing):
+                since = before.since if before is not None and before.since is not None else now
+            self._seen[task] = _Seen(asleep, status.lower(), since, now)

@@ -1,0 +1,158 @@
+"""The arguments of `serving.app:build`, typed and validated: heads, their checkpoints, budgets, and the gateway.
+
+Every field can come from a config file's `args:`, from `serve run ... key=value`, or from the command line. It
+knows nothing of Ray; what a value means is written beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from serving.tasks import ALL_HEADS
+
+
+class Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HeadArguments(Arguments):
+    """One head: its checkpoint, what a replica of it needs, how many there are, and its queue."""
+
+    checkpoint: str = Field(description="Directory, or id on the Hugging Face hub.")
+    device: str = Field(default="cpu", description="cpu, cuda, cuda:0, ...")
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+
+    num_cpus: PositiveFloat = Field(default=1.0, description="CPUs of a replica; also the threads of its model.")
+    num_gpus: float = Field(default=0.0, ge=0)
+
+    min_replicas: int = Field(default=1, ge=0, description="0: the head sleeps until a request comes.")
+    max_replicas: PositiveInt = 1
+    target_ongoing_requests: PositiveFloat = Field(default=8.0, description="Requests a replica should have at a time.")
+    upscale_delay_s: float = Field(default=10.0, ge=0)
+    downscale_delay_s: float = Field(default=300.0, ge=0)
+
+    max_tokens_per_batch: PositiveInt = Field(default=8192, description="Tokens the model reads at once.")
+    max_tokens_per_request: PositiveInt = Field(
+        default=262_144, description="Tokens of all inputs of a request together."
+    )
+    max_queued_requests: PositiveInt = Field(
+        default=256, description="Per replica; beyond it a request is refused (429)."
+    )
+    max_queued_tokens: PositiveInt = Field(
+        default=1_000_000, description="Per replica; beyond it a request is refused (429)."
+    )
+    max_queue_wait_s: PositiveFloat = Field(
+        default=20.0, description="A longer wait, at the measured rate, is refused (429)."
+    )
+
+    max_slots: PositiveInt = Field(default=16, description="text-generation: requests that generate at the same time.")
+    max_cached_tokens: PositiveInt | None = Field(
+        default=None, description="text-generation: tokens of the cache of all slots; what the model needs by default."
+    )
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas is {self.max_replicas}, below min_replicas, which is {self.min_replicas}")
+        return self
+
+
+class GatewayArguments(Arguments):
+    """The HTTP side: replicas, limits on what a request may hold, keys."""
+
+    min_replicas: PositiveInt = 1
+    max_replicas: PositiveInt = 1
+    target_ongoing_requests: PositiveFloat = 64.0
+    num_cpus: float = Field(default=0.1, ge=0, description="CPUs to reserve; it computes little.")
+    max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    max_inputs_per_request: PositiveInt = 128
+    request_timeout_s: PositiveFloat = Field(default=60.0, description="Also the most a client may ask for.")
+    outage_grace_s: float = Field(
+        default=45.0,
+        ge=0,
+        description="How long a head may be without a replica before requests are answered with 503.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="Origins of web pages that may call; none by default."
+    )
+    api_keys_file: str | None = Field(default=None, description="File with one key a line; no keys: an open server.")
+    api_keys_variable: str | None = Field(default=None, description="Environment variable with keys, comma-separated.")
+
+
+class ServeArguments(Arguments):
+    """Everything. `heads` maps a task to its checkpoint, or to its `HeadArguments`.
+
+    Without `heads`, every checkpoint in `checkpoints` whose directory is named after a task is served, and the
+    heads that need no weights of their own (masked-lm-scoring, feature-extraction) on the fill-mask checkpoint.
+    """
+
+    heads: dict[str, HeadArguments] = Field(default_factory=dict)
+    checkpoints: str = "checkpoints"
+    gateway: GatewayArguments = Field(default_factory=GatewayArguments)
+    log_encoding: Literal["JSON", "TEXT"] = "JSON"
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _read_heads(cls, value: Any) -> Any:
+        """Accepts `task=checkpoint,task=checkpoint` and JSON, which is what a command line can say."""
+        if isinstance(value, str):
+            value = json.loads(value) if value.lstrip().startswith("{") else _pairs(value)
+        if isinstance(value, dict):
+            return {task: {"checkpoint": head} if isinstance(head, str) else head for task, head in value.items()}
+        return value
+
+    @field_validator("gateway", mode="before")
+    @classmethod
+    def _read_gateway(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        unknown = [task for task in self.heads if task not in ALL_HEADS]
+        if unknown:
+            raise ValueError(f"unknown head {', '.join(unknown)}; the heads are {', '.join(ALL_HEADS)}")
+        return self
+
+    def resolved_heads(self) -> dict[str, HeadArguments]:
+        """The heads to serve, local checkpoints as absolute paths, because replicas run in other directories.
+
+        Raises ValueError when there is nothing to serve.
+        """
+        heads = self.heads or shipped_heads(Path(self.checkpoints))
+        if not heads:
+            raise ValueError(f"no heads given, and {self.checkpoints}/ has no directory named after a task")
+        return {
+            task: head.model_copy(update={"checkpoint": _absolute(head.checkpoint)}) for task, head in heads.items()
+        }
+
+
+def shipped_heads(root: Path) -> dict[str, HeadArguments]:
+    """A head for every checkpoint directory in `root` that is named after a task."""
+    heads = {
+        task: HeadArguments(checkpoint=str(root / task), num_cpus=0.1)
+        for task in ALL_HEADS
+        if (root / task / "config.json").is_file()
+    }
+    if "fill-mask" in heads:
+        for task in ("masked-lm-scoring", "feature-extraction"):
+            heads.setdefault(task, heads["fill-mask"])
+    return {task: heads[task] for task in ALL_HEADS if task in heads}
+
+
+def _absolute(checkpoint: str) -> str:
+    path = Path(checkpoint)
+    return str(path.resolve()) if path.exists() else checkpoint
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = {}
+    for pair in text.split(","):
+        task, separator, checkpoint = pair.partition("=")
+        if not separator or not checkpoint:
+            raise ValueError(f"{pair!r} is not of the form task=checkpoint")
+        pairs[task.strip()] = checkpoint.strip()
+    return pairs

@@ -1,0 +1,50 @@
+"""One training step of a token classifier of base size, in a process of its own, ours or transformers'.
+
+Reads a line of JSON, {"length": tokens, "want": "wall" | "processor" | "memory"}, answers with the seconds of forward,
+backward and AdamW over one row, or with the peak memory above the start, in bytes. `transformers` runs in any
+environment with torch and transformers and imports nothing of this project.
+"""
+
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+
+
+def build(side: str, layers: int) -> tuple[Any, Any]:
+    """The model in training mode without dropout, and its configuration."""
+    if side == "ours":
+        from bigbird import BigBirdConfig, BigBirdForTokenClassification
+    else:
+        import transformers
+        from transformers import BigBirdConfig, BigBirdForTokenClassification
+
+        transformers.logging.set_verbosity_error()
+    config = BigBirdConfig(num_hidden_layers=layers, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return BigBirdForTokenClassification(config).train(), config
+
+
+def main() -> None:
+    side, layers, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model, config = build(side, layers)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    for line in sys.stdin:
+        request = json.loads(line)
+        ids = torch.randint(100, config.vocab_size, (1, request["length"]))
+        wall, processor = time.perf_counter(), time.process_time()
+        model(ids, labels=ids % 2).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        answers = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+        answers["memory"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        print(json.dumps(answers[request["want"]]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""The scoring job: beside the bare predictor and beside the script a user writes today, and what it costs itself.
+
+    python -m benchmarks.pipelines throughput [--layers 12] [--documents 40] [--input corpus.parquet]
+    python -m benchmarks.pipelines resume [--rows 1000000]
+    python -m benchmarks.pipelines scheduling [--actors 8] [--units 2000]
+    python -m benchmarks.pipelines growth [--rows 20000 200000]
+
+throughput: tokens/s end to end (start-up included and apart), two actors of one thread against one of two, the bare
+predictor in this process, and transformers in `map_batches`, float32, truncated at 4,096, batches of 8 and of 1.
+resume: what a start costs that finds its rows done. scheduling: units a second with actors that do nothing, and with
+actors that sleep. growth: time and peak memory of driver and actors, rows short with a tail of 50,000 tokens.
+Without a word: resume, then throughput with two layers.
+"""
+
+import argparse
+import io
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from bigbird import BigBirdConfig, BigBirdForTokenClassification
+from bigbird.predictors import load_predictor
+from pipelines.checks import ModelFacts
+from pipelines.inputs import list_inputs
+from pipelines.job import Job, run_job
+from pipelines.pool import ScoreOptions
+from pipelines.resume import Footer, digest, open_output, part_name, read_parts, write_part
+from pipelines.storage import locate
+
+TASK = "token-classification"
+TOKENIZER = Path(__file__).parent.parent / "checkpoints" / "fill-mask" / "tokenizer.json"
+
+
+class Idle:
+    """A predictor that sleeps `seconds` a call and makes nothing up beyond the number of its words."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def preprocess(self, examples: list[str], options: Any = None) -> list[int]:
+        return [len(text.split()) for text in examples]
+
+    def forward(self, prepared: list[int]) -> list[int]:
+        time.sleep(self.seconds)
+        return prepared
+
+    def postprocess(self, prepared: list[int], outputs: list[int], options: Any = None) -> list[dict[str, Any]]:
+        facts = {"num_windows": 1, "truncated": False}
+        return [{"nll": 0.0, "pseudo_perplexity": 1.0, "num_tokens": count, **facts} for count in outputs]
+
+
+def idle(seconds: float) -> dict[str, Callable[..., Any]]:
+    return {
+        "load": lambda *args, **kwargs: Idle(seconds),
+        "inspect": lambda task, model, dtype: ModelFacts(digest="idle", embedding_size=1, weight_bytes=0),
+    }
+
+
+def peak_rss_mib(pid: int) -> int:
+    """Peak resident memory of a process, MiB."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024 if "VmHWM:" in status else 0
+
+
+def actor_pids() -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"ScoreUnit" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def make_checkpoint(folder: Path, layers: int) -> Path:
+    """Base size, random weights: how fast a row is scored does not depend on what is in the weights."""
+    vocabulary = 8192
+    labels = dict(enumerate(("O", "CLASS", "FUNCTION", "PARAMETER")))
+    model = BigBirdForTokenClassification(
+        BigBirdConfig(num_hidden_layers=layers, vocab_size=vocabulary, id2label=labels, sep_token_id=5)
+    )
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
+    return folder
+
+
+def throughput(options: argparse.Namespace, folder: Path) -> None:
+    model = make_checkpoint(folder / "model", options.layers)
+    source = folder / "python.parquet"
+    if options.input:
+        source = Path(options.input)
+    else:
+        command = [sys.executable, "-m", "pipelines.corpus", "--python-docs", str(source)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    table = pq.read_table(source, columns=["text"])
+    picks = sorted(random.Random(0).sample(range(table.num_rows), min(options.documents, table.num_rows)))
+    corpus = folder / "sample.parquet"
+    pq.write_table(table.take(picks), corpus, row_group_size=8)
+    texts = table.take(picks)["text"].to_pylist()
+
+    import torch
+
+    torch.set_num_threads(2)
+    predictor = load_predictor(TASK, str(model))
+    predictor(texts[:1])
+    began = time.perf_counter()
+    counts = [record.get("num_tokens") or 0 for record in predictor(texts)]
+    bare = sum(counts) / (time.perf_counter() - began)
+    tokens, truncated = sum(counts), sum(min(count, 4094) for count in counts)
+    print(f"{len(texts)} documents, {tokens:,} tokens, {options.layers} layers")
+    print(f"bare predictor, 2 threads                {bare:10,.0f} tokens/s")
+    del predictor
+    for actors, threads in ((2, 1), (1, 2)):
+        output = folder / f"job-{actors}-{threads}"
+        pool = ["--num-actors", str(actors), "--num-cpus-per-actor", str(threads)]
+        job = ["pipelines.score", "--task", TASK, "--model", str(model), "--output", str(output), *pool]
+        began, ended = _timed(job, corpus)
+        summaries = [footer.summary for footer in read_parts(locate(str(output))).values()]
+        first, last = min(s["started"] for s in summaries), max(s["finished"] for s in summaries)
+        print(
+            f"job, {actors} actors of {threads} threads               {tokens / (last - first):10,.0f} tokens/s while "
+            f"scoring, {tokens / (ended - began):,.0f} end to end ({first - began:.1f} s before the first batch, "
+            f"{ended - last:.1f} s after the last)"
+        )
+    for batch in (8, 1):
+        began, ended = _timed(["benchmarks.pipelines", "peer", "--model", str(model), "--batch", str(batch)], corpus)
+        rate = f"{truncated / (ended - began):10,.0f} tokens/s"
+        print(f"transformers in map_batches, batches of {batch}  {rate} end to end, {truncated:,} tokens read")
+
+
+def _timed(command: list[str], corpus: Path) -> tuple[float, float]:
+    began = time.time()
+    whole = [sys.executable, "-m", *command, "--input", str(corpus)]
+    done = subprocess.run(whole, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    return began, time.time()
+
+
+def peer(options: argparse.Namespace, folder: Path) -> None:
+    """The script a user writes today. Its tokens are those of the documents as truncated; ours reads them whole."""
+
+    class Tagger:
+        def __init__(self, model: str, source: str) -> None:
+            import torch
+            from transformers import BigBirdForTokenClassification as Peer
+            from transformers import PreTrainedTokenizerFast
+
+            torch.set_num_threads(2)
+            special = {"pad_token": "<pad>", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+            self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{model}/tokenizer.json", **special)
+            self.model = Peer.from_pretrained(model).eval()
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            import torch
+
+            texts = list(batch["text"])
+            fed = self.tokenizer(texts, padding=True, truncation=True, max_length=4096, return_tensors="pt")
+            with torch.inference_mode():
+                best = self.model(**fed).logits.argmax(-1)
+            return {"text": texts, "labels": [row.tolist() for row in best]}
+
+    ray.init(include_dashboard=False)
+    rows = ray.data.read_parquet(options.input).map_batches(
+        Tagger,
+        fn_constructor_args=(options.model, options.input),
+        batch_size=options.batch,
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=2,
+    )
+    rows.write_parquet(str(folder / "peer"))
+
+
+def resume(options: argparse.Namespace, folder: Path) -> None:
+    rows, files = options.rows[0], 20
+    each = rows // files
+    (folder / "in").mkdir()
+    for number in range(files):
+        table = pa.table({"text": pa.array(np.full(each, "some words of a document"))})
+        pq.write_table(table, folder / "in" / f"{number:03}.parquet", row_group_size=10_000)
+    listing = list_inputs([str(folder / "in")])
+    start = {"fingerprint": {}, "listing": listing, "unit_bytes": 1 << 20}
+    ledger = open_output(locate(str(folder / "out")), **start)
+    row = pa.table({"nll": [0.0]})
+    for file in listing.files:
+        for begin in range(0, each, 5000):
+            ranges = ((file.name, begin, begin + 5000),)
+            write_part(ledger.output, part_name(digest({}), ranges), row, Footer(digest({}), ranges, {"retryable": 0}))
+    began = time.perf_counter()
+    listing = list_inputs([str(folder / "in")])
+    listed = time.perf_counter()
+    ledger = open_output(locate(str(folder / "out")), **{**start, "listing": listing})
+    left = ledger.units_left(listing)
+    ended = time.perf_counter()
+    assert not left
+    assert ledger.num_done == each * files
+    print(
+        f"{ledger.num_done:,} rows done in {len(ledger.parts)} files: {listed - began:.2f} s to list the input, "
+        f"{ended - listed:.2f} s to read the ledger; peak memory {peak_rss_mib(os.getpid())} MiB"
+    )
+
+
+def scheduling(options: argparse.Namespace, folder: Path) -> None:
+    rows_a_unit = 8
+    rows = options.units * rows_a_unit
+    table = pa.table({"text": pa.array([f"{number:06} " * 40 for number in range(rows)])})
+    pq.write_table(table, folder / "in.parquet", row_group_size=rows_a_unit, use_dictionary=False)
+    ray.init(num_cpus=options.actors, include_dashboard=False, log_to_driver=False)
+    for seconds in (0.0, 0.5):
+        output = folder / f"out-{seconds}"
+        job = Job(
+            task="masked-lm-scoring",
+            model="idle",
+            inputs=[str(folder / "in.parquet")],
+            output=str(output),
+            options=ScoreOptions(num_actors=options.actors, num_cpus_per_actor=1),
+            unit_bytes=1000,
+        )
+        began = time.process_time()
+        run_job(job, **idle(seconds), out=io.StringIO())
+        driver = time.process_time() - began
+        summaries = [footer.summary for footer in read_parts(locate(str(output))).values()]
+        span = max(s["finished"] for s in summaries) - min(s["started"] for s in summaries)
+        asleep = seconds * len(summaries) / options.actors / span
+        ideal = f", {asleep:.0%} of the sleepers' time asleep" if seconds else ""
+        print(
+            f"{options.actors} actors, {seconds} s a unit: {len(summaries) / span:,.0f} units/s{ideal}; "
+            f"driver: {1000 * driver / len(summaries):.1f} ms of processor time a unit, {peak_rss_mib(os.getpid())} MiB"
+        )
+
+
+def growth(options: argparse.Namespace, folder: Path) -> None:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    for rows in options.rows:
+        source = folder / f"in-{rows}"
+        source.mkdir()
+        for number in range(0, rows, 20_000):
+            lengths = [50_000 if row % 2000 == 0 else 5 + row % 60 for row in range(min(20_000, rows))]
+            texts = ["word " * length for length in lengths]
+            pq.write_table(pa.table({"text": texts}), source / f"{number:07}.parquet", use_dictionary=False)
+        job = Job(
+            task="masked-lm-scoring",
+            model="idle",
+            inputs=[str(source)],
+            output=str(folder / f"out-{rows}"),
+            options=ScoreOptions(num_actors=1, num_cpus_per_actor=1),
+            unit_bytes=1 << 20,
+        )
+        seen = [0]
+        began = time.perf_counter()
+        summary = run_job(job, **idle(0.0), out=_Watched(seen))
+        print(
+            f"{summary.documents:,} rows, {summary.tokens:,} words: {time.perf_counter() - began:.1f} s; "
+            f"peak memory: driver {peak_rss_mib(os.getpid())} MiB, largest actor {seen[0]} MiB"
+        )
+
+
+class _Watched(io.StringIO):
+    """Where the progress goes; every line is an occasion to look at the actors."""
+
+    def __init__(self, seen: list[int]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def write(self, text: str) -> int:
+        self._seen[0] = max([self._seen[0], *map(peak_rss_mib, actor_pids())])
+        return super().write(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = {"throughput": throughput, "resume": resume, "scheduling": scheduling, "growth": growth, "peer": peer}
+    parser.add_argument("part", nargs="?", choices=parts)
+    parser.add_argument("--layers", type=int, default=None)
+    parser.add_argument("--documents", type=int, default=40)
+    parser.add_argument("--input")
+    parser.add_argument("--model")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rows", type=int, nargs="+", default=None)
+    parser.add_argument("--actors", type=int, default=8)
+    parser.add_argument("--units", type=int, default=2000)
+    options = parser.parse_args()
+    chosen = [options.part] if options.part else ["resume", "throughput"]
+    options.layers = options.layers or (12 if options.part else 2)
+    options.rows = options.rows or ([20_000, 200_000] if options.part == "growth" else [1_000_000])
+    for name in chosen:
+        with tempfile.TemporaryDirectory(prefix="pipelines-") as folder:
+            parts[name](options, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

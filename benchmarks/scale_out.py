@@ -1,0 +1,118 @@
+"""One scoring job on 1, 2 and 4 nodes: what the job itself costs, with a predictor that sleeps instead of computing.
+
+    python -m benchmarks.scale_out            # some minutes; needs little of the machine's cores
+
+The nodes are raylets of their own on this machine (`ray.cluster_utils`), two actors each. A sleeping predictor needs no
+core, so four nodes on two cores are four nodes as far as scheduling, reading and writing go, and the arithmetic is left
+out on purpose. Printed: seconds from the first row read to the last file written, the efficiency against one node, and
+the overhead a unit (a read task, an actor call, a file): the actors' time that was not sleep, divided by the units.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.cluster_utils import Cluster
+
+from pipelines.checks import ModelFacts
+from pipelines.job import Job, ScoreOptions, run_job
+
+ACTORS_A_NODE = 2
+SLEEP_S = 0.04
+
+
+class SleepingPredictor:
+    """The contract of a masked-lm-scoring predictor; every document takes `SLEEP_S`, whatever it says."""
+
+    def preprocess(self, examples: list[str]) -> list[str]:
+        return examples
+
+    def forward(self, prepared: list[str]) -> list[float]:
+        time.sleep(SLEEP_S * len(prepared))
+        return [0.0] * len(prepared)
+
+    def postprocess(self, prepared: list[str], outputs: list[float]) -> list[dict[str, Any]]:
+        counts = {"num_tokens": 1000, "num_windows": 1, "truncated": False}
+        return [{"nll": nll, "pseudo_perplexity": 1.0, **counts} for nll in outputs]
+
+
+def load(*args: Any, **kwargs: Any) -> SleepingPredictor:
+    return SleepingPredictor()
+
+
+def inspect(*args: Any) -> ModelFacts:
+    return ModelFacts(digest="sleeps", embedding_size=1, weight_bytes=1)
+
+
+def run(num_nodes: int, corpus: Path, output: Path) -> tuple[float, float, float, int]:
+    """Seconds of the whole job, seconds of work, seconds of overhead a unit, and the number of units."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(num_nodes):
+            cluster.add_node(num_cpus=ACTORS_A_NODE, object_store_memory=80 * 2**20)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        began = time.monotonic()
+        options = ScoreOptions(num_actors=num_nodes * ACTORS_A_NODE, num_cpus_per_actor=1)
+        job = Job(
+            task="masked-lm-scoring",
+            model="sleeps",
+            inputs=[str(corpus)],
+            output=str(output),
+            options=options,
+            unit_bytes=20_000,
+        )
+        run_job(job, load=load, inspect=inspect)
+        seconds = time.monotonic() - began
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    summaries = [footer_summary(path) for path in sorted(output.glob("part-*.parquet"))]
+    work = max(s["finished"] for s in summaries) - min(s["started"] for s in summaries)
+    documents = pq.read_metadata(corpus).num_rows
+    overhead = (work * num_nodes * ACTORS_A_NODE - documents * SLEEP_S) / len(summaries)
+    return seconds, work, overhead, len(summaries)
+
+
+def footer_summary(path: Path) -> dict[str, Any]:
+    from pipelines.resume import read_footer
+    from pipelines.storage import locate
+
+    footer = read_footer(locate(str(path)))
+    assert footer is not None
+    return json.loads(json.dumps(footer.summary))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="bb-", dir="/tmp"))
+    try:
+        corpus = folder / "corpus.parquet"
+        texts = [f"{number} " * 400 for number in range(arguments.documents)]
+        table = pa.table({"text": texts})
+        pq.write_table(table, corpus, row_group_size=10)
+        print(f"{arguments.documents} documents of {SLEEP_S * 1000:.0f} ms, {ACTORS_A_NODE} actors a node")
+        print("nodes  units  job s  work s  efficiency  overhead a unit")
+        first = None
+        for num_nodes in arguments.nodes:
+            seconds, work, overhead, units = run(num_nodes, corpus, folder / f"scored-{num_nodes}")
+            first = first or (num_nodes, work)
+            efficiency = first[0] * first[1] / (num_nodes * work)
+            print(
+                f"{num_nodes:5}  {units:5}  {seconds:5.1f}  {work:6.1f}  {efficiency:10.2f}  {overhead * 1000:12.0f} ms"
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

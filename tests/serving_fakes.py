@@ -1,0 +1,79 @@
+"""Heads of a few lines, for tests of the gateway and of the playground below Ray."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+FACTS = {"num_tokens": 7, "num_windows": 2, "truncated": False}
+RECORDS: dict[str, dict[str, Any]] = {
+    "fill-mask": {"masks": [{"position": 2, "candidates": [{"token": 5, "token_str": " b", "score": 0.5}]}]},
+    "token-classification": {
+        "entities": [{"entity_group": "PER", "score": 0.9, "word": "Marcus", "start": 0, "end": 6}]
+    },
+    "text-classification": {"labels": [{"label": "good", "score": 0.8}, {"label": "bad", "score": 0.2}]},
+    "multiple-choice": {"choices": [0.1, 0.9], "best": 1},
+    "question-answering": {"answer": "Rome", "score": 0.7, "start": 3, "end": 7},
+    "feature-extraction": {"embedding": [0.25, -1.0]},
+    "masked-lm-scoring": {"nll": 1.5, "pseudo_perplexity": 4.4816},
+}
+INPUTS: dict[str, Any] = {
+    "fill-mask": "a [MASK] c",
+    "token-classification": "Marcus spoke",
+    "text-classification": {"text": "a", "text_pair": "b"},
+    "multiple-choice": {"prompt": "p", "choices": ["a", "b"]},
+    "question-answering": {"question": "q", "context": "in Rome"},
+    "feature-extraction": "a text",
+    "masked-lm-scoring": "a text",
+}
+
+
+class FakeHead:
+    """Answers every input with the same record, or with the failure it was given."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self.calls: list[tuple[str, dict[str, Any], float]] = []
+        self.failure: Exception | None = None
+        self.events: list[dict[str, Any] | Exception] = []
+        self.delay_s = 0.0
+        self.is_asleep = False
+        self.closed_streams = 0
+
+    async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        self.calls.append((method, request, timeout_s))
+        await asyncio.sleep(self.delay_s)
+        if self.failure is not None:
+            raise self.failure
+        if method == "describe":
+            return {"details": {"max_position_embeddings": 4096}}
+        if method == "complete":
+            choice = {"index": 0, "text": " there", "logprobs": None, "finish_reason": "length"}
+            usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+            return {"choices": [choice], "usage": usage}
+        records = [{**RECORDS[self.task], **FACTS} for _ in request["inputs"]]
+        return {"records": records, "timings_s": {"tokenize": 0.001}}
+
+    async def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
+        self.calls.append((method, request, timeout_s))
+        try:
+            for event in self.events:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self.closed_streams += 1
+
+    def outage(self) -> str | None:
+        return None
+
+    def asleep(self) -> bool:
+        return self.is_asleep
+
+
+class RecordedMetrics:
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, int, str | None]] = []
+
+    def request(self, head: str, status: int, seconds: float, error_kind: str | None) -> None:
+        assert seconds >= 0
+        self.requests.append((head, status, error_kind))

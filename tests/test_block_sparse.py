@@ -1,0 +1,105 @@
+"""The fast path against the dense oracle: values, gradients, masks, dropout, both arithmetic paths."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigbird.attention import block_sparse
+from bigbird.attention.block_sparse import BlockSparseAttention
+from bigbird.attention.plan import AttentionPlan
+from bigbird.attention.reference import DenseAttention
+from bigbird.config import BigBirdConfig
+
+HEADS, DIM = 2, 8
+
+
+def make_plan(lengths, *, seeded=False, is_decoder=False, num_random_blocks=1):
+    config = BigBirdConfig(
+        hidden_size=HEADS * DIM,
+        num_attention_heads=HEADS,
+        block_size=8,
+        num_random_blocks=num_random_blocks,
+        is_decoder=is_decoder,
+    )
+    return AttentionPlan(config, tuple(lengths), seeded)
+
+
+def projections(total, seed=0):
+    """query, key and value as a fused projection gives them: strided views of one tensor."""
+    fused = torch.randn(total, 3, HEADS, DIM, generator=torch.Generator().manual_seed(seed)) * 2
+    return fused.requires_grad_()
+
+
+def run(attention, fused, attended, layer=1):
+    """Context and gradient, with masked queries left out of both, since their result means nothing."""
+    fused.grad = None
+    context = attention(layer, *fused.unbind(1))
+    weights = torch.randn(context.shape, generator=torch.Generator().manual_seed(9))
+    kept = context if attended is None else context * attended[:, None, None]
+    (kept * weights).sum().backward()
+    return kept.detach(), fused.grad.clone()
+
+
+lengths = st.lists(st.sampled_from([1, 7, 8, 40, 55, 56, 57, 64, 65, 100, 130]), min_size=1, max_size=4)
+
+
+@given(lengths, st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2**31))
+def test_block_sparse_equals_the_dense_oracle_with_gradients(lengths, seeded, is_decoder, holes, seed):
+    plan = make_plan(lengths, seeded=seeded, is_decoder=is_decoder)
+    total = sum(lengths)
+    attended = torch.rand(total, generator=torch.Generator().manual_seed(seed)) > 0.3 if holes else None
+    fused = projections(total, seed)
+    dense, dense_gradient = run(DenseAttention(plan, attended), fused, attended)
+    sparse, sparse_gradient = run(BlockSparseAttention(plan, attended), fused, attended)
+    torch.testing.assert_close(sparse, dense, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(sparse_gradient, dense_gradient, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_the_written_out_path_equals_the_fused_one(seeded, is_decoder, monkeypatch):
+    plan = make_plan([100, 30, 57], seeded=seeded, is_decoder=is_decoder)
+    fused = projections(187)
+    expected = run(BlockSparseAttention(plan), fused, None)
+    monkeypatch.setattr(block_sparse, "_has_flash", lambda states: False)
+    for got, wanted in zip(run(BlockSparseAttention(plan), fused, None), expected, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_dropout_keeps_the_mean_and_changes_the_values():
+    plan = make_plan([130])
+    fused = projections(130).detach()
+    expected = BlockSparseAttention(plan)(0, *fused.unbind(1))
+    torch.manual_seed(0)
+    drops = torch.stack([BlockSparseAttention(plan, dropout=0.2)(0, *fused.unbind(1)) for _ in range(600)])
+    assert (drops[0] - expected).abs().max() > 0.1
+    assert (drops.mean(0) - expected).abs().mean() < 0.03
+
+
+def test_a_row_gives_the_same_bits_alone_and_between_others():
+    between = projections(330).detach()
+    alone = between[100:230]
+    context = BlockSparseAttention(make_plan([100, 130, 100]))(0, *between.unbind(1))[100:230]
+    assert torch.equal(context, BlockSparseAttention(make_plan([130]))(0, *alone.unbind(1)))
+
+
+def test_no_tensor_of_length_squared_is_made():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for tensor in result if isinstance(result, tuple) else (result,):
+                if isinstance(tensor, torch.Tensor):
+                    largest = max(largest, tensor.untyped_storage().nbytes() // 4)
+            return result
+
+    length = 2000
+    fused = projections(length)
+    with Watch():
+        BlockSparseAttention(make_plan([length]))(0, *fused.unbind(1)).sum().backward()
+    assert largest < length * length / 20

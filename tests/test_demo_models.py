@@ -1,0 +1,168 @@
+"""The shipped checkpoints work, and the labels they learned from are exact."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bigbird.checkpoint import load_model
+from bigbird.predictors import load_predictor
+from bigbird.tokenizer import BigBirdTokenizer
+from checkpoints.code_entities import Entity, Index, entities
+from checkpoints.corpus_split import PARTS, part_of
+from checkpoints.entity_patterns import tag
+from checkpoints.token_labels import token_labels
+
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+WEIGHTS = "model.safetensors"
+SHIPPED = ("fill-mask", "token-classification")
+
+
+def labelled(text: str, index: Index | None = None) -> list[tuple[str, str]]:
+    return [(text[e.start : e.end], e.label) for e in entities(text, "here.py", index)]
+
+
+def test_a_use_has_the_label_of_the_definition_in_its_scope() -> None:
+    text = "def area(width):\n    return width * factor\nwidth = factor = 2\nprint(area(width))\n"
+    assert labelled(text) == [
+        ("area", "FUNCTION"),
+        ("width", "PARAMETER"),
+        ("width", "PARAMETER"),
+        ("print", "FUNCTION"),
+        ("area", "FUNCTION"),
+    ]
+
+
+def test_offsets_are_characters_behind_text_that_is_not_ascii() -> None:
+    text = "größe = '東京 🦜'; import os.path as größer\ndef π(ñandú): return größer, '🦜', ñandú\n"
+    assert labelled(text) == [
+        ("os.path", "MODULE"),
+        ("größer", "MODULE"),
+        ("π", "FUNCTION"),
+        ("ñandú", "PARAMETER"),
+        ("größer", "MODULE"),
+        ("ñandú", "PARAMETER"),
+    ]
+
+
+def test_an_exception_is_one_by_descent_not_by_name() -> None:
+    text = "class Lost(KeyError): pass\nclass Gone(Lost): pass\nclass NotAnError: pass\nraise Gone\n"
+    assert labelled(text) == [
+        ("Lost", "EXCEPTION"),
+        ("KeyError", "EXCEPTION"),
+        ("Gone", "EXCEPTION"),
+        ("Lost", "EXCEPTION"),
+        ("NotAnError", "CLASS"),
+        ("Gone", "EXCEPTION"),
+    ]
+
+
+def test_receivers_attributes_keywords_and_f_strings_carry_no_label() -> None:
+    text = "class A:\n    def put(self, item):\n        self.put(item=item.put)\n        return f'{item}'\n"
+    assert labelled(text) == [("A", "CLASS"), ("put", "FUNCTION"), ("item", "PARAMETER"), ("item", "PARAMETER")]
+
+
+def test_class_scope_is_not_seen_from_its_methods() -> None:
+    text = "class A:\n    def size(self): return size\n    alias = size\n"
+    assert labelled(text) == [("A", "CLASS"), ("size", "FUNCTION"), ("size", "FUNCTION")]
+
+
+def test_an_imported_name_is_what_its_module_defines() -> None:
+    index = Index(
+        [
+            ("pack/__init__.py", "from .shapes import Square as Box\nfrom .shapes import draw\n"),
+            ("pack/shapes.py", "class Square: pass\ndef draw(): pass\nlimit = 3\n"),
+        ]
+    )
+    text = "from pack import Box, draw, shapes\nfrom pack.shapes import limit\nfrom elsewhere import Other\n"
+    assert labelled(text, index) == [
+        ("pack", "MODULE"),
+        ("Box", "CLASS"),
+        ("draw", "FUNCTION"),
+        ("shapes", "MODULE"),
+        ("pack.shapes", "MODULE"),
+        ("elsewhere", "MODULE"),
+    ]
+
+
+@pytest.mark.parametrize("module", ["argparse", "dataclasses", "typing", "contextlib"])
+def test_entities_of_real_sources_are_names_in_order(module: str) -> None:
+    text = Path(__import__(module).__file__).read_text()
+    found = entities(text)
+    assert len(found) > 200
+    assert all(text[e.start : e.end].replace(".", "").isidentifier() for e in found)
+    assert all(left.end <= right.start for left, right in itertools.pairwise(found))
+
+
+def test_patterns_find_what_stands_beside_a_keyword() -> None:
+    text = "import os\ndef read(path): return os.open(path)  # class Comment\n"
+    assert tag(text, remember=False) == [
+        Entity(7, 9, "MODULE"),
+        Entity(14, 18, "FUNCTION"),
+        Entity(19, 23, "PARAMETER"),
+    ]
+    assert [text[e.start : e.end] for e in tag(text, remember=True)] == ["os", "read", "path", "os", "path"]
+
+
+def test_the_split_depends_on_the_text_alone() -> None:
+    parts = [part_of(f"text {number}") for number in range(2000)]
+    assert {parts.count(part) // 20 for part in PARTS} <= {*range(80, 101), *range(3, 8)}
+    assert parts == [part_of(f"text {number}") for number in range(2000)]
+
+
+def test_the_shipped_pair_is_small_and_finite() -> None:
+    files = [path for name in SHIPPED for path in (CHECKPOINTS / name).iterdir()]
+    assert sum(path.stat().st_size for path in files) < 16e6
+    for name in SHIPPED:
+        model = load_model(CHECKPOINTS / name, check_finite=True)
+        assert model.config.max_position_embeddings == 4096
+        assert all(weight.dtype == torch.float16 for weight in load_file(CHECKPOINTS / name / WEIGHTS).values())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_card_states_figures_and_the_command_that_gives_them(name: str) -> None:
+    card = (CHECKPOINTS / name / "README.md").read_text()
+    assert "python -m checkpoints.evaluate" in card
+    assert "aseline" in card
+
+
+def test_an_identifier_is_made_of_whole_tokens() -> None:
+    tokenizer = BigBirdTokenizer.from_pretrained(CHECKPOINTS / "fill-mask")
+    text = "class Größe(Base):\n        def __init__(self, x_1=0):\n                pass\n"
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    for entity in entities(text):
+        covered = [(a, b) for a, b in encoding.offsets if a < entity.end and b > entity.start]
+        assert (covered[0][0], covered[-1][1]) == (entity.start, entity.end)
+    assert tokenizer.decode(encoding.ids) == text
+    assert len(encoding.ids) < len(text) / 2
+
+
+def test_a_token_has_the_label_of_the_entity_it_shares_a_character_with() -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "fill-mask" / "tokenizer.json"))
+    text = "def measure_everything(a, b): pass"
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    labels = token_labels(encoding, [{"start": 4, "end": 22, "label": "FUNCTION"}])
+    assert {text[a:b] for (a, b), label in zip(encoding.offsets, labels, strict=True) if not label} >= {"def", "(", "a"}
+    assert "".join(text[a:b] for (a, b), label in zip(encoding.offsets, labels, strict=True) if label) == text[4:22]
+
+
+def test_fill_mask_knows_the_receiver_of_a_method() -> None:
+    predictor = load_predictor("fill-mask", CHECKPOINTS / "fill-mask")
+    text = (
+        "class Reader:\n    def close(self):\n        self.file.close()\n\n    def open([MASK], name):\n        pass\n"
+    )
+    (record,) = predictor([text])
+    assert "self" in [candidate["token_str"].strip() for candidate in record["masks"][0]["candidates"]]
+
+
+def test_the_tagger_finds_entities_of_a_source_it_has_not_seen() -> None:
+    predictor = load_predictor("token-classification", CHECKPOINTS / "token-classification")
+    text = "import os\n\n\ndef list_parrots(folder):\n    if not folder:\n        raise ValueError(folder)\n"
+    (record,) = predictor([text])
+    found = {(text[e["start"] : e["end"]], e["entity_group"]) for e in record["entities"]}
+    assert {("os", "MODULE"), ("ValueError", "EXCEPTION")} <= found
+    assert ("folder", "PARAMETER") in found

@@ -1,0 +1,175 @@
+"""Who may import whom, and what an import may do: the directions of ARCHITECTURE.md, asserted in a fresh process."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("bigbird", "pipelines", "serving")
+APPLICATION_LIBRARIES = {"ray", "pyarrow", "fastapi", "starlette", "uvicorn", "pydantic", "pandas"}
+# Asked for by some and never needed to import: a hub id, an old vocabulary file, the oracle of the tests.
+OPTIONAL_LIBRARIES = {"transformers", "huggingface_hub", "sentencepiece"}
+
+
+def modules_of(package: str) -> list[str]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def loaded_by(modules: list[str]) -> dict[str, object]:
+    """What a fresh interpreter holds after importing `modules`: module names, threads, connections and the rest."""
+    watch = """
+import json, os, sys, threading
+seen = {"connections": [], "written": [], "processes": []}
+def hook(event, args):
+    if event in ("socket.connect", "socket.bind", "socket.getaddrinfo"):
+        seen["connections"].append(event)
+    elif event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
+        seen["written"].append(str(args[0]))
+    elif event in ("subprocess.Popen", "os.system", "os.posix_spawn", "os.fork"):
+        seen["processes"].append(str(args))
+import numpy, torch
+if any(name.startswith(("pipelines", "serving")) for name in sys.argv[1:]):
+    import fastapi, pyarrow, ray, ray.data, ray.serve  # what others do at import is theirs
+before = set(sys.modules)
+threads = threading.active_count()
+environment = dict(os.environ)
+state = torch.is_grad_enabled(), torch.get_num_threads(), torch.get_default_dtype(), torch.random.initial_seed()
+sys.addaudithook(hook)
+for name in sys.argv[1:]:
+    __import__(name)
+after = torch.is_grad_enabled(), torch.get_num_threads(), torch.get_default_dtype(), torch.random.initial_seed()
+print(json.dumps(seen | {
+    "modules": sorted(set(sys.modules) - before),
+    "new_threads": threading.active_count() - threads,
+    "environment_changed": environment != dict(os.environ),
+    "torch_changed": state != after,
+    "ray_started": "ray" in sys.modules and sys.modules["ray"].is_initialized(),
+}))
+"""
+    process = subprocess.run(
+        [sys.executable, "-B", "-c", watch, *modules],
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def top_level(modules: list[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+def test_the_library_imports_neither_cluster_nor_arrow_nor_http_nor_the_applications():
+    library = loaded_by(modules_of("bigbird"))
+    loaded = top_level(library["modules"])
+    assert not loaded & (APPLICATION_LIBRARIES | OPTIONAL_LIBRARIES | {"pipelines", "serving"})
+
+
+@pytest.mark.parametrize(("application", "other"), [("pipelines", "serving"), ("serving", "pipelines")])
+def test_the_applications_never_import_each_other(application, other):
+    loaded = top_level(loaded_by(modules_of(application))["modules"])
+    assert other not in loaded
+    assert not loaded & OPTIONAL_LIBRARIES
+
+
+def test_nothing_happens_at_import():
+    everything = loaded_by([name for package in PACKAGES for name in modules_of(package)])
+    del everything["modules"]
+    assert everything == {
+        "connections": [],
+        "written": [],
+        "processes": [],
+        "new_threads": 0,
+        "environment_changed": False,
+        "torch_changed": False,
+        "ray_started": False,
+    }
+
+
+def environment_reads(tree: ast.Module) -> list[int]:
+    """Lines outside of functions that name the environment: read at import, they cannot be changed afterwards."""
+    lines = []
+    pending: list[ast.AST] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "environb"}:
+            lines.append(node.lineno)
+        pending.extend(ast.iter_child_nodes(node))
+    return lines
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_reads_the_environment_at_import(package):
+    found = {
+        str(file.relative_to(ROOT)): lines
+        for file in (ROOT / package).rglob("*.py")
+        if (lines := environment_reads(ast.parse(file.read_text())))
+    }
+    assert found == {}
+
+
+# Lower layers first: a module imports from its own layer or from below, wherever in the file the import stands.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors", "config", "outputs"),
+    ("hub", "weight_files", "weight_names", "charsmap"),
+    ("packing", "attention", "kv_cache", "spiece", "tokenizer_files"),
+    ("layers", "tokenizer"),
+    ("pretrained",),
+    ("model",),
+    ("head_layers",),
+    ("heads",),
+    ("packed_linear",),
+    ("checkpoint", "inference"),
+    ("generation_options", "sampling", "text_stream", "continuation", "decoding", "beam_search", "generation"),
+    ("engine",),
+    ("predictors",),
+)
+
+
+def imported_modules(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute"
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def test_inside_the_library_imports_only_point_downward():
+    layer_of = {name: number for number, names in enumerate(LAYERS) for name in names}
+    upward = []
+    for file in sorted((ROOT / "bigbird").rglob("*.py")):
+        name = file.relative_to(ROOT / "bigbird").parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue
+        assert name in layer_of, f"bigbird/{name} has no place among LAYERS: give it one"
+        for imported in imported_modules(file):
+            parts = imported.split(".")
+            if parts[0] == "bigbird" and len(parts) > 1 and layer_of.get(parts[1], -1) > layer_of[name]:
+                upward.append(f"{file.relative_to(ROOT)} imports {imported}")
+    assert upward == []
+
+
+def test_no_import_hides_behind_type_checking():
+    hiding = [
+        str(file.relative_to(ROOT))
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("*.py")
+        if "TYPE_CHECKING" in file.read_text()
+    ]
+    assert hiding == []

@@ -1,0 +1,179 @@
+"""What the model promises beyond parity: rows are independent, causal, stateless, and zero where nothing is."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from weights import random_weights
+
+from bigbird import BigBirdConfig, BigBirdForCausalLM, BigBirdForMaskedLM, BigBirdForTokenClassification, BigBirdModel
+from bigbird.attention.reference import DenseAttention
+from bigbird.errors import InputError
+from bigbird.packing import pack
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config: BigBirdConfig) -> BigBirdModel:
+    made = BigBirdModel(tiny_config).eval()
+    random_weights(made)
+    return made
+
+
+def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(7, 512, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=5), st.integers(0, 1000))
+def test_a_row_gives_alone_what_it_gives_in_any_batch(model, lengths, seed):
+    rows = [tokens(length, seed=seed + length) for length in lengths]
+    batch = torch.zeros(len(rows), max(lengths), dtype=torch.long)
+    mask = torch.zeros_like(batch)
+    for place, row in enumerate(rows):
+        batch[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+    padded = model(batch, mask).last_hidden_state
+    packed = model.encode(pack([row.tolist() for row in rows])).split(lengths)
+    for place, row in enumerate(rows):
+        alone = model(row[None]).last_hidden_state[0]
+        torch.testing.assert_close(padded[place, : len(row)], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(packed[place], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_output_is_zero_wherever_the_mask_is(model):
+    mask = torch.ones(3, 150, dtype=torch.long)
+    mask[0, 100:] = 0
+    mask[1, :20] = 0
+    mask[2] = 0
+    with torch.no_grad():
+        hidden = model(tokens(3, 150), mask).last_hidden_state
+    assert torch.equal(hidden.abs().sum(-1) > 0, mask.bool())
+
+
+def test_a_short_call_does_not_change_what_a_long_one_gives(model):
+    with torch.no_grad():
+        before = model(tokens(1, 300)).last_hidden_state
+        model(tokens(1, 20))
+        assert torch.equal(model(tokens(1, 300)).last_hidden_state, before)
+
+
+@pytest.mark.parametrize("length", [100, 400])
+def test_a_decoder_is_causal_and_caches_at_every_length(tiny_config, length):
+    decoder = BigBirdForCausalLM(tiny_config.replace(is_decoder=True)).eval()
+    random_weights(decoder)
+    ids = tokens(1, length)
+    changed = ids.clone()
+    changed[0, length // 2 :] = 9
+    with torch.no_grad():
+        whole, other = decoder(ids), decoder(changed)
+        first = decoder(ids[:, : length - 3])
+        rest = decoder(ids[:, length - 3 :], past_key_values=first.past_key_values)
+    torch.testing.assert_close(whole.logits[:, : length // 2], other.logits[:, : length // 2], atol=1e-5, rtol=1e-5)
+    assert (whole.logits[0, -1] - other.logits[0, -1]).abs().max() > 0.1
+    torch.testing.assert_close(rest.logits, whole.logits[:, -3:], atol=1e-5, rtol=1e-5)
+    assert whole.past_key_values[1][0].shape == (1, 2, length, 16)
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_attention_probabilities_sum_to_one_and_belong_to_the_result(model, tiny_config, seeded):
+    sparse = BigBirdModel(tiny_config.replace(random_attention="seeded" if seeded else "collapsed")).eval()
+    sparse.load_state_dict(model.state_dict())
+    mask = torch.ones(2, 200, dtype=torch.long)
+    mask[1, 150:] = 0
+    with torch.no_grad():
+        dense = sparse(tokens(2, 200), mask, output_attentions=True)
+        fast = sparse(tokens(2, 200), mask)
+    torch.testing.assert_close(dense.last_hidden_state, fast.last_hidden_state, atol=1e-5, rtol=1e-5)
+    assert dense.attentions[0].shape == (2, 2, 200, 200)
+    torch.testing.assert_close(dense.attentions[0].sum(-1)[0], torch.ones(2, 200))
+    torch.testing.assert_close(dense.attentions[0].sum(-1)[1, :, :150], torch.ones(2, 150))
+    # A middle query block does not read a block that is neither near, global, nor random.
+    assert (dense.attentions[0][0, 0, 96] == 0).any()
+
+
+@pytest.mark.parametrize("length", [60, 250])
+def test_a_head_mask_silences_heads_in_full_and_sparse_attention(model, length):
+    head_mask = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
+
+    class Masked(DenseAttention):
+        def __call__(self, layer, query, key, value):
+            return super().__call__(layer, query, key, value) * head_mask[layer][:, None]
+
+    packed = pack([tokens(length).tolist()])
+    with torch.no_grad():
+        got = model(tokens(1, length), head_mask=head_mask).last_hidden_state[0]
+        attend = Masked(model._attention((length,), None).plan)
+        embedded = model.embeddings(packed.input_ids, packed.token_type_ids, packed.position_ids)
+        torch.testing.assert_close(got, model.encoder(embedded, attend), atol=1e-5, rtol=1e-5)
+        assert (got - model(tokens(1, length)).last_hidden_state[0]).abs().max() > 0.1
+
+
+def test_results_read_as_dataclass_mapping_and_tuple(tiny_config):
+    head = BigBirdForMaskedLM(tiny_config).eval()
+    ids = tokens(1, 10)
+    result = head(ids, labels=ids, output_hidden_states=True)
+    loss, logits, hidden_states = result
+    assert result["loss"] is loss
+    assert result[1] is logits
+    assert result.hidden_states is hidden_states
+    assert result.keys() == ["loss", "logits", "hidden_states"]
+    as_tuple = head(ids, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    torch.testing.assert_close(as_tuple[0], logits)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_config):
+    head = BigBirdForTokenClassification(
+        tiny_config.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    ).train()
+    ids, gradients = tokens(2, 200), []
+    for enabled in (False, True):
+        head.gradient_checkpointing_enable(enabled)
+        head.zero_grad()
+        head(ids, labels=ids % 2).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in head.parameters() if parameter.grad is not None])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_training_under_bfloat16_autocast_stays_close(tiny_config):
+    head = BigBirdForTokenClassification(
+        tiny_config.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    ).train()
+    ids = tokens(2, 200)
+    exact = head(ids, labels=ids % 2).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = head(ids, labels=ids % 2).loss
+    loss.backward()
+    torch.testing.assert_close(loss, exact, atol=0.01, rtol=0.01)
+    assert all(torch.isfinite(p.grad).all() for p in head.parameters() if p.grad is not None)
+
+
+def test_resized_embeddings_keep_the_old_words(tiny_config):
+    head = BigBirdForMaskedLM(tiny_config).eval()
+    ids = tokens(1, 20)
+    before = head(ids).logits
+    size = head.num_parameters()
+    head.resize_token_embeddings(520)
+    assert head(ids).logits.shape[-1] == head.config.vocab_size == 520
+    torch.testing.assert_close(head(ids).logits[..., :512], before)
+    assert head.num_parameters() == size + 8 * (32 + 1)
+    assert head.cls.predictions.decoder.weight is head.bert.embeddings.word_embeddings.weight
+
+
+BAD_CALLS = [
+    (lambda m: m(), "exactly one of input_ids"),
+    (lambda m: m(tokens(1, 513)), "513 tokens; max_position_embeddings is 512"),
+    (lambda m: m(tokens(1, 9), torch.ones(1, 8)), r"attention_mask has shape \(1, 8\), expected \(1, 9\)"),
+    (lambda m: m(tokens(1, 9), use_cache=True), "is_decoder=False"),
+    (lambda m: m(tokens(1, 9), encoder_hidden_states=torch.ones(1, 2, 32)), "add_cross_attention"),
+    (lambda m: m(tokens(1, 9), head_mask=torch.ones(3)), r"head_mask must be \(2,\) or \(2, 2\), got \(3,\)"),
+    (lambda m: m.encode(pack([[7] * 600])), "600 tokens; max_position_embeddings is 512"),
+    (lambda m: pack([[7], []]), "row 1 has 0 tokens"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS)
+def test_bad_calls_name_the_argument_the_limit_and_the_value(model, call, message):
+    with pytest.raises(InputError, match=message):
+        call(model)

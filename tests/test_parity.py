@@ -1,0 +1,213 @@
+"""Our heads against transformers 5: same weights, batch of one, no padding, a fresh model a call.
+
+What transformers gets wrong in batches (BIGBIRD's table in ARCHITECTURE.md) is asserted in test_model.py.
+"""
+
+import pytest
+import torch
+import transformers
+from mended_transformers import mended
+from torch import Tensor
+from weights import random_weights
+
+import bigbird
+
+HEADS = [
+    "BigBirdModel",
+    "BigBirdForPreTraining",
+    "BigBirdForMaskedLM",
+    "BigBirdForSequenceClassification",
+    "BigBirdForTokenClassification",
+    "BigBirdForQuestionAnswering",
+]
+THREE_HEADS = ("BigBirdForMaskedLM", "BigBirdForSequenceClassification", "BigBirdForTokenClassification")
+LENGTHS = [1, 63, 64, 300, 704, 705, 900, 1024, 2500, 4096]
+SMALL = {
+    "vocab_size": 150,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "sep_token_id": 66,
+}
+
+
+def pair(head: str, **config):
+    """Our head and theirs with the same weights. Theirs is made anew each time: its attention type is sticky."""
+    ours = getattr(bigbird, head)(bigbird.BigBirdConfig.from_dict({**SMALL, **config})).eval()
+    random_weights(ours)
+    theirs = getattr(transformers, head)(transformers.BigBirdConfig(**{**SMALL, **config})).eval()
+    missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert not unexpected
+    assert all(name.endswith(("position_ids", "token_type_ids", "decoder.bias")) for name in missing), missing
+    if hasattr(theirs, "cls"):
+        theirs.cls.predictions.decoder.bias = theirs.cls.predictions.bias
+    return ours, theirs
+
+
+def tokens(length: int, rows: int = 1, seed: int = 0) -> Tensor:
+    ids = torch.randint(70, 150, (rows, length), generator=torch.Generator().manual_seed(seed))
+    ids[:, min(9, length - 1)] = 66  # a separator, for the head that looks for one
+    return ids
+
+
+def assert_same(ours, theirs, length: int, fields: tuple[str, ...]) -> None:
+    for field in fields:
+        a, b = getattr(ours, field), getattr(theirs, field)
+        for x, y in zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]:
+            if y.dim() == 3:
+                y = y[:, :length]  # theirs keeps the padding to a block in hidden_states
+            torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-5)
+
+
+FIELDS = {
+    "BigBirdModel": ("last_hidden_state", "pooler_output"),
+    "BigBirdForPreTraining": ("prediction_logits", "seq_relationship_logits"),
+    "BigBirdForQuestionAnswering": ("start_logits", "end_logits"),
+}
+
+
+@pytest.mark.parametrize(
+    ("head", "length"),
+    [(head, length) for head in HEADS for length in LENGTHS if length <= 1024 or head in THREE_HEADS],
+)
+def test_logits_and_hidden_states_equal_transformers(head, length):
+    ours, theirs = pair(head)
+    ids = tokens(length)
+    with torch.no_grad():
+        a, b = ours(ids, output_hidden_states=True), theirs(ids, output_hidden_states=True)
+    assert_same(a, b, length, (*FIELDS.get(head, ("logits",)), "hidden_states"))
+
+
+@pytest.mark.parametrize("block_size", [16, 64])
+@pytest.mark.parametrize("num_random_blocks", [1, 3])
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("rescale_embeddings", [True, False])
+def test_every_configuration_equals_transformers(block_size, num_random_blocks, use_bias, rescale_embeddings):
+    config = {
+        "block_size": block_size,
+        "num_random_blocks": num_random_blocks,
+        "use_bias": use_bias,
+        "rescale_embeddings": rescale_embeddings,
+    }
+    for length in (300, 900):
+        ours, theirs = pair("BigBirdForMaskedLM", **config)
+        with torch.no_grad():
+            assert_same(ours(tokens(length)), theirs(tokens(length)), length, ("logits",))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_fast", "relu", "silu"])
+def test_activations_equal_transformers(activation):
+    ours, theirs = pair("BigBirdForTokenClassification", hidden_act=activation)
+    with torch.no_grad():
+        assert_same(ours(tokens(40)), theirs(tokens(40)), 40, ("logits",))
+
+
+@pytest.mark.parametrize("length", [50, 800])
+def test_masks_types_positions_and_embeddings_equal_transformers(length):
+    ours, theirs = pair("BigBirdModel")
+    generator = torch.Generator().manual_seed(3)
+    mask = (torch.rand(1, length, generator=generator) > 0.2).long()
+    mask[0, -1] = 1
+    inputs = {
+        "inputs_embeds": torch.randn(1, length, 32, generator=generator),
+        "token_type_ids": torch.randint(0, 2, (1, length), generator=generator),
+        "position_ids": torch.randint(0, 4096, (1, length), generator=generator),
+        "attention_mask": mask,
+    }
+    with torch.no_grad():
+        a, b = ours(**inputs).last_hidden_state, theirs(**inputs).last_hidden_state
+    torch.testing.assert_close(a, b * mask[..., None], atol=1e-4, rtol=1e-5)
+
+
+def test_multiple_choice_equals_transformers():
+    for length in (30, 710):
+        ours, theirs = pair("BigBirdForMultipleChoice")
+        ids = torch.stack([tokens(length, 3, seed) for seed in range(2)])
+        labels = torch.tensor([2, 0])
+        with torch.no_grad():
+            a, b = ours(ids, labels=labels), theirs(ids, labels=labels)
+        assert_same(a, b, 0, ("logits", "loss"))
+
+
+LOSSES = [
+    ("BigBirdForMaskedLM", {}, lambda ids: {"labels": ids.masked_fill(ids % 3 > 0, -100)}),
+    ("BigBirdForPreTraining", {}, lambda ids: {"labels": ids, "next_sentence_label": torch.tensor([1])}),
+    ("BigBirdForCausalLM", {"is_decoder": True, "attention_type": "original_full"}, lambda ids: {"labels": ids}),
+    ("BigBirdForTokenClassification", {"num_labels": 3}, lambda ids: {"labels": ids % 3}),
+    ("BigBirdForSequenceClassification", {"num_labels": 3}, lambda ids: {"labels": torch.tensor([2])}),
+    ("BigBirdForSequenceClassification", {"num_labels": 1}, lambda ids: {"labels": torch.tensor([0.7])}),
+    (
+        "BigBirdForSequenceClassification",
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        lambda ids: {"labels": torch.tensor([[1.0, 0.0, 1.0]])},
+    ),
+    (
+        "BigBirdForQuestionAnswering",
+        {},
+        lambda ids: {"start_positions": torch.tensor([12]), "end_positions": torch.tensor([14])},
+    ),
+]
+
+
+@pytest.mark.parametrize(("head", "config", "make_labels"), LOSSES)
+@pytest.mark.parametrize("length", [100, 720, 1024])
+def test_losses_and_gradients_in_training_equal_transformers(head, config, make_labels, length):
+    ours, theirs = pair(head, **config)
+    ids = tokens(length)
+    losses = []
+    for model in (ours.train(), theirs.train()):
+        loss = model(ids, **make_labels(ids)).loss
+        loss.backward()
+        losses.append(loss)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+    their_gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    scale = max(float(gradient.norm()) for gradient in their_gradients.values() if gradient is not None)
+    for name, parameter in ours.named_parameters():
+        expected = their_gradients[name]
+        if expected is None:
+            assert parameter.grad is None or not parameter.grad.any(), name
+            continue
+        if expected.norm() < 1e-4 * scale:  # zero but for rounding, as what softmax does not see: a key's bias
+            assert parameter.grad.norm() < 1e-4 * scale, name
+            continue
+        error = (parameter.grad - expected).norm() / expected.norm().clamp(min=1e-6)
+        assert error < 1e-4, (name, float(error))
+
+
+def test_a_decoder_with_past_and_cross_attention_equals_transformers():
+    config = {"is_decoder": True, "add_cross_attention": True, "attention_type": "original_full"}
+    ours, theirs = pair("BigBirdForCausalLM", **config)
+    mended(theirs)
+    ids = tokens(20, 2)
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    encoder = torch.randn(2, 11, 32, generator=torch.Generator().manual_seed(5))
+    encoder_mask = torch.ones(2, 11, dtype=torch.long)
+    encoder_mask[0, 7:] = 0
+    cross = {"encoder_hidden_states": encoder, "encoder_attention_mask": encoder_mask}
+    with torch.no_grad():
+        expected = theirs(ids, attention_mask=mask, use_cache=False, **cross).logits
+        whole = ours(ids, attention_mask=mask, use_cache=False, **cross)
+        first = ours(ids[:, :13], attention_mask=mask[:, :13], use_cache=True, **cross)
+        rest = ours(ids[:, 13:], attention_mask=mask, past_key_values=first.past_key_values, **cross)
+    kept = mask.bool()
+    assert whole.past_key_values is None
+    torch.testing.assert_close(whole.logits[kept], expected[kept], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(rest.logits, whole.logits[:, 13:], atol=1e-5, rtol=1e-5)
+    shapes = [tuple(tensor.shape) for tensor in rest.past_key_values[0]]
+    assert shapes == [(2, 2, 20, 16), (2, 2, 20, 16), (2, 2, 11, 16), (2, 2, 11, 16)]
+
+
+@pytest.mark.parametrize("is_decoder", [True, False])
+def test_attention_probabilities_equal_transformers_full_attention(is_decoder):
+    config = {"attention_type": "original_full", "is_decoder": is_decoder}
+    ours, theirs = pair("BigBirdModel", **config)
+    theirs.set_attn_implementation("eager")
+    with torch.no_grad():
+        a = ours(tokens(33, 2), output_attentions=True)
+        b = theirs(tokens(33, 2), output_attentions=True)
+    for x, y in zip(a.attentions, b.attentions, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)

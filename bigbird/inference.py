@@ -78,6 +78,7 @@ class _Maker:
         self.config = config
         self.precision = precision
         self.dtype = dtype
+        self.on_cpu = on_cpu
         self.packs = on_cpu and can_pack(dtype)
         # A decoder spends its time on a few rows a step, an encoder on thousands.
         self.num_rows = 16 if config.is_decoder else 4096
@@ -106,8 +107,13 @@ def _then(linear: nn.Module, activation: str | None) -> nn.Module:
     return linear if activation is None else _Activated(linear, activation)
 
 
+# Tokens that one thread takes through the end of a layer at once on a CPU: their widened states stay in its cache,
+# and a long batch needs no memory for the widened states of all its tokens.
+TOKENS_A_THREAD = 256
+
+
 class FusedLayer(nn.Module):
-    """A `Layer` with one product for query, key and value, and additions in place."""
+    """A `Layer` with one product for query, key and value, additions in place, and its end done piece by piece."""
 
     def __init__(self, layer: Layer, make: _Maker) -> None:
         super().__init__()
@@ -120,6 +126,7 @@ class FusedLayer(nn.Module):
         self.intermediate = make.linear(layer.intermediate.dense, make.config.hidden_act)
         self.output = make.linear(layer.output.dense)
         self.output_norm = copy.deepcopy(layer.output.LayerNorm).to(make.dtype)
+        self.by_pieces = make.on_cpu and self.crossattention is None
 
     def forward(
         self, hidden: Tensor, layer: int, attend: Attention, cross: CrossAttention | None, scale: Tensor | None
@@ -129,7 +136,20 @@ class FusedLayer(nn.Module):
         context = attend(layer, query, key, value)
         if scale is not None:
             context = context * scale
-        hidden = self.attention_norm(self.attention_output(context.flatten(1)).add_(hidden))
+        context = context.flatten(1)
+        size = TOKENS_A_THREAD * torch.get_num_threads()
+        if not self.by_pieces or len(hidden) <= size:
+            return self._finish(context, hidden, layer, cross, scale)
+        finished = torch.empty_like(hidden)
+        for out, *piece in zip(finished.split(size), context.split(size), hidden.split(size), strict=True):
+            out.copy_(self._finish(*piece, layer, cross, scale))
+        return finished
+
+    def _finish(
+        self, context: Tensor, hidden: Tensor, layer: int, cross: CrossAttention | None, scale: Tensor | None
+    ) -> Tensor:
+        """What follows attention; without cross-attention, each token by itself."""
+        hidden = self.attention_norm(self.attention_output(context).add_(hidden))
         if cross is not None and self.crossattention is not None:
             hidden = self.crossattention.cross(hidden, layer, cross, scale)
         finished: Tensor = self.output_norm(self.output(self.intermediate(hidden)).add_(hidden))

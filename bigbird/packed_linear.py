@@ -10,7 +10,24 @@ import torch
 from torch import Tensor, nn
 
 GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
-"""Activations that the packed product applies itself, and oneDNN's name for each."""
+"""Activations that the packed product applies itself, and the name that torch and oneDNN have for each."""
+
+
+@lru_cache
+def fuses_gelu() -> bool:
+    """Whether oneDNN applies gelu at little cost: with AVX-512 it adds a tenth to a product, with AVX2 a third."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def gelu_(states: Tensor, approximate: str) -> Tensor:
+    """gelu in place. The tanh form is written as x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x^3)), which is the
+    same function at half the time of torch's own, whose tanh is slow."""
+    if approximate == "none" or states.dtype != torch.float32:
+        activated: Tensor = torch.ops.aten.gelu_(states, approximate=approximate)
+        return activated
+    scale = 2 * (2 / torch.pi) ** 0.5
+    gate = (states * states).mul_(0.044715 * scale).add_(scale).mul_(states).sigmoid_()
+    return states.mul_(gate)
 
 
 @lru_cache
@@ -38,13 +55,13 @@ class PackedLinear(nn.Module):
         self.out_features = linear.out_features
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), num_rows)
-        self.activation = ("none", "") if activation is None else ("gelu", GELU[activation])
+        self.approximate = None if activation is None else GELU[activation]
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        name, algorithm = self.activation
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, name, [], algorithm)
-        return out
+        fused = ("none", "") if self.approximate is None or not fuses_gelu() else ("gelu", self.approximate)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, fused[0], [], fused[1])
+        return out if self.approximate is None or fuses_gelu() else gelu_(out, self.approximate)
 
 
 @lru_cache

@@ -14,15 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, f
 
 from serving.tasks import ALL_HEADS
 
+# The shipped models are small, and all of them run side by side on a laptop.
+_SHIPPED_NUM_CPUS = 0.1
+
 
 class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class HeadArguments(Arguments):
-    """One head: its checkpoint, what a replica of it needs, how many there are, and its queue."""
+class HeadDefaults(Arguments):
+    """What a replica of a head needs, how many there are, and its queue."""
 
-    checkpoint: str = Field(description="Directory, or id on the Hugging Face hub.")
     device: str = Field(default="cpu", description="cpu, cuda, cuda:0, ...")
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
 
@@ -61,6 +63,12 @@ class HeadArguments(Arguments):
         return self
 
 
+class HeadArguments(HeadDefaults):
+    """One head: its checkpoint and all of the above."""
+
+    checkpoint: str = Field(description="Directory, or id on the Hugging Face hub.")
+
+
 class GatewayArguments(Arguments):
     """The HTTP side: replicas, limits on what a request may hold, keys."""
 
@@ -88,8 +96,10 @@ class ServeArguments(Arguments):
 
     Without `heads`, every checkpoint in `checkpoints` whose directory is named after a task is served, and the
     heads that need no weights of their own (masked-lm-scoring, feature-extraction) on the fill-mask checkpoint.
+    `head_defaults` holds for every head, where the head itself does not say otherwise.
     """
 
+    head_defaults: HeadDefaults = Field(default_factory=HeadDefaults)
     heads: dict[str, HeadArguments] = Field(default_factory=dict)
     checkpoints: str = "checkpoints"
     gateway: GatewayArguments = Field(default_factory=GatewayArguments)
@@ -105,9 +115,9 @@ class ServeArguments(Arguments):
             return {task: {"checkpoint": head} if isinstance(head, str) else head for task, head in value.items()}
         return value
 
-    @field_validator("gateway", mode="before")
+    @field_validator("head_defaults", "gateway", mode="before")
     @classmethod
-    def _read_gateway(cls, value: Any) -> Any:
+    def _read_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -125,15 +135,20 @@ class ServeArguments(Arguments):
         heads = self.heads or shipped_heads(Path(self.checkpoints))
         if not heads:
             raise ValueError(f"no heads given, and {self.checkpoints}/ has no directory named after a task")
-        return {
-            task: head.model_copy(update={"checkpoint": _absolute(head.checkpoint)}) for task, head in heads.items()
-        }
+        defaults = self.head_defaults.model_dump(exclude_unset=True)
+        if not self.heads:
+            defaults = {"num_cpus": _SHIPPED_NUM_CPUS, **defaults}
+        resolved = {}
+        for task, head in heads.items():
+            given = head.model_dump(exclude_unset=True)
+            resolved[task] = HeadArguments(**{**defaults, **given, "checkpoint": _absolute(head.checkpoint)})
+        return resolved
 
 
 def shipped_heads(root: Path) -> dict[str, HeadArguments]:
     """A head for every checkpoint directory in `root` that is named after a task."""
     heads = {
-        task: HeadArguments(checkpoint=str(root / task), num_cpus=0.1)
+        task: HeadArguments(checkpoint=str(root / task))
         for task in ALL_HEADS
         if (root / task / "config.json").is_file()
     }

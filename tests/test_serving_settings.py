@@ -39,6 +39,19 @@ def test_without_heads_every_checkpoint_named_after_a_task_is_served(tmp_path):
     assert heads["masked-lm-scoring"].checkpoint == heads["fill-mask"].checkpoint
 
 
+def test_head_defaults_hold_for_every_head_that_does_not_say_otherwise(tmp_path):
+    (tmp_path / "fill-mask").mkdir()
+    (tmp_path / "fill-mask" / "config.json").write_text("{}")
+    defaults = {"device": "cuda", "max_replicas": 4}
+    shipped = ServeArguments.model_validate({"head_defaults": defaults, "checkpoints": str(tmp_path)})
+    for head in shipped.resolved_heads().values():
+        assert (head.device, head.max_replicas, head.num_cpus) == ("cuda", 4, 0.1)
+    named = {"fill-mask": {"checkpoint": "x", "device": "cpu"}, "feature-extraction": "y"}
+    heads = ServeArguments.model_validate({"head_defaults": defaults, "heads": named}).resolved_heads()
+    assert (heads["fill-mask"].device, heads["feature-extraction"].device) == ("cpu", "cuda")
+    assert heads["fill-mask"].max_replicas == 4
+
+
 def test_nothing_to_serve_is_an_error_that_says_where_it_looked(tmp_path):
     with pytest.raises(ValueError, match=r"no heads given, and .* has no directory named after a task"):
         ServeArguments(checkpoints=str(tmp_path)).resolved_heads()
@@ -53,6 +66,7 @@ def test_nothing_to_serve_is_an_error_that_says_where_it_looked(tmp_path):
         ({"heads": {"fill-mask": {"checkpoint": "x", "min_replicas": 3}}}, "max_replicas is 1, below min_replicas"),
         ({"heads": {"fill-mask": {"checkpoint": "x", "dtype": "float8"}}}, "dtype"),
         ({"head": "fill-mask=x"}, "head"),
+        ({"head_defaults": {"checkpoint": "x"}}, "checkpoint"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments, message):

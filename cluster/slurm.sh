@@ -11,6 +11,7 @@
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --requeue
 set -euo pipefail
 
@@ -41,7 +42,8 @@ trap finish EXIT
 start_node() { # node, further options of `ray start`
   local node=$1
   shift
-  srun --nodes=1 --ntasks=1 --overlap --nodelist="$node" \
+  # Without --cpus-per-task a step is bound to one core: srun does not take the number from sbatch.
+  srun --nodes=1 --ntasks=1 --overlap --cpus-per-task="$cpus" --nodelist="$node" \
     "$ray" start --block --disable-usage-stats --num-cpus="$cpus" "$@" > "$run_dir/$node.log" 2>&1 &
   steps+=($!)
 }

@@ -225,6 +225,23 @@ def test_serve_configs_name_a_builder_that_accepts_their_arguments(name):
         settings.model_validate(application.args)
 
 
+@pytest.mark.parametrize("name", ["serve.yaml", "heads-on-gpus.yaml"])
+def test_every_shipped_head_is_served_and_fits_on_the_nodes_that_are_always_there(name, monkeypatch):
+    settings = importlib.import_module("serving.settings").ServeArguments
+    monkeypatch.chdir(ROOT)
+    heads = settings.model_validate(serve_configs()[name]["applications"][0]["args"]).resolved_heads()
+    assert set(heads) >= {path.parent.name for path in ROOT.glob("checkpoints/*/config.json")}
+    (group,) = only("ray-service.yaml")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    assert sum(head.num_cpus * head.min_replicas for head in heads.values()) < group["minReplicas"] * int(
+        worker["resources"]["requests"]["cpu"]
+    )
+    patch = yaml.safe_load((KUBERNETES / "overlays/gpu/workers-with-gpus.yaml").read_text())
+    (resources,) = [step["value"] for step in patch if step["path"].endswith("/resources")]
+    gpus = group["minReplicas"] * int(resources["requests"]["nvidia.com/gpu"])
+    assert sum(head.num_gpus * head.min_replicas for head in heads.values()) <= gpus
+
+
 def test_the_ports_of_the_service_are_those_of_the_serve_config():
     (port,) = {config["http_options"]["port"] for config in serve_configs().values()}
     service = only("ray-service.yaml")

@@ -36,19 +36,32 @@ def test_every_metric_of_ours_in_a_query_is_one_that_is_measured(query):
         assert plain & our_metrics(), name
 
 
-def test_every_test_and_file_the_pages_name_exists():
-    for page in CLUSTER.glob("*.md"):
-        text = page.read_text()
-        for name in re.findall(r"`(tests/\w+\.py)`", text):
-            assert (ROOT / name).is_file(), f"{page.name}: {name}"
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-            assert (CLUSTER / target).exists(), f"{page.name}: {target}"
+def sections() -> dict[str, str]:
+    """What the page says of each alert, on one line."""
+    parts = re.split(r"^### (\w+)$|^## .*$", PAGE, flags=re.MULTILINE)
+    named = zip(parts[1::2], parts[2::2], strict=True)
+    return {name: " ".join(text.split()) for name, text in named if name}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_a_section_says_what_its_rule_measures_for_how_long_and_how_urgent_it_is(rule):
+    says = sections()[rule["alert"]]
+    assert {"page": "Pages", "ticket": "A ticket"}[rule["labels"]["severity"]] in says.split(".")[0]
+    if "for" in rule:
+        assert f"{rule['for'].removesuffix('m')} minutes" in says
+    for status in re.findall(r"\b[45]\d\d\b", rule["expr"]):
+        assert status in says
+    threshold = re.search(r"> ([\d.]+)", rule["expr"])
+    words = {"0.01": "one request in a hundred", "0.05": "one request in twenty", "0.92": "92%"}
+    if threshold and float(threshold[1]):
+        assert words.get(threshold[1], threshold[1]) in says
 
 
 def test_the_calculated_rates_follow_from_the_stated_matrix_rates():
-    rows = re.findall(r"\| (\d+) TFLOP/s \| ([\d,]+) \| (\d+) \|", PAGE)
+    rows = re.findall(r"\| (\d+) TFLOP/s \| ([\d,]+) \| (\d+) \| ([\d.]+) G / p \|", PAGE)
     assert len(rows) == 4
-    for tera, rate, documents in rows:
+    for tera, rate, documents, tokens_for_one in rows:
         tokens = 0.4 * float(tera) * 1e12 / 186e6
         assert float(rate.replace(",", "")) == pytest.approx(tokens, rel=0.02)
         assert float(documents) == pytest.approx(tokens / 4096, rel=0.02)
+        assert float(tokens_for_one) == pytest.approx(tokens * 3600 / 1e9, abs=0.06)

@@ -54,6 +54,17 @@ def test_the_image_installs_from_the_constraints_only():
     dockerfile = (CLUSTER / "Dockerfile").read_text().replace("\\\n", " ")
     for command in re.findall(r"pip install ([^&;\n]*)", dockerfile):
         assert "-c constraints.txt" in command or "constraints.txt)" in command or command.split()[0] == "--no-deps"
+    launched = found(r"pip install (.*)")
+    assert len(launched) >= 4
+    for file, command in launched:
+        assert "constraints.txt" in command or "--no-deps" in command or file == "cluster/Dockerfile", (file, command)
+
+
+def test_the_image_has_what_the_jobs_and_the_service_need():
+    dockerfile = (CLUSTER / "Dockerfile").read_text()
+    installed = set(re.findall(r'e\["(\w+)"\]', dockerfile))
+    assert installed == {"ray", "train", "hub"}
+    assert installed <= set(PROJECT["optional-dependencies"])
 
 
 def test_the_readme_names_the_operator_that_the_manifests_are_written_for():

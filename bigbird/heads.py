@@ -235,7 +235,9 @@ class BigBirdForMultipleChoice(PretrainedModel):
             raise InputError("multiple choice takes (batch, num_choices, seq_len)")
         num_choices = given.shape[1]
         for name in ("token_type_ids", "position_ids", "inputs_embeds"):
-            inputs[name] = _flat_choices(inputs.get(name))
+            values = inputs.get(name)
+            if values is not None and values.dim() > 1:  # else it is the same for every choice
+                inputs[name] = _flat_choices(values)
         encoded = _encode(self.bert, _flat_choices(input_ids), _flat_choices(attention_mask), inputs)
         logits = self.classifier(self.dropout(encoded.pooler_output)).view(-1, num_choices)
         loss = None if labels is None else F.cross_entropy(logits, labels)

@@ -167,21 +167,19 @@ class Encoder(nn.Module):
         *,
         cross: CrossAttention | None = None,
         head_mask: Tensor | None = None,
-        collect: list[Tensor] | None = None,
+        collect: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """hidden: (T, C) -> (T, C).
 
-        head_mask: (num_layers, H), multiplies each head's context. collect: receives every layer's input and the
-        last layer's output, each (T, C).
+        head_mask: (num_layers, H), multiplies each head's context. collect: called with every layer's input and the
+        last layer's output, each (T, C), and returns what to go on with.
         """
         for index, layer in enumerate(self.layer):
             if collect is not None:
-                collect.append(hidden)
+                hidden = collect(hidden)
             scale = None if head_mask is None else head_mask[index][:, None]
             if self.gradient_checkpointing and self.training:
                 hidden = checkpoint(layer, hidden, index, attend, cross, scale, use_reentrant=False)
             else:
                 hidden = layer(hidden, index, attend, cross, scale)
-        if collect is not None:
-            collect.append(hidden)
-        return hidden
+        return hidden if collect is None else collect(hidden)

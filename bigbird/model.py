@@ -72,7 +72,8 @@ class BigBirdModel(PretrainedModel):
 
         input_ids: (batch, seq_len), or inputs_embeds: (batch, seq_len, hidden_size); exactly one of them.
         attention_mask: (batch, past_length + seq_len), 1 = attend; padding may stand on either side or between.
-        token_type_ids, position_ids: (batch, seq_len). head_mask: (num_heads,) or (num_layers, num_heads).
+        token_type_ids, position_ids: (batch, seq_len), or (seq_len,) for all rows alike.
+        head_mask: (num_heads,) or (num_layers, num_heads).
         For decoders: encoder_hidden_states (batch, encoder_length, hidden_size), encoder_attention_mask
         (batch, encoder_length), past_key_values as in `bigbird.outputs`, with which only new tokens are passed.
         output_attentions computes densely: slow and large for long rows.
@@ -89,15 +90,16 @@ class BigBirdModel(PretrainedModel):
             raise InputError(f"input_ids must be (batch, seq_len), inputs_embeds one more; got {tuple(given.shape)}")
         batch, new_length = given.shape[:2]
         past_length = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+        if not batch or not new_length:
+            raise InputError(f"at least one row of one token is needed, got {tuple(given.shape)}")
         self._check_length(past_length + new_length)
         want_attentions = config.output_attentions if output_attentions is None else output_attentions
-        collect: list[Tensor] | None = (
-            [] if (config.output_hidden_states if output_hidden_states is None else output_hidden_states) else None
-        )
+        want_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
         if past_key_values is None:
             rows = Packing.of_mask(attention_mask, (batch, new_length))
-            attend: Attention = self._attention(rows.lengths, rows.attended, dense=want_attentions)
+            record_width = new_length if want_attentions else None
+            attend: Attention = self._attention(rows.lengths, rows.attended, record_width)
         else:
             if attention_mask is None:
                 attention_mask = given.new_ones((batch, past_length + new_length), dtype=torch.long)
@@ -119,23 +121,31 @@ class BigBirdModel(PretrainedModel):
             token_type_ids = torch.zeros((), dtype=torch.long, device=given.device)
         hidden = self.embeddings(
             None if input_ids is None else rows.pack(input_ids),
-            rows.pack(token_type_ids.expand(batch, new_length)),
-            rows.pack(position_ids.expand(batch, new_length)),
+            rows.pack(_for_all_rows("token_type_ids", token_type_ids, (batch, new_length))),
+            rows.pack(_for_all_rows("position_ids", position_ids, (batch, new_length))),
             None if inputs_embeds is None else rows.pack(inputs_embeds),
         )
+        hidden_states: list[Tensor] = []
+
+        def collect(packed: Tensor) -> Tensor:
+            hidden_states.append(self._unpack(packed, rows, attention_mask))
+            return rows.pack(hidden_states[-1])  # the padded form is what is used, so that gradients reach it
+
         hidden = self.encoder(
-            hidden, kept if keep else attend, cross=cross, head_mask=self._head_mask(head_mask), collect=collect
+            hidden,
+            kept if keep else attend,
+            cross=cross,
+            head_mask=self._head_mask(head_mask),
+            collect=collect if want_states else None,
         )
 
-        last = self._unpack(hidden, rows, attention_mask)
+        last = hidden_states[-1] if want_states else self._unpack(hidden, rows, attention_mask)
         output = BaseModelOutput(
             last_hidden_state=last,
             pooler_output=None if self.pooler is None else self.pool(last[:, 0]),
             past_key_values=_present(attend, kept, cross, rows) if keep else None,
-            hidden_states=None
-            if collect is None
-            else tuple(self._unpack(states, rows, attention_mask) for states in collect),
-            attentions=_attentions(attend, rows) if want_attentions else None,
+            hidden_states=tuple(hidden_states) if want_states else None,
+            attentions=_attentions(attend) if want_attentions else None,
             cross_attentions=tuple(cross.probabilities) if want_attentions and cross is not None else None,
         )
         as_result = config.return_dict if return_dict is None else return_dict
@@ -145,12 +155,17 @@ class BigBirdModel(PretrainedModel):
     def _attention_dropout(self) -> float:
         return self.config.attention_probs_dropout_prob if self.training else 0.0
 
-    def _attention(self, lengths: tuple[int, ...], attended: Tensor | None, *, dense: bool = False) -> Attention:
-        """Training draws seeded random blocks, as transformers does; evaluation follows the configuration."""
+    def _attention(
+        self, lengths: tuple[int, ...], attended: Tensor | None, record_width: int | None = None
+    ) -> Attention:
+        """Training draws seeded random blocks, as transformers does; evaluation follows the configuration.
+
+        record_width: compute densely, and keep the probabilities of every row padded to so many tokens.
+        """
         seeded = self.training or self.config.random_attention == "seeded"
         plan = AttentionPlan(self.config, lengths, seeded)
-        if dense:
-            return DenseAttention(plan, attended, dropout=self._attention_dropout, record=True)
+        if record_width is not None:
+            return DenseAttention(plan, attended, dropout=self._attention_dropout, record_width=record_width)
         return self.attention(plan, attended, dropout=self._attention_dropout)
 
     def _cross_attention(
@@ -211,16 +226,15 @@ def _padded_heads(states: Tensor, rows: Packing, batch: int) -> Tensor:
     return heads_first(rows.unpack(states).flatten(0, 1), batch)
 
 
-def _attentions(attend: Attention, rows: Packing) -> tuple[Tensor, ...]:
+def _attentions(attend: Attention) -> tuple[Tensor, ...]:
     """Probabilities a layer, (batch, num_heads, seq_len, keys), zeros outside a row."""
-    if isinstance(attend, PastAttention):
-        return tuple(attend.probabilities)
-    assert isinstance(attend, DenseAttention)
-    width = rows.shape[1]
-    layers = []
-    for by_row in attend.probabilities:
-        padded = by_row[0].new_zeros((len(by_row), by_row[0].shape[0], width, width))
-        for row, probabilities in enumerate(by_row):
-            padded[row, :, : probabilities.shape[1], : probabilities.shape[2]] = probabilities
-        layers.append(padded)
-    return tuple(layers)
+    assert isinstance(attend, PastAttention | DenseAttention)
+    return tuple(attend.probabilities)
+
+
+def _for_all_rows(name: str, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(batch, seq_len) of values given for all rows or once for every row."""
+    try:
+        return values.expand(shape)
+    except RuntimeError:
+        raise InputError(f"{name} must be {shape} or {shape[1:]}, got {tuple(values.shape)}") from None

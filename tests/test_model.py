@@ -74,6 +74,42 @@ def test_a_decoder_is_causal_and_caches_at_every_length(tiny_config, length):
     assert whole.past_key_values[1][0].shape == (1, 2, length, 16)
 
 
+def test_a_past_with_padding_and_holes_goes_on_as_the_whole(tiny_config):
+    decoder = BigBirdForCausalLM(tiny_config.replace(is_decoder=True)).eval()
+    random_weights(decoder)
+    ids, mask = tokens(2, 150), torch.ones(2, 150, dtype=torch.long)
+    mask[0, :7] = 0
+    mask[1, 40:45] = 0
+    mask[1, 120] = 0
+    asked = {"output_attentions": True, "output_hidden_states": True}
+    with torch.no_grad():
+        whole = decoder(ids, mask, **asked)
+        past, steps = None, []
+        for start, end in ((0, 50), (50, 51), (51, 130), (130, 150)):
+            step = decoder(ids[:, start:end], mask[:, :end], past_key_values=past, **asked)
+            past = step.past_key_values
+            steps.append(step)
+    kept = mask.bool()
+    logits = torch.cat([step.logits for step in steps], dim=1)
+    torch.testing.assert_close(logits[kept], whole.logits[kept], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(steps[-1].attentions[1], whole.attentions[1][:, :, 130:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(steps[-1].hidden_states[1], whole.hidden_states[1][:, 130:], atol=1e-5, rtol=1e-5)
+    assert not whole.attentions[1][0, :, 10, :7].any()  # left padding is not read
+
+
+@pytest.mark.parametrize("length", [60, 200])
+def test_gradients_reach_hidden_states_and_attention_probabilities(model, length):
+    mask = torch.ones(2, length, dtype=torch.long)
+    mask[0, 50:] = 0
+    mask[1, :5] = 0
+    output = model(tokens(2, length), mask, output_hidden_states=True, output_attentions=True)
+    inner = [*output.hidden_states, *output.attentions]
+    for tensor, gradient in zip(inner, torch.autograd.grad(output.pooler_output[0, 0], inner), strict=True):
+        assert gradient[0].any(), tuple(tensor.shape)
+        assert not gradient[1].any()  # the other row has no part in it
+    torch.testing.assert_close(output.last_hidden_state, model(tokens(2, length), mask).last_hidden_state)
+
+
 @pytest.mark.parametrize("seeded", [False, True])
 def test_attention_probabilities_sum_to_one_and_belong_to_the_result(model, tiny_config, seeded):
     sparse = BigBirdModel(tiny_config.replace(random_attention="seeded" if seeded else "collapsed")).eval()
@@ -122,18 +158,44 @@ def test_results_read_as_dataclass_mapping_and_tuple(tiny_config):
     torch.testing.assert_close(as_tuple[0], logits)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tiny_config):
-    head = BigBirdForTokenClassification(
-        tiny_config.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    ).train()
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients_dropout_and_cache_included(tiny_config, is_decoder):
+    config = tiny_config.replace(is_decoder=is_decoder, add_cross_attention=is_decoder)
+    head = (BigBirdForCausalLM if is_decoder else BigBirdForMaskedLM)(config).train()
     ids, gradients = tokens(2, 200), []
+    inputs = {"encoder_hidden_states": torch.randn(2, 5, 32)} if is_decoder else {}
     for enabled in (False, True):
         head.gradient_checkpointing_enable(enabled)
         head.zero_grad()
-        head(ids, labels=ids % 2).loss.backward()
+        torch.manual_seed(3)
+        head(ids, labels=ids, **inputs).loss.backward()
         gradients.append([parameter.grad.clone() for parameter in head.parameters() if parameter.grad is not None])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_a_training_step_keeps_grows_linearly_with_the_length(tiny_config, dropout):
+    config = tiny_config.replace(
+        max_position_embeddings=8192, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+    )
+    head = BigBirdForTokenClassification(config).train()
+
+    def kept_bytes(length: int) -> int:
+        storages = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        ids = tokens(1, length)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = head(ids, labels=ids % 2).loss
+        loss.backward()
+        return sum(storages.values())
+
+    first, second, third = (kept_bytes(length) for length in (2000, 4000, 6000))
+    assert third - second == pytest.approx(second - first, rel=0.05)
 
 
 def test_training_under_bfloat16_autocast_stays_close(tiny_config):
@@ -163,6 +225,13 @@ def test_resized_embeddings_keep_the_old_words(tiny_config):
 
 BAD_CALLS = [
     (lambda m: m(), "exactly one of input_ids"),
+    (lambda m: m(tokens(1, 0)), r"at least one row of one token is needed, got \(1, 0\)"),
+    (lambda m: m(tokens(0, 5)), r"at least one row of one token is needed, got \(0, 5\)"),
+    (
+        lambda m: m(tokens(2, 9), token_type_ids=torch.zeros(2, 8)),
+        r"token_type_ids must be \(2, 9\) or \(9,\), got \(2, 8\)",
+    ),
+    (lambda m: m(tokens(2, 9), position_ids=torch.zeros(8)), r"position_ids must be \(2, 9\) or \(9,\), got \(8,\)"),
     (lambda m: m(tokens(1, 513)), "513 tokens; max_position_embeddings is 512"),
     (lambda m: m(tokens(1, 9), torch.ones(1, 8)), r"attention_mask has shape \(1, 8\), expected \(1, 9\)"),
     (lambda m: m(tokens(1, 9), use_cache=True), "is_decoder=False"),

@@ -19,9 +19,7 @@ import numpy as np
 
 from bigbird.errors import CheckpointError
 
-_LONGEST_KEY_BYTES = (
-    256  # the rules of SentencePiece's own maps stay under 20: this only stops a damaged trie
-)
+_LONGEST_KEY_BYTES = 256  # the rules of SentencePiece's own maps stay under 20: this only stops a damaged trie
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +117,7 @@ def _read_rules(blob: bytes) -> dict[str, str]:
         raise CheckpointError(f"character map: {len(blob)} bytes, expected at least 4")
     (trie_bytes,) = struct.unpack_from("<I", blob)
     if trie_bytes % 4 or not 0 < trie_bytes <= len(blob) - 4:
-        raise CheckpointError(
-            f"character map: a trie of {trie_bytes} bytes does not fit in {len(blob)} bytes"
-        )
+        raise CheckpointError(f"character map: a trie of {trie_bytes} bytes does not fit in {len(blob)} bytes")
     units = np.frombuffer(blob, dtype="<u4", count=trie_bytes // 4, offset=4).astype(np.int64)
     strings = blob[4 + trie_bytes :]
     # A child labelled L of a node whose children start at B lies at B ^ L; read backwards, each unit names its B.

@@ -34,9 +34,7 @@ def resolve(dir_or_hub_id: str | os.PathLike[str], *, weights: bool = True) -> P
     if path.is_file():
         raise CheckpointError(f"{name}: expected a directory with config.json, found a file")
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
-        raise CheckpointError(
-            f"{name}: there is no such directory, and it is not a hub id (name or owner/name)"
-        )
+        raise CheckpointError(f"{name}: there is no such directory, and it is not a hub id (name or owner/name)")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
@@ -45,9 +43,7 @@ def resolve(dir_or_hub_id: str | os.PathLike[str], *, weights: bool = True) -> P
             "(the extra named hub)"
         ) from None
     try:
-        found = Path(
-            snapshot_download(name, allow_patterns=[*_SMALL_FILES, *([_SAFE_WEIGHTS] if weights else [])])
-        )
+        found = Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, *([_SAFE_WEIGHTS] if weights else [])]))
         if weights and not any(found.glob(_SAFE_WEIGHTS)):
             found = Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, _LEGACY_WEIGHTS]))
     except Exception as error:  # its errors come from several packages: HTTP, file system, validation

@@ -91,9 +91,7 @@ def convert(path: str | os.PathLike[str], special_tokens: Mapping[str, str]) -> 
     except (OSError, RuntimeError, ValueError, IndexError, KeyError, struct.error) as error:
         raise CheckpointError(f"{path}: not a readable SentencePiece model: {error}") from error
     if model.space_as_suffix:
-        raise CheckpointError(
-            f"{path}: treat_whitespace_as_suffix is set; only spaces before words are supported"
-        )
+        raise CheckpointError(f"{path}: treat_whitespace_as_suffix is set; only spaces before words are supported")
     symbols = [p.text for p in model.of_kind(_USER_DEFINED) if p.text not in special_tokens.values()]
     if model.model_type == _UNIGRAM:
         tokenizer = Tokenizer(_unigram(model))
@@ -121,9 +119,7 @@ def _unigram(model: _Model) -> models.Unigram:
     best, worst = max(scores), min(scores)
 
     def score(piece: _Piece) -> float:
-        if (
-            piece.kind == _USER_DEFINED
-        ):  # SentencePiece's bonus: never worse than any way to build the same bytes
+        if piece.kind == _USER_DEFINED:  # SentencePiece's bonus: never worse than any way to build the same bytes
             return len(piece.text.encode()) * best - 0.1
         # What no text produces stays as unlikely as the scale allows: a lower score would move the unknown's.
         return piece.score if piece.kind == _NORMAL else worst
@@ -221,9 +217,7 @@ def _check(path: str | os.PathLike[str], processor: object, tokenizer: Tokenizer
         text = charsmap.normalize(probe).text if charsmap is not None else probe
         found = runtime.encode(text, add_special_tokens=False).ids
         if found != expected:
-            raise CheckpointError(
-                f"{path}: converted, {probe!r} gives ids {found}, SentencePiece gives {expected}"
-            )
+            raise CheckpointError(f"{path}: converted, {probe!r} gives ids {found}, SentencePiece gives {expected}")
 
 
 def _unknown_id(model: _Model) -> int:
@@ -241,9 +235,7 @@ def _read_model(content: bytes) -> _Model:
             text, score = piece[1], piece.get(2, bytes(4))
             if not isinstance(text, bytes) or not isinstance(score, bytes):
                 raise ValueError("a piece of another type")
-            pieces.append(
-                _Piece(text=text.decode(), score=struct.unpack("<f", score)[0], kind=int(piece.get(3, 1)))
-            )
+            pieces.append(_Piece(text=text.decode(), score=struct.unpack("<f", score)[0], kind=int(piece.get(3, 1))))
         elif number == 2 and isinstance(value, bytes):
             trainer = dict(_fields(value))
         elif number == 3 and isinstance(value, bytes):

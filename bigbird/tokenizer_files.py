@@ -43,9 +43,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
             except ValueError as error:
                 raise CheckpointError(f"{directory / name}: not valid JSON: {error}") from error
             if not isinstance(content, dict):
-                raise CheckpointError(
-                    f"{directory / name}: expected a JSON object, found {type(content).__name__}"
-                )
+                raise CheckpointError(f"{directory / name}: expected a JSON object, found {type(content).__name__}")
             settings |= content
     return settings
 
@@ -64,9 +62,7 @@ def token_names(settings: dict[str, Any]) -> dict[str, str]:
 
 def register_special_tokens(tokenizer: tokenizers.Tokenizer, settings: dict[str, Any]) -> dict[str, str]:
     """Makes the tokens with a part special, where the file has not; returns role to spelling for those it has."""
-    names = {
-        r: token for r, token in token_names(settings).items() if tokenizer.token_to_id(token) is not None
-    }
+    names = {r: token for r, token in token_names(settings).items() if tokenizer.token_to_id(token) is not None}
     missing = [f"{role} {token_names(settings).get(role)!r}" for role in _REQUIRED if role not in names]
     if missing:
         raise CheckpointError(f"tokenizer: the vocabulary lacks {', '.join(missing)}")
@@ -75,15 +71,11 @@ def register_special_tokens(tokenizer: tokenizers.Tokenizer, settings: dict[str,
         if token not in special:
             # The mask takes the space before it with it: "a [MASK]" is two tokens.
             mask = role == "mask_token"
-            tokenizer.add_special_tokens(
-                [tokenizers.AddedToken(token, lstrip=mask, normalized=False, special=True)]
-            )
+            tokenizer.add_special_tokens([tokenizers.AddedToken(token, lstrip=mask, normalized=False, special=True)])
     return names
 
 
-def with_exact_charsmap(
-    tokenizer: tokenizers.Tokenizer, as_json: str
-) -> tuple[Charsmap | None, tokenizers.Tokenizer]:
+def with_exact_charsmap(tokenizer: tokenizers.Tokenizer, as_json: str) -> tuple[Charsmap | None, tokenizers.Tokenizer]:
     """A SentencePiece character map that comes first is taken out of the tokenizer and run exactly."""
     content = json.loads(as_json)
     normalizer = content["normalizer"] or {}

@@ -25,7 +25,15 @@ ROOT = Path(__file__).parent.parent
 RAY = str(Path(sys.executable).with_name("ray"))
 # A raylet gives its agents 30 s to come up, whatever it is told; on a busy machine it takes another try.
 START_TIMEOUT_S = 90.0
-START_TRIES = 8
+START_TRIES = 4
+# What separate machines need not be told. Ray's workers give way to everything else on a machine, but here they are
+# what is waited for. A node is lost when it refuses five looks in a row, a second apart; one that answers late is not
+# lost, for all nodes share the cores of this machine.
+SHARED_MACHINE = {
+    "RAY_worker_niceness": "0",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "60000",
+}
 # What a node listens on; the first three are the head's alone. Workers take a range above them.
 HEAD_PORTS = ("port", "dashboard-port", "ray-client-server-port")
 USUAL_HEAD_PORTS = {"port": 6379, "dashboard-port": 8265}
@@ -80,37 +88,30 @@ class LocalCluster:
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTEST_", "PYTHONPATH"))
         }
-        return inherited | {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(self.directory / "token"),
-            "RAY_TMPDIR": str(self.directory),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_API_SERVER_ADDRESS": self.dashboard_url if self.nodes else "",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
+        return (
+            inherited
+            | SHARED_MACHINE
+            | {
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(self.directory / "token"),
+                "RAY_TMPDIR": str(self.directory),
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_API_SERVER_ADDRESS": self.dashboard_url if self.nodes else "",
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            }
+        )
 
     def add_node(self, num_cpus: int) -> Node:
         """Starts a node, the cluster's first one being its head, and waits until it is up."""
         index = len(self.nodes)
         namespace, address = self.network.add_host(index) if self.network else (None, "127.0.0.1")
-        # On one shared address the port ranges lie one after another; in namespaces they may be the same.
-        ports = port_range(free_base(address)) if namespace is None else port_range(20_000) | USUAL_HEAD_PORTS
-        command = [RAY, "start", "--block", "--disable-usage-stats", f"--node-ip-address={address}"]
-        command += [f"--num-cpus={num_cpus}", f"--object-store-memory={80 * 2**20}"]
-        command += [f"--{option}={ports[option]}" for option in NODE_PORTS]
-        command += [f"--max-worker-port={ports['min-worker-port'] + NUM_WORKER_PORTS - 1}"]
-        if index == 0:
-            command += ["--head", f"--dashboard-host={address}"]
-            command += [f"--{option}={ports[option]}" for option in HEAD_PORTS]
-        else:
-            command += [f"--address={self.gcs_address}"]
-        if namespace:
-            command = ["ip", "netns", "exec", namespace, *command]
         log = self.directory / f"node{index}.log"
         for _ in range(START_TRIES):
+            # On one shared address the port ranges lie one after another; in namespaces they may be the same.
+            ports = port_range(free_base(address)) if namespace is None else port_range(20_000) | USUAL_HEAD_PORTS
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    command,
+                    self._command(index, num_cpus, address, namespace, ports),
                     cwd=ROOT,
                     env=self.environment,
                     stdout=output,
@@ -125,6 +126,20 @@ class LocalCluster:
             self.kill(node)
             self.nodes.remove(node)
         raise RuntimeError(f"node{index} did not start in {START_TRIES} tries:\n{log.read_text()[-4000:]}")
+
+    def _command(
+        self, index: int, num_cpus: int, address: str, namespace: str | None, ports: dict[str, int]
+    ) -> list[str]:
+        command = [RAY, "start", "--block", "--disable-usage-stats", f"--node-ip-address={address}"]
+        command += [f"--num-cpus={num_cpus}", f"--object-store-memory={80 * 2**20}"]
+        command += [f"--{option}={ports[option]}" for option in NODE_PORTS]
+        command += [f"--max-worker-port={ports['min-worker-port'] + NUM_WORKER_PORTS - 1}"]
+        if index == 0:
+            command += ["--head", f"--dashboard-host={address}"]
+            command += [f"--{option}={ports[option]}" for option in HEAD_PORTS]
+        else:
+            command += [f"--address={self.gcs_address}"]
+        return ["ip", "netns", "exec", namespace, *command] if namespace else command
 
     def _comes_up(self, node: Node) -> bool:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -145,7 +160,7 @@ class LocalCluster:
     def kill(self, node: Node) -> None:
         """A machine lost: everything of `node` ends at once, without a word to the cluster."""
         kill_all(lambda: processes_of(node))
-        node.process.wait(timeout=10)
+        node.process.wait(timeout=60)
 
     def stop(self) -> None:
         for node in reversed(self.nodes):
@@ -207,7 +222,7 @@ class Network:
 
     def __init__(self) -> None:
         self.name = f"bb{secrets.token_hex(4)}"
-        self.subnet = f"10.213.{secrets.randbelow(250)}"
+        self.subnet = free_subnet()
         self.namespaces: list[str] = []
         ip(f"link add {self.name} type bridge")
         try:
@@ -234,8 +249,15 @@ class Network:
         ip(f"link delete {self.name}")
 
 
-def ip(command: str) -> None:
-    subprocess.run(["ip", *command.split()], check=True, capture_output=True)
+def ip(command: str) -> str:
+    return subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True).stdout
+
+
+def free_subnet() -> str:
+    """The first three numbers of addresses that no interface of this machine has."""
+    taken = ip("-4 -oneline address")
+    subnets = [f"10.213.{number}" for number in range(250)]
+    return secrets.choice([subnet for subnet in subnets if f" {subnet}." not in taken])
 
 
 def network_or_none() -> Network | None:

@@ -1,5 +1,6 @@
 """Small models and a small tokenizer that the tests share; nothing is downloaded."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from weights import random_weights
 
 from bigbird import BigBirdConfig
 from bigbird.pretrained import PretrainedModel
+from examples.local_cluster import SHARED_MACHINE
+
+# Before Ray is imported, which reads them then.
+os.environ.update(SHARED_MACHINE)
 
 # Shared machines are slow at times: speed is measured in benchmarks/, never by a deadline here.
 settings.register_profile("project", deadline=None, max_examples=30)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray_session import in_the_end
 
 from bigbird import BigBirdForMaskedLM
 
@@ -38,7 +39,8 @@ WORDS = [
     "neighbours",
 ]
 NUM_SEEDS = int(os.environ.get("CHAOS_SEEDS", "20"))
-PATIENCE_S = 600.0
+PATIENCE_S = 300.0
+HEAD = {"num_cpus": 1, "include_dashboard": False}
 
 # A cluster that is broken on purpose leaves processes and sockets behind.
 pytestmark = [
@@ -136,23 +138,12 @@ def scoring_actors():
     return sorted(p for p, title in titles.items() if b"ScoreUnit" in title and ours(p))
 
 
-def in_the_end(start, attempts=4):
-    """Ray gives a node 30 s to start, which a busy machine may not manage."""
-    for left in reversed(range(attempts)):
-        try:
-            return start()
-        except Exception as error:
-            if not left or "timed out" not in str(error):
-                raise
-    raise AssertionError
-
-
 @pytest.fixture(scope="module")
 def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         ray.shutdown()
-        cluster = in_the_end(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 1}))
+        cluster = in_the_end(lambda: Cluster(initialize_head=True, head_node_args=HEAD))
         for _ in range(2):
             in_the_end(lambda: cluster.add_node(num_cpus=1))
         yield cluster

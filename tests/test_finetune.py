@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray_session import ray_session
 
 from bigbird.checkpoint import load_model
 from bigbird.errors import InputError
@@ -183,8 +184,6 @@ def test_the_learning_curve_is_a_picture() -> None:
 def test_from_parquet_to_a_checkpoint_that_finds_entities(
     tiny_checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
     from pipelines.finetune import Job, finetune
 
     rows = list({row["text"]: row for row in tagged(180, 1)}.values())
@@ -203,11 +202,8 @@ def test_from_parquet_to_a_checkpoint_that_finds_entities(
         options=options,
         save_every=50,
     )
-    ray.init("local", num_cpus=2, include_dashboard=False)  # not a cluster that happens to run here
-    try:
+    with ray_session(__name__):
         figures = finetune(job)
-    finally:
-        ray.shutdown()
     assert figures["f1"] > 0.5  # always answering "O" finds nothing: 0
     assert "learning-curve.svg" in (tmp_path / "out" / "README.md").read_text()
     assert load_model(tmp_path / "out").config.id2label[1] == "B-PLACE"

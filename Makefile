@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 
-BENCHMARKS := encoder mixed precision generation pipelines finetune scale_out serving
+BENCHMARKS := encoder mixed predictors memory precision generation pipelines finetune scale_out serving
 
 # The older oracle cannot live beside the newer one: an environment of its own, on the same torch.
 OLD_VENV := .venv-transformers437
@@ -14,7 +14,10 @@ OLD      := $(OLD_VENV)/.installed
 # What a user runs needs less than what a developer runs. A stamp is made again when the pins change.
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
-PINNED_INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
+# Byte code is made at the first import of what is imported: to make all of it takes longer than all the rest.
+PINNED_INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt
+# Some of Ray's own processes keep no byte code and would make it again at every start.
+COMPILE_RAY = $(PY) -m compileall -q -j 0 "$$($(PY) -c 'import ray; print(ray.__path__[0])')"
 
 # Where a system's Python comes without ensurepip, its pip installs one into the environment from outside.
 new_environment = $(PYTHON) -m venv $(1) >/dev/null 2>&1 || { \
@@ -88,11 +91,13 @@ $(VENV)/bin/python:
 $(RUN): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV): once, some minutes"
 	@$(PINNED_INSTALL) -e '.[ray,train]'
+	@$(COMPILE_RAY)
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV), development tools included: once, some minutes"
 	@$(PINNED_INSTALL) -e '.[ray,train,hub,spiece,parity,dev]'
+	@$(COMPILE_RAY)
 	@touch $@ $(RUN)
 
 $(OLD): constraints.txt | $(VENV)/bin/python

@@ -132,6 +132,66 @@ def test_multiple_choice_equals_transformers():
         assert_same(a, b, 0, ("logits", "loss"))
 
 
+@pytest.mark.parametrize("positions", [(2, 3, 20), (20,)])
+def test_choices_with_embeddings_masks_types_and_positions_equal_transformers(positions):
+    ours, theirs = pair("BigBirdForMultipleChoice")
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(2, 3, 20, dtype=torch.long)
+    mask[0, 1, 15:] = 0
+    inputs = {
+        "inputs_embeds": torch.randn(2, 3, 20, 32, generator=generator),
+        "attention_mask": mask,
+        "token_type_ids": torch.randint(0, 2, (2, 3, 20), generator=generator),
+        "position_ids": torch.randint(0, 99, positions, generator=generator),
+    }
+    with torch.no_grad():
+        assert_same(ours(**inputs), theirs(**inputs), 0, ("logits",))
+
+
+QUESTIONS = {
+    "given lengths": lambda ids: {"input_ids": ids, "question_lengths": torch.tensor([[5], [9]])},
+    "no separator": lambda ids: {"input_ids": ids.masked_fill(ids == 66, 70)},
+    "given types": lambda ids: {"input_ids": ids, "token_type_ids": torch.zeros_like(ids)},
+    "embeddings": lambda ids: {"inputs_embeds": torch.randn(2, ids.shape[1], 32)},
+    "embeddings and lengths": lambda ids: {
+        "inputs_embeds": torch.randn(2, ids.shape[1], 32),
+        "question_lengths": torch.tensor([[5], [9]]),
+    },
+    "positions beyond the row": lambda ids: {
+        "input_ids": ids,
+        "start_positions": torch.tensor([[12], [99]]),
+        "end_positions": torch.tensor([[14], [40]]),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_questions_of_every_kind_equal_transformers(kind):
+    ours, theirs = pair("BigBirdForQuestionAnswering")
+    inputs = QUESTIONS[kind](tokens(40, 2))
+    with torch.no_grad():
+        a, b = ours(**inputs), theirs(**inputs)
+    assert_same(a, b, 40, ("start_logits", "end_logits", *(["loss"] if "start_positions" in inputs else [])))
+    assert (a.start_logits[:, 1:4].max() < -1e5) == (kind not in ("no separator", "embeddings"))
+
+
+KINDS = [
+    ({"num_labels": 3, "problem_type": "regression"}, torch.tensor([[0.1, 0.2, 0.3], [1.0, 2.0, 3.0]])),
+    ({"num_labels": 1}, torch.tensor([1, 2])),
+    ({"num_labels": 1}, torch.tensor([[0.5], [2.0]])),
+    ({"num_labels": 3}, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])),
+    ({"num_labels": 3}, torch.tensor([[1], [2]])),
+]
+
+
+@pytest.mark.parametrize(("config", "labels"), KINDS)
+def test_losses_of_every_problem_type_equal_transformers(config, labels):
+    ours, theirs = pair("BigBirdForSequenceClassification", **config)
+    ids = tokens(30, 2)
+    torch.testing.assert_close(ours(ids, labels=labels).loss, theirs(ids, labels=labels).loss, rtol=1e-5, atol=1e-6)
+    assert ours.config.problem_type == config.get("problem_type")  # theirs writes what it found into the configuration
+
+
 LOSSES = [
     ("BigBirdForMaskedLM", {}, lambda ids: {"labels": ids.masked_fill(ids % 3 > 0, -100)}),
     ("BigBirdForPreTraining", {}, lambda ids: {"labels": ids, "next_sentence_label": torch.tensor([1])}),
@@ -163,18 +223,50 @@ def test_losses_and_gradients_in_training_equal_transformers(head, config, make_
         loss.backward()
         losses.append(loss)
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
-    their_gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    scale = max(float(gradient.norm()) for gradient in their_gradients.values() if gradient is not None)
-    for name, parameter in ours.named_parameters():
-        expected = their_gradients[name]
+    assert_gradients_equal(ours, {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None})
+
+
+def assert_gradients_equal(model: torch.nn.Module, theirs: dict[str, Tensor]) -> None:
+    """Within 1e-4 of each parameter's own gradient; a parameter not named in `theirs` has none."""
+    scale = max(float(gradient.norm()) for gradient in theirs.values())
+    for name, parameter in model.named_parameters():
+        expected = theirs.get(name)
         if expected is None:
             assert parameter.grad is None or not parameter.grad.any(), name
-            continue
-        if expected.norm() < 1e-4 * scale:  # zero but for rounding, as what softmax does not see: a key's bias
+        elif expected.norm() < 1e-4 * scale:  # zero but for rounding, as what softmax does not see: a key's bias
             assert parameter.grad.norm() < 1e-4 * scale, name
-            continue
-        error = (parameter.grad - expected).norm() / expected.norm().clamp(min=1e-6)
-        assert error < 1e-4, (name, float(error))
+        else:
+            error = (parameter.grad - expected).norm() / expected.norm()
+            assert error < 1e-4, (name, float(error))
+
+
+@pytest.mark.parametrize("length", [1500, 3072, 4096])
+def test_gradients_through_long_seeded_plans_equal_transformers(length):
+    ours, theirs = pair("BigBirdForTokenClassification")
+    ids = tokens(length)
+    for model in (ours.train(), theirs.train()):
+        model(ids, labels=ids % 2).loss.backward()
+    assert_gradients_equal(ours, {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None})
+
+
+@pytest.mark.parametrize(("head", "config", "make_labels"), LOSSES)
+def test_tuples_are_transformers_tuples(head, config, make_labels):
+    ours, theirs = pair(head, **config | {"attention_type": "original_full"})
+    theirs.set_attn_implementation("eager")
+    ids = tokens(40)
+    asked = {"return_dict": False, "output_hidden_states": True, "output_attentions": True, **make_labels(ids)}
+    with torch.no_grad():
+        a, b = ours(ids, **asked), theirs(ids, **asked)
+    assert type(a) is tuple
+    # Theirs ends with an empty tuple where there is no cross-attention.
+    for x, y in zip(a, [field for field in b if not isinstance(field, tuple) or field], strict=True):
+        if not isinstance(y, transformers.Cache):
+            assert_equal_or_all_equal(x, y)
+
+
+def assert_equal_or_all_equal(ours, theirs) -> None:
+    for x, y in zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs)]:
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-5)
 
 
 def test_a_decoder_with_past_and_cross_attention_equals_transformers():

@@ -1,18 +1,20 @@
-"""Checkpoints and logits against transformers 4.37, the version whose documentation is our interface.
+"""Our heads against transformers 4.37, the version whose documentation is our interface.
 
 It cannot be installed beside transformers 5, so it runs in an environment of its own: `make parity` makes one and names
-its interpreter in TRANSFORMERS_437_PYTHON; without that these tests are skipped. One process of it loads what we saved,
-computes, and saves it back.
+its interpreter in TRANSFORMERS_437_PYTHON; without that these tests are skipped. One process of it answers all that is
+asked here. Checkpoints that travel both ways are test_checkpoint.py's.
 """
 
-import json
 import os
 import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from test_parity import FIELDS, SMALL, tokens
+from test_parity import LOSSES, SMALL, assert_gradients_equal, tokens
+from torch import Tensor
 from weights import random_weights
 
 import bigbird
@@ -20,79 +22,123 @@ import bigbird
 PYTHON = os.environ.get("TRANSFORMERS_437_PYTHON")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="TRANSFORMERS_437_PYTHON is not set (make parity sets it)")
 
-HEADS = ["BigBirdModel", "BigBirdForPreTraining", "BigBirdForMaskedLM", "BigBirdForSequenceClassification"]
-HEADS += ["BigBirdForTokenClassification", "BigBirdForQuestionAnswering", "BigBirdForCausalLM"]
 # Around a block, around the rule that switches to full attention, and inside the plans for longer ones.
 LENGTHS = [1, 63, 64, 704, 705, 1024, 3072]
+HEADS = ["BigBirdModel", "BigBirdForPreTraining", "BigBirdForMaskedLM", "BigBirdForSequenceClassification"]
+HEADS += ["BigBirdForTokenClassification", "BigBirdForQuestionAnswering"]
+FULL = {"attention_type": "original_full"}
+DECODER = {"is_decoder": True, **FULL}  # their sparse decoder is not causal
 
 
-def lengths(head: str) -> list[int]:
-    """Their sparse decoder is not causal; ours is, and differs from it on purpose where theirs turns sparse."""
-    return [length for length in LENGTHS if head != "BigBirdForCausalLM" or length <= 704]
+@dataclass(frozen=True, eq=False)
+class Case:
+    head: str
+    inputs: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    train: bool = False
+
+    def model(self) -> Any:
+        model = getattr(bigbird, self.head)(bigbird.BigBirdConfig.from_dict(SMALL | self.config))
+        random_weights(model)
+        return model.train(self.train)
 
 
-ORACLE = """
-import json, sys, torch, transformers
-assert transformers.__version__.startswith("4.37."), transformers.__version__
-for work in json.load(open(sys.argv[1])):
-    head = getattr(transformers, work["head"])
-    results = []
-    for length in work["lengths"]:
-        model = head.from_pretrained(work["checkpoint"]).eval()  # anew: its attention type is sticky
-        ids = torch.load(f"{work['inputs']}/{length}.pt")
-        with torch.no_grad():
-            output = model(ids)
-        results.append({field: output[field] for field in work["fields"]})
-    torch.save(results, work["results"])
-    model.save_pretrained(work["saved_back"], safe_serialization=work["safe"])
-"""
+def cases() -> dict[str, Case]:
+    """By name: what both sides are asked."""
+    generator = torch.Generator().manual_seed(3)
+    every = {
+        f"{head}, {length} tokens": Case(head, {"input_ids": tokens(length), "output_hidden_states": True})
+        for head in HEADS
+        for length in LENGTHS
+    }
+    for length in (50, 800):
+        mask = (torch.rand(1, length, generator=generator) > 0.2).long()
+        mask[0, -1] = 1
+        every[f"embeddings, types, positions and holes, {length} tokens"] = Case(
+            "BigBirdModel",
+            {
+                "inputs_embeds": torch.randn(1, length, 32, generator=generator),
+                "token_type_ids": torch.randint(0, 2, (1, length), generator=generator),
+                "position_ids": torch.randint(0, 4096, (1, length), generator=generator),
+                "attention_mask": mask,
+            },
+        )
+    for name, head_mask in {
+        "by head": torch.tensor([0.5, 0.0]),
+        "by layer": torch.tensor([[1, 0.2], [0, 1.0]]),
+    }.items():
+        inputs = {"input_ids": tokens(70), "head_mask": head_mask}
+        every[f"head mask {name}"] = Case("BigBirdForTokenClassification", inputs, FULL)
+    for name, config in {"encoder": FULL, "decoder": DECODER}.items():
+        inputs = {"input_ids": tokens(33, 2), "output_attentions": True}
+        every[f"attention probabilities, {name}"] = Case("BigBirdModel", inputs, config)
+    every["question lengths"] = Case(
+        "BigBirdForQuestionAnswering", {"input_ids": tokens(90, 2), "question_lengths": torch.tensor([[5], [30]])}
+    )
+    every["choices"] = Case("BigBirdForMultipleChoice", {"input_ids": tokens(40, 3)[None]})
+    first = Case("BigBirdForCausalLM", {"input_ids": tokens(20, 2), "use_cache": True}, DECODER)
+    every["cache"] = first
+    with torch.no_grad():
+        past = first.model()(**first.inputs).past_key_values
+    more = {"input_ids": tokens(5, 2, seed=1), "past_key_values": past, "use_cache": True}
+    every["cache of ours"] = Case("BigBirdForCausalLM", more, DECODER)
+    for number, (head, config, make_labels) in enumerate(LOSSES):
+        for length in (100, 720, 1024):
+            inputs = {"input_ids": tokens(length), **make_labels(tokens(length))}
+            every[f"training {number} {head}, {length} tokens"] = Case(head, inputs, config, train=True)
+    choices = {"input_ids": torch.stack([tokens(720, 2), tokens(720, 2, seed=1)]), "labels": torch.tensor([1, 0])}
+    every["training BigBirdForMultipleChoice"] = Case("BigBirdForMultipleChoice", choices, train=True)
+    return every
 
 
-def fields(head: str) -> tuple[str, ...]:
-    return FIELDS.get(head, ("logits",))
+CASES = cases()
 
 
 @pytest.fixture(scope="module")
-def oracle(tmp_path_factory) -> Path:
-    """A folder a head: our checkpoint, what 4.37 computed with it, and the checkpoint as 4.37 saved it."""
+def answers(tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """What 4.37 makes of every case."""
     root = tmp_path_factory.mktemp("oracle")
-    for length in LENGTHS:
-        torch.save(tokens(length), root / f"{length}.pt")
-    works = []
-    for number, head in enumerate(HEADS):
-        folder = root / head
-        config = SMALL | ({"is_decoder": True} if head == "BigBirdForCausalLM" else {})
-        model = getattr(bigbird, head)(bigbird.BigBirdConfig.from_dict(config))
-        random_weights(model)
-        model.save_pretrained(folder / "ours")
-        work = {
-            "head": head,
-            "lengths": lengths(head),
-            "inputs": str(root),
-            "fields": fields(head),
-            "safe": number % 2 == 0,
-        }
-        paths = {"checkpoint": "ours", "results": "results.pt", "saved_back": "theirs"}
-        works.append(work | {key: str(folder / name) for key, name in paths.items()})
-    (root / "works.json").write_text(json.dumps(works))
+    requests = []
+    for number, case in enumerate(CASES.values()):
+        case.model().save_pretrained(root / str(number))
+        requests.append(
+            {"head": case.head, "directory": str(root / str(number)), "inputs": case.inputs, "train": case.train}
+        )
+    torch.save(requests, root / "requests.pt")
+    worker = Path(__file__).with_name("transformers_437.py")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     ran = subprocess.run(
-        [str(PYTHON), "-c", ORACLE, str(root / "works.json")], env=environment, capture_output=True, text=True
+        [str(PYTHON), worker, root / "requests.pt", root / "answers.pt"],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return root
+    return dict(zip(CASES, torch.load(root / "answers.pt", weights_only=True), strict=True))
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("saved_by", ["ours", "theirs"])
-def test_the_same_checkpoint_gives_the_same_logits_whoever_saved_it(oracle, head, saved_by):
-    """`theirs` is safetensors for every other head and `pytorch_model.bin` for the rest."""
-    model = getattr(bigbird, head).from_pretrained(oracle / head / saved_by).eval()
-    expected = torch.load(oracle / head / "results.pt", weights_only=True)
-    for length, theirs in zip(lengths(head), expected, strict=True):
-        with torch.no_grad():
-            ours = model(tokens(length))
-        for field in fields(head):
-            torch.testing.assert_close(
-                getattr(ours, field), theirs[field], atol=1e-4, rtol=1e-5, msg=f"{length} {field}"
-            )
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_gives_what_transformers_437_gives(answers, name):
+    case, theirs = CASES[name], answers[name]
+    gradients = theirs.pop("gradients", {})
+    model = case.model()
+    with torch.set_grad_enabled(case.train):
+        ours = model(**case.inputs)
+    assert set(ours.keys()) == set(theirs)
+    for field_name, expected in theirs.items():
+        mask = case.inputs.get("attention_mask") if field_name == "last_hidden_state" else None
+        assert_close(ours[field_name], expected if mask is None else expected * mask[..., None], field_name)
+    if case.train:
+        ours.loss.backward()
+        assert_gradients_equal(model, gradients)
+
+
+def assert_close(ours: Any, theirs: Any, name: str) -> None:
+    if isinstance(theirs, Tensor):
+        if name == "hidden_states":
+            theirs = theirs[:, : ours.shape[1]]  # theirs keeps the padding to a block
+        tolerance = {"atol": 1e-6, "rtol": 1e-5} if name == "loss" else {"atol": 1e-4, "rtol": 1e-5}
+        torch.testing.assert_close(ours.detach(), theirs, **tolerance, msg=lambda message: f"{name}: {message}")
+        return
+    for one, other in zip(ours, theirs, strict=True):
+        assert_close(one, other, name)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from weights import random_weights
@@ -15,6 +16,8 @@ from examples.local_cluster import SHARED_MACHINE
 
 # Before Ray is imported, which reads them then.
 os.environ.update(SHARED_MACHINE)
+# On cores that other processes use as well, a thread spins until the other one has had its turn.
+torch.set_num_threads(1)
 
 # Shared machines are slow at times: speed is measured in benchmarks/, never by a deadline here.
 settings.register_profile("project", deadline=None, max_examples=30)

@@ -17,6 +17,8 @@ from commands import TIMEOUT_S, run
 
 from examples.local_cluster import ROOT, Network, kill_all, network_or_none, processes_in
 
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time
+
 README = (ROOT / "cluster" / "README.md").read_text()
 BLOCKS = dict(re.findall(r"```bash run=(\w+)\n(.*?)```", README, re.DOTALL))
 

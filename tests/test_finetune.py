@@ -180,6 +180,7 @@ def test_the_learning_curve_is_a_picture() -> None:
     assert learning_curve([2.0, 1.0], [{"step": 2, "loss": 1.5}]).startswith("<svg")
 
 
+@pytest.mark.xdist_group("ray")  # one cluster at a time
 @pytest.mark.filterwarnings("ignore")  # Ray Train copies Ray Data's context, deprecated fields and all
 def test_from_parquet_to_a_checkpoint_that_finds_entities(
     tiny_checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

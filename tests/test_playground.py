@@ -28,7 +28,10 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="no Chromium with its driver on this machine")
+pytestmark = [
+    pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="no Chromium with its driver on this machine"),
+    pytest.mark.xdist_group("browser"),
+]
 
 
 class PageHead(FakeHead):
@@ -251,14 +254,28 @@ def test_text_streams_in_and_stop_ends_it_on_the_server_too(site, browser):
     page.picture("stopped")
 
 
+def test_choosing_another_head_stops_the_stream_and_leaves_a_clean_page(site, browser):
+    page = Page(browser, site.url + "/#text-generation")
+    head = site.heads["text-generation"]
+    closed = head.closed_streams
+    browser.execute_script("document.getElementById('field-max_tokens').value = 1000")
+    page.one("#run").click()
+    page.wait(lambda: "w3" in page.text("#result"))
+    page.choose("fill-mask")
+    page.wait(lambda: head.closed_streams == closed + 1)
+    page.wait(lambda: page.one("#run").is_enabled())
+    assert (page.text("#result"), page.text("#facts")) == ("", "")
+
+
 def test_an_error_is_shown_with_its_kind_its_field_and_the_way_out(site, browser):
     page = Page(browser, site.url + "/#fill-mask")
     head = site.heads["fill-mask"]
-    head.failure = ServingError("invalid_input", "inputs.0: the text has no [MASK]", param="inputs.0")
+    message = "inputs.0: the text has no [MASK]"
+    head.failure = ServingError("invalid_input", message, param="inputs.0", retry_after_s=3)
     try:
         page.run()
         shown = page.text("#result [role=alert]")
-        for expected in ("422 invalid_input", "the text has no [MASK]", "field: inputs.0"):
+        for expected in ("422 invalid_input", "the text has no [MASK]", "field: inputs.0", "again in 3 s"):
             assert expected in shown
         page.picture("error")
     finally:

@@ -87,6 +87,7 @@ $(VENV)/bin/python:
 	found = "{} is {}.{}.{}".format(sys.executable, *sys.version_info[:3]); \
 	sys.exit(0 if ok else "this project needs Python 3.11 to 3.13; " + found + ". Name another: make PYTHON=python3.12")'
 	@$(call new_environment,$(VENV))
+	@$(PINNED_INSTALL) --upgrade pip  # the one that comes with a Python may be years old, and slow to resolve
 
 $(RUN): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV): once, some minutes"

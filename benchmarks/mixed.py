@@ -3,7 +3,7 @@
     python -m benchmarks.mixed [--layers 12] [--threads 2] [--documents 48] [--rounds 3]
 
 Lengths are those of the Python corpus under the shipped tokenizer, cut at 4,096 tokens, drawn with a fixed seed.
-Also: the same number of tokens in rows of equal length, and the predictor's own rate, tokenizing included.
+Also: as many tokens in rows of equal length. The predictors' own rates are in `benchmarks.predictors`.
 """
 
 import argparse

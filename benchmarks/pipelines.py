@@ -1,12 +1,14 @@
 """The scoring job: beside the bare predictor and beside the script a user writes today, and what it costs itself.
 
-    python -m benchmarks.pipelines throughput [--layers 12] [--documents 40] [--input corpus.parquet]
+    python -m benchmarks.pipelines throughput [--layers 12] [--documents 40] [--input CORPUS.parquet ...]
     python -m benchmarks.pipelines resume [--rows 1000000]
     python -m benchmarks.pipelines scheduling [--actors 8] [--units 2000]
     python -m benchmarks.pipelines growth [--rows 20000 200000]
 
 throughput: tokens/s end to end (start-up included and apart), two actors of one thread against one of two, the bare
-predictor in this process, and transformers in `map_batches`, float32, truncated at 4,096, batches of 8 and of 1.
+predictor in this process, and transformers in `map_batches`, float32, truncated at 4,096, batches of 8 and of 1
+(`--batches`; none where nothing is named). The same documents for all, drawn from the Python corpus, and from each
+`--input` in turn; `pipelines.corpus --files` makes one of any folder of text. Ratios are of end-to-end rates.
 resume: what a start costs that finds its rows done. scheduling: units a second with actors that do nothing, and with
 actors that sleep. growth: time and peak memory of driver and actors, rows short with a tail of 50,000 tokens.
 Without a word: resume, then throughput with two layers.
@@ -26,9 +28,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from benchmarks.measure import machine
 from bigbird import BigBirdConfig, BigBirdForTokenClassification
 from bigbird.predictors import load_predictor
 from pipelines.checks import ModelFacts
@@ -38,12 +42,13 @@ from pipelines.pool import ScoreOptions
 from pipelines.resume import Footer, digest, open_output, part_name, read_parts, write_part
 from pipelines.storage import locate
 
+THREADS = 2
 TASK = "token-classification"
 TOKENIZER = Path(__file__).parent.parent / "checkpoints" / "fill-mask" / "tokenizer.json"
 
 
 class Idle:
-    """A predictor that sleeps `seconds` a call and makes nothing up beyond the number of its words."""
+    """A masked-lm-scoring predictor that sleeps `seconds` a document and knows no more of it than its words."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -52,7 +57,7 @@ class Idle:
         return [len(text.split()) for text in examples]
 
     def forward(self, prepared: list[int]) -> list[int]:
-        time.sleep(self.seconds)
+        time.sleep(self.seconds * len(prepared))
         return prepared
 
     def postprocess(self, prepared: list[int], outputs: list[int], options: Any = None) -> list[dict[str, Any]]:
@@ -77,14 +82,22 @@ def peak_rss_mib(pid: int) -> int:
 
 
 def actor_pids() -> list[int]:
-    found = []
+    """Processes of scoring actors below this one; a machine may have others."""
+    parents, actors = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             if b"ScoreUnit" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
+                actors.append(int(folder.name))
         except OSError:
             continue
-    return found
+
+    def ours(pid: int) -> bool:
+        while pid > 1 and pid != os.getpid():
+            pid = parents.get(pid, 0)
+        return pid == os.getpid()
+
+    return [pid for pid in actors if ours(pid)]
 
 
 def make_checkpoint(folder: Path, layers: int) -> Path:
@@ -100,47 +113,57 @@ def make_checkpoint(folder: Path, layers: int) -> Path:
 
 
 def throughput(options: argparse.Namespace, folder: Path) -> None:
+    import torch
+
+    print(machine(THREADS))
+    torch.set_num_threads(THREADS)
     model = make_checkpoint(folder / "model", options.layers)
-    source = folder / "python.parquet"
-    if options.input:
-        source = Path(options.input)
-    else:
-        command = [sys.executable, "-m", "pipelines.corpus", "--python-docs", str(source)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    python = folder / "python.parquet"
+    command = [sys.executable, "-m", "pipelines.corpus", "--python-docs", str(python)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for number, source in enumerate([python, *map(Path, options.input or ())]):
+        compare(options, model, source, folder / str(number))
+
+
+def compare(options: argparse.Namespace, model: Path, source: Path, folder: Path) -> None:
+    folder.mkdir()
     table = pq.read_table(source, columns=["text"])
+    table = table.filter(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(table["text"])), 0))
     picks = sorted(random.Random(0).sample(range(table.num_rows), min(options.documents, table.num_rows)))
     corpus = folder / "sample.parquet"
     pq.write_table(table.take(picks), corpus, row_group_size=8)
     texts = table.take(picks)["text"].to_pylist()
-
-    import torch
-
-    torch.set_num_threads(2)
     predictor = load_predictor(TASK, str(model))
     predictor(texts[:1])
     began = time.perf_counter()
     counts = [record.get("num_tokens") or 0 for record in predictor(texts)]
     bare = sum(counts) / (time.perf_counter() - began)
     tokens, truncated = sum(counts), sum(min(count, 4094) for count in counts)
-    print(f"{len(texts)} documents, {tokens:,} tokens, {options.layers} layers")
-    print(f"bare predictor, 2 threads                {bare:10,.0f} tokens/s")
+    print(f"{source.name}: {len(texts)} documents, {tokens:,} tokens, {options.layers} layers")
+    print(f"bare predictor, {THREADS} threads                {bare:10,.0f} tokens/s")
     del predictor
-    for actors, threads in ((2, 1), (1, 2)):
+    best = 0.0
+    for actors, threads in ((THREADS, 1), (1, THREADS)):
         output = folder / f"job-{actors}-{threads}"
         pool = ["--num-actors", str(actors), "--num-cpus-per-actor", str(threads)]
         job = ["pipelines.score", "--task", TASK, "--model", str(model), "--output", str(output), *pool]
         began, ended = _timed(job, corpus)
         summaries = [footer.summary for footer in read_parts(locate(str(output))).values()]
         first, last = min(s["started"] for s in summaries), max(s["finished"] for s in summaries)
+        rate, scoring = tokens / (ended - began), tokens / (last - first)
+        best = max(best, rate)
         print(
-            f"job, {actors} actors of {threads} threads               {tokens / (last - first):10,.0f} tokens/s while "
-            f"scoring, {tokens / (ended - began):,.0f} end to end ({first - began:.1f} s before the first batch, "
-            f"{ended - last:.1f} s after the last)"
+            f"job, {actors} actors of {threads} threads               {rate:10,.0f} tokens/s end to end, "
+            f"{rate / bare:.2f} of bare; {scoring:,.0f} while scoring, {scoring / bare:.2f} of bare "
+            f"({first - began:.1f} s before the first batch, {ended - last:.1f} s after the last)"
         )
-    for batch in (8, 1):
+    for batch in options.batches:
         began, ended = _timed(["benchmarks.pipelines", "peer", "--model", str(model), "--batch", str(batch)], corpus)
-        rate = f"{truncated / (ended - began):10,.0f} tokens/s"
-        print(f"transformers in map_batches, batches of {batch}  {rate} end to end, {truncated:,} tokens read")
+        rate = truncated / (ended - began)
+        print(
+            f"transformers in map_batches, batches of {batch}  {rate:10,.0f} tokens/s end to end, {truncated:,} tokens "
+            f"read; the better job is {best / rate:.1f}x"
+        )
 
 
 def _timed(command: list[str], corpus: Path) -> tuple[float, float]:
@@ -156,12 +179,12 @@ def peer(options: argparse.Namespace, folder: Path) -> None:
     """The script a user writes today. Its tokens are those of the documents as truncated; ours reads them whole."""
 
     class Tagger:
-        def __init__(self, model: str, source: str) -> None:
+        def __init__(self, model: str) -> None:
             import torch
             from transformers import BigBirdForTokenClassification as Peer
             from transformers import PreTrainedTokenizerFast
 
-            torch.set_num_threads(2)
+            torch.set_num_threads(THREADS)
             special = {"pad_token": "<pad>", "cls_token": "[CLS]", "sep_token": "[SEP]"}
             self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{model}/tokenizer.json", **special)
             self.model = Peer.from_pretrained(model).eval()
@@ -175,13 +198,13 @@ def peer(options: argparse.Namespace, folder: Path) -> None:
                 best = self.model(**fed).logits.argmax(-1)
             return {"text": texts, "labels": [row.tolist() for row in best]}
 
-    ray.init(include_dashboard=False)
-    rows = ray.data.read_parquet(options.input).map_batches(
+    ray.init(num_cpus=THREADS, include_dashboard=False)
+    rows = ray.data.read_parquet(options.input[0]).map_batches(
         Tagger,
-        fn_constructor_args=(options.model, options.input),
+        fn_constructor_args=(options.model,),
         batch_size=options.batch,
         compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=2,
+        num_cpus=THREADS,
     )
     rows.write_parquet(str(folder / "peer"))
 
@@ -209,6 +232,7 @@ def resume(options: argparse.Namespace, folder: Path) -> None:
     ended = time.perf_counter()
     assert not left
     assert ledger.num_done == each * files
+    print(machine(1))
     print(
         f"{ledger.num_done:,} rows done in {len(ledger.parts)} files: {listed - began:.2f} s to list the input, "
         f"{ended - listed:.2f} s to read the ledger; peak memory {peak_rss_mib(os.getpid())} MiB"
@@ -220,6 +244,7 @@ def scheduling(options: argparse.Namespace, folder: Path) -> None:
     rows = options.units * rows_a_unit
     table = pa.table({"text": pa.array([f"{number:06} " * 40 for number in range(rows)])})
     pq.write_table(table, folder / "in.parquet", row_group_size=rows_a_unit, use_dictionary=False)
+    print(machine(1))
     ray.init(num_cpus=options.actors, include_dashboard=False, log_to_driver=False)
     for seconds in (0.0, 0.5):
         output = folder / f"out-{seconds}"
@@ -232,7 +257,7 @@ def scheduling(options: argparse.Namespace, folder: Path) -> None:
             unit_bytes=1000,
         )
         began = time.process_time()
-        run_job(job, **idle(seconds), out=io.StringIO())
+        run_job(job, **idle(seconds / rows_a_unit), out=io.StringIO())
         driver = time.process_time() - began
         summaries = [footer.summary for footer in read_parts(locate(str(output))).values()]
         span = max(s["finished"] for s in summaries) - min(s["started"] for s in summaries)
@@ -245,6 +270,7 @@ def scheduling(options: argparse.Namespace, folder: Path) -> None:
 
 
 def growth(options: argparse.Namespace, folder: Path) -> None:
+    print(machine(1))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     for rows in options.rows:
         source = folder / f"in-{rows}"
@@ -288,7 +314,8 @@ def main() -> None:
     parser.add_argument("part", nargs="?", choices=parts)
     parser.add_argument("--layers", type=int, default=None)
     parser.add_argument("--documents", type=int, default=40)
-    parser.add_argument("--input")
+    parser.add_argument("--input", nargs="+")
+    parser.add_argument("--batches", type=int, nargs="*", default=[8, 1])
     parser.add_argument("--model")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rows", type=int, nargs="+", default=None)

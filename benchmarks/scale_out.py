@@ -9,46 +9,26 @@ the overhead a unit (a read task, an actor call, a file): the actors' time that 
 """
 
 import argparse
-import json
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
-from pipelines.checks import ModelFacts
-from pipelines.job import Job, ScoreOptions, run_job
+from benchmarks.measure import machine
+from benchmarks.pipelines import idle
+from pipelines.job import Job, run_job
+from pipelines.pool import ScoreOptions
+from pipelines.resume import read_parts
+from pipelines.storage import locate
 
 ACTORS_A_NODE = 2
 SLEEP_S = 0.04
-
-
-class SleepingPredictor:
-    """The contract of a masked-lm-scoring predictor; every document takes `SLEEP_S`, whatever it says."""
-
-    def preprocess(self, examples: list[str]) -> list[str]:
-        return examples
-
-    def forward(self, prepared: list[str]) -> list[float]:
-        time.sleep(SLEEP_S * len(prepared))
-        return [0.0] * len(prepared)
-
-    def postprocess(self, prepared: list[str], outputs: list[float]) -> list[dict[str, Any]]:
-        counts = {"num_tokens": 1000, "num_windows": 1, "truncated": False}
-        return [{"nll": nll, "pseudo_perplexity": 1.0, **counts} for nll in outputs]
-
-
-def load(*args: Any, **kwargs: Any) -> SleepingPredictor:
-    return SleepingPredictor()
-
-
-def inspect(*args: Any) -> ModelFacts:
-    return ModelFacts(digest="sleeps", embedding_size=1, weight_bytes=1)
 
 
 def run(num_nodes: int, corpus: Path, output: Path) -> tuple[float, float, float, int]:
@@ -68,25 +48,16 @@ def run(num_nodes: int, corpus: Path, output: Path) -> tuple[float, float, float
             options=options,
             unit_bytes=20_000,
         )
-        run_job(job, load=load, inspect=inspect)
+        run_job(job, **idle(SLEEP_S), out=sys.stderr)
         seconds = time.monotonic() - began
     finally:
         ray.shutdown()
         cluster.shutdown()
-    summaries = [footer_summary(path) for path in sorted(output.glob("part-*.parquet"))]
+    summaries = [footer.summary for footer in read_parts(locate(str(output))).values()]
     work = max(s["finished"] for s in summaries) - min(s["started"] for s in summaries)
     documents = pq.read_metadata(corpus).num_rows
     overhead = (work * num_nodes * ACTORS_A_NODE - documents * SLEEP_S) / len(summaries)
     return seconds, work, overhead, len(summaries)
-
-
-def footer_summary(path: Path) -> dict[str, Any]:
-    from pipelines.resume import read_footer
-    from pipelines.storage import locate
-
-    footer = read_footer(locate(str(path)))
-    assert footer is not None
-    return json.loads(json.dumps(footer.summary))
 
 
 def main() -> None:
@@ -100,6 +71,7 @@ def main() -> None:
         texts = [f"{number} " * 400 for number in range(arguments.documents)]
         table = pa.table({"text": texts})
         pq.write_table(table, corpus, row_group_size=10)
+        print(machine(1))
         print(f"{arguments.documents} documents of {SLEEP_S * 1000:.0f} ms, {ACTORS_A_NODE} actors a node")
         print("nodes  units  job s  work s  efficiency  overhead a unit")
         first = None

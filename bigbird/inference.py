@@ -134,16 +134,16 @@ class FusedLayer(nn.Module):
         """(T, C) -> (T, C), as `Layer`."""
         query, key, value = self.projection(hidden).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         context = attend(layer, query, key, value)
+        del query, key, value  # the largest states there are: their memory goes before more is taken
         if scale is not None:
             context = context * scale
         context = context.flatten(1)
         size = TOKENS_A_THREAD * torch.get_num_threads()
         if not self.by_pieces or len(hidden) <= size:
             return self._finish(context, hidden, layer, cross, scale)
-        finished = torch.empty_like(hidden)
-        for out, *piece in zip(finished.split(size), context.split(size), hidden.split(size), strict=True):
-            out.copy_(self._finish(*piece, layer, cross, scale))
-        return finished
+        for attended, before in zip(context.split(size), hidden.split(size), strict=True):
+            attended.copy_(self._finish(attended, before, layer, cross, scale))
+        return context
 
     def _finish(
         self, context: Tensor, hidden: Tensor, layer: int, cross: CrossAttention | None, scale: Tensor | None

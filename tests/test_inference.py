@@ -15,6 +15,12 @@ from bigbird.errors import ConfigError
 from bigbird.inference import FusedLayer
 from bigbird.packed_linear import GELU, Int8Linear, PackedLinear, can_pack, gelu_
 from bigbird.packing import pack
+from bigbird.predictors.batches import (
+    FAST_MAX_TOKENS,
+    MAX_ACTIVATION_BYTES,
+    activation_bytes,
+    default_max_tokens_per_batch,
+)
 
 LENGTHS = (300, 17, 113, 401, 112, 1)
 HEADS = ["MaskedLM", "SequenceClassification", "MultipleChoice", "TokenClassification", "QuestionAnswering"]
@@ -192,3 +198,16 @@ def test_bfloat16_without_the_cpus_help_is_said(tiny_config, monkeypatch, caplog
         fast = prepare(made(BigBirdModel, tiny_config), "bfloat16")
     assert "no bfloat16 matrix products" in caplog.text
     assert all(isinstance(layer, FusedLayer) for layer in fast.encoder.layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_token_budget_follows_from_the_memory_a_token_takes(dtype):
+    large = BigBirdConfig(hidden_size=8192, num_attention_heads=64, intermediate_size=32768)
+    assert activation_bytes(large, "cpu", dtype) * 1000 < MAX_ACTIVATION_BYTES["cpu"]
+    model = nn.Linear(1, 1, dtype=dtype)
+    model.config = large
+    budget = default_max_tokens_per_batch(model)
+    used = budget * activation_bytes(large, "cpu", dtype)
+    assert used <= MAX_ACTIVATION_BYTES["cpu"] < used + activation_bytes(large, "cpu", dtype)
+    model.config = BigBirdConfig()
+    assert default_max_tokens_per_batch(model) == FAST_MAX_TOKENS["cpu"]

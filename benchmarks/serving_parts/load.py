@@ -15,12 +15,15 @@ import httpx
 
 Body = dict[str, Any]
 
+# The "status" of a stream that ended with an event that says what went wrong.
+ERROR_EVENT = 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """One request: its kind, when it was sent (seconds from the start), how long it took, and its status.
 
-    Status 0: no answer at all (connection refused, reset or out of time).
+    Status 0: no answer at all (connection refused, reset or out of time), or a stream that just stopped.
     """
 
     kind: str
@@ -72,6 +75,22 @@ async def _ask(client: httpx.AsyncClient, url: str, kind: str, body: Body, start
     into.items.append(Answer(kind=kind, sent_s=sent - started, took_s=time.perf_counter() - sent, status=status))
 
 
+async def _follow(client: httpx.AsyncClient, url: str, kind: str, body: Body, started: float, into: Answers) -> None:
+    """The same for a stream of server-sent events, whose end tells how it went."""
+    sent = time.perf_counter()
+    status, last = 0, ""
+    try:
+        async with client.stream("POST", url, json=body) as response:
+            status = response.status_code
+            async for line in response.aiter_lines():
+                last = line.removeprefix("data: ") or last
+    except httpx.HTTPError:
+        status = 0
+    if status == 200 and last != "[DONE]":
+        status = ERROR_EVENT if last.startswith('{"error"') else 0
+    into.items.append(Answer(kind=kind, sent_s=sent - started, took_s=time.perf_counter() - sent, status=status))
+
+
 def _client(timeout_s: float) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=500)
     return httpx.AsyncClient(timeout=timeout_s, limits=limits, trust_env=False)
@@ -86,7 +105,10 @@ def open_loop(
     seed: int = 0,
     timeout_s: float = 120,
 ) -> Answers:
-    """Requests at random times (Poisson), `rate` a second; waits for every answer. make: a kind and a body."""
+    """Requests at random times (Poisson), `rate` a second; waits for every answer. make: a kind and a body.
+
+    A body that asks for a stream is answered when the stream ends.
+    """
 
     async def main() -> Answers:
         chance = random.Random(seed)
@@ -97,7 +119,8 @@ def open_loop(
             while (due := due + chance.expovariate(rate)) < seconds:
                 await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
                 kind, body = make(chance)
-                group.create_task(_ask(client, url, kind, body, started, answers))
+                ask = _follow if body.get("stream") else _ask
+                group.create_task(ask(client, url, kind, body, started, answers))
         return answers
 
     return asyncio.run(main())

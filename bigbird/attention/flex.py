@@ -27,18 +27,18 @@ def kernel_blocks(plan: AttentionPlan) -> npt.NDArray[np.bool_]:
     total = -(-sum(plan.lengths) // KERNEL_BLOCK)
     meet = np.zeros((total, total), dtype=np.bool_)
     for part in plan.parts:
-        for run in range(part.queries[0].runs):
-            keys = np.concatenate([_touched(span, run) for span in part.keys])
-            for span in part.queries:
-                queries = _touched(span, run)
-                allowed = keys[None, :] <= queries[:, None] if part.causal else True
-                meet[queries[:, None], keys[None, :]] |= allowed
-    return meet
+        for queries in map(_touched, part.queries):
+            for keys in map(_touched, part.keys):
+                meet[queries[:, :, None], keys[:, None, :]] = True
+    # Only a decoder's parts are causal, and all of them are: what lies behind a query is never read.
+    return np.tril(meet) if plan.config.is_decoder else meet
 
 
-def _touched(span: Span, run: int) -> npt.NDArray[np.int64]:
-    start = span.start + run * span.step
-    return np.arange(start // KERNEL_BLOCK, (start + span.size - 1) // KERNEL_BLOCK + 1)
+def _touched(span: Span) -> npt.NDArray[np.int64]:
+    """The kernel blocks each run of a span lies in: (runs, blocks), the last one repeated in shorter lines."""
+    starts = span.start + np.arange(span.runs) * span.step
+    first, last = starts // KERNEL_BLOCK, (starts + span.size - 1) // KERNEL_BLOCK
+    return np.minimum(first[:, None] + np.arange((last - first).max() + 1), last[:, None])
 
 
 class FlexAttention:

@@ -14,6 +14,8 @@ from bigbird.continuation import eos_token_ids
 from bigbird.decoding import Piece, make_cache, run
 from bigbird.errors import InputError
 from bigbird.generation import GenerationOptions, encode_prompt, generate, stream
+from bigbird.inference import prepare_for_inference
+from bigbird.packed_linear import can_pack
 from tests.tiny_decoders import TINY, LetterTokenizer, SumModel, tiny_decoder
 
 LENGTHS = [1, 2, 17, 63, 64, 65, 300, 1100, 1500]
@@ -184,6 +186,25 @@ def test_attention_of_a_step_is_planned_once_for_all_layers(monkeypatch: pytest.
     monkeypatch.setattr(CachedAttention, "__init__", lambda self, *args: (made.append(1), original(self, *args))[1])
     generate(tiny_decoder(), None, prompts_of([5, 9]), GenerationOptions(max_new_tokens=4, eos_token_ids=()))
     assert len(made) == 4
+
+
+@pytest.mark.skipif(not can_pack(torch.float32), reason="products here are not packed, and round by their size")
+@pytest.mark.parametrize("num_neighbours", [1, 7, 31])
+def test_a_prepared_model_gives_the_same_bits_alone_and_in_company(num_neighbours: int):
+    model = prepare_for_inference(tiny_decoder(hidden_size=64, intermediate_size=256))
+    prompt, *prompts = prompts_of([130, *range(3, 3 + 5 * num_neighbours, 5)])
+    answers = []
+    for others in ([], prompts):
+        cache = make_cache(model, 20_000)
+        neighbours = [cache.open(300) for _ in others]
+        for neighbour, its_prompt in zip(neighbours, others, strict=True):
+            run(model, cache, [Piece(neighbour, its_prompt)])
+        beside = [Piece(neighbour, [5]) for neighbour in neighbours]
+        sequence = cache.open(300)
+        passes = [prompt[:70], prompt[70:], [7], [8]]  # two chunks, two steps
+        answers.append([run(model, cache, [*beside, Piece(sequence, ids)])[-1] for ids in passes])
+    for alone, together in zip(*answers, strict=True):
+        assert torch.equal(alone, together)
 
 
 def test_logits_are_computed_for_last_positions_only(monkeypatch: pytest.MonkeyPatch):

@@ -26,6 +26,13 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Who asks whether the server lives, what it offers, or how to use it needs no key.
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
 
+
+def request_id(headers: Headers) -> str:
+    """The id a client gave its request, or a new one where there is none that is fit for a log."""
+    given = headers.get("x-request-id", "")
+    return given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 RequestReport = Callable[[str, int, float, str | None], None]
 
 
@@ -51,8 +58,7 @@ class Edge:
         started = time.monotonic()
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
-        given_id = headers.get("x-request-id", "")
-        state["request_id"] = given_id if _SAFE_ID.fullmatch(given_id) else uuid.uuid4().hex
+        state["request_id"] = request_id(headers)
         status = 499
         finished = False
 
@@ -93,7 +99,7 @@ class Edge:
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                break
+                raise ServingError("client_closed", "the client left before its request was whole")
             body += message.get("body", b"")
             if len(body) > limit:
                 raise ServingError("payload_too_large", f"the body has more than {limit} bytes")

@@ -24,7 +24,7 @@ ERROR_TABLE: dict[str, ErrorKind] = {
     "not_found": ErrorKind(status=404, meaning="No such path."),
     "unknown_head": ErrorKind(status=404, meaning="This server has no such head; the message lists its heads."),
     "method_not_allowed": ErrorKind(status=405, meaning="The path exists, the method does not."),
-    "proxy_timeout": ErrorKind(status=408, meaning="The proxy's own time limit; answered as plain text."),
+    "proxy_timeout": ErrorKind(status=408, meaning="Not answered within the proxy's time limit."),
     "payload_too_large": ErrorKind(status=413, meaning="The body is larger than the server accepts."),
     "unsupported_media_type": ErrorKind(status=415, meaning="The body is not application/json."),
     "invalid_input": ErrorKind(status=422, meaning="A field is missing, of the wrong type or beyond a limit."),

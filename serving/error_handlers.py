@@ -111,4 +111,14 @@ def responses(*kinds: str) -> dict[int | str, dict[str, Any]]:
 
 
 EVERYWHERE = ("malformed_json", "invalid_api_key", "payload_too_large", "unsupported_media_type", "invalid_input")
-COMPUTED = (*EVERYWHERE, "overloaded", "internal", "head_unavailable", "deadline_exceeded")
+COMPUTED = (*EVERYWHERE, "proxy_timeout", "overloaded", "internal", "head_unavailable", "deadline_exceeded")
+
+
+def complete_examples(document: dict[str, Any]) -> None:
+    """Puts `param` back into the error bodies of an OpenAPI document: FastAPI leaves out whatever is null."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                for example in response.get("content", {}).get("application/json", {}).get("examples", {}).values():
+                    if "error" in example["value"]:
+                        example["value"]["error"].setdefault("param", None)

@@ -20,7 +20,7 @@ from serving.edge import Edge
 from serving.error_handlers import COMPUTED, responses
 from serving.errors import ServingError
 from serving.heads import Head
-from serving.limits import check_inputs, cost_headers, time_limit_s
+from serving.limits import COST_HEADERS, REQUEST_HEADERS, check_inputs, cost_headers, time_limit_s
 from serving.schemas import HeadInfo, Info
 from serving.settings import GatewayArguments, HeadArguments
 from serving.tasks import TASKS, Task
@@ -57,7 +57,7 @@ def create_app(
         description="Long documents through every head of BigBird. Errors have one body: type, message, param.",
     )
     error_handlers.install(app, tuple(heads))
-    key_in_docs = [Depends(HTTPBearer(auto_error=False, description="An API key, where the server asks for one."))]
+    key_in_docs = [Depends(HTTPBearer(auto_error=False, description="An API key."))] if keys.required else []
     v1 = APIRouter(prefix="/v1", dependencies=key_in_docs)
     for task in TASKS.values():
         if task.name in heads:
@@ -74,9 +74,21 @@ def create_app(
             allow_origins=list(arguments.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeout-Seconds"],
-            expose_headers=["Server-Timing", "Retry-After", "X-Request-ID"],
+            expose_headers=[*COST_HEADERS, "Retry-After", "X-Request-ID"],
         )
+    _complete_document(app)
     return app
+
+
+def _complete_document(app: FastAPI) -> None:
+    document = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        made = document()
+        error_handlers.complete_examples(made)
+        return made
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _add_task(router: APIRouter, task: Task, head: Head, arguments: GatewayArguments) -> None:
@@ -99,7 +111,8 @@ def _add_task(router: APIRouter, task: Task, head: Head, arguments: GatewayArgum
         name=task.name,
         summary=task.summary,
         response_model=None,
-        responses={200: {"model": task.answer}, **responses(*COMPUTED)},
+        responses={200: {"model": task.answer, "headers": COST_HEADERS}, **responses(*COMPUTED)},
+        openapi_extra=REQUEST_HEADERS,
         tags=["tasks"],
     )
 

@@ -14,6 +14,28 @@ from serving.errors import ServingError
 from serving.settings import GatewayArguments
 
 
+def _header(description: str, schema_type: str = "integer", **more: Any) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": schema_type, **more}}
+
+
+# As OpenAPI shows them.
+REQUEST_HEADERS: dict[str, Any] = {
+    "parameters": [
+        {"name": name, "in": "header", "required": False, **shown}
+        for name, shown in (
+            ("X-Request-Timeout-Seconds", _header("Less time than the server allows.", "number", exclusiveMinimum=0)),
+            ("X-Request-ID", _header("Comes back in the answer and stands in the log.", "string", maxLength=128)),
+        )
+    ]
+}
+COST_HEADERS: dict[str, Any] = {
+    "X-Num-Tokens": _header("Tokens of all inputs."),
+    "X-Num-Windows": _header("Windows they were read in."),
+    "X-Num-Truncated": _header("Inputs that were cut."),
+    "Server-Timing": _header("Milliseconds of each part of the work.", "string"),
+}
+
+
 def check_inputs(num_inputs: int, arguments: GatewayArguments, param: str = "inputs") -> None:
     """Refuses a request with more inputs than the server takes at once."""
     limit = arguments.max_inputs_per_request

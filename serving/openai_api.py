@@ -5,6 +5,7 @@ It knows OpenAI's bodies and server-sent events; how text is generated is the re
 
 import base64
 import json
+import logging
 import struct
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -16,10 +17,12 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from serving.error_handlers import COMPUTED, responses
 from serving.errors import ServingError
 from serving.heads import Head
-from serving.limits import check_inputs, cost_headers, time_limit_s
+from serving.limits import COST_HEADERS, REQUEST_HEADERS, check_inputs, cost_headers, time_limit_s
 from serving.openai_schemas import Completion, CompletionRequest, Embeddings, EmbeddingsRequest, Models
 from serving.settings import GatewayArguments
 from serving.tasks import GENERATION
+
+logger = logging.getLogger("ray.serve.bigbird")
 
 EMBEDDING = "feature-extraction"
 
@@ -44,7 +47,11 @@ def _add_completions(router: APIRouter, head: Head, arguments: GatewayArguments)
         tags=["openai"],
         summary="Continue a text, at once or as server-sent events.",
         response_model=None,
-        responses={200: {"model": Completion, "content": {"text/event-stream": {}}}, **responses(*COMPUTED)},
+        responses={
+            200: {"model": Completion, "content": {"text/event-stream": {}}},
+            **responses(*COMPUTED, "unknown_head"),
+        },
+        openapi_extra=REQUEST_HEADERS,
     )
     async def completions(body: CompletionRequest, request: Request) -> Response:
         _check_model(body.model, GENERATION)
@@ -107,7 +114,10 @@ async def _server_sent(
             except StopAsyncIteration:
                 break
         yield b"data: [DONE]\n\n"
-    except ServingError as error:
+    except Exception as error:
+        if not isinstance(error, ServingError):
+            logger.error("a stream broke", exc_info=error)
+            error = ServingError("internal", "unexpected failure; the server's log has the reason")
         request.state.error_kind = error.kind
         yield _line(error.body())
     finally:
@@ -124,7 +134,8 @@ def _add_embeddings(router: APIRouter, head: Head, arguments: GatewayArguments) 
         tags=["openai"],
         summary="One vector a text.",
         response_model=None,
-        responses={200: {"model": Embeddings}, **responses(*COMPUTED)},
+        responses={200: {"model": Embeddings, "headers": COST_HEADERS}, **responses(*COMPUTED, "unknown_head")},
+        openapi_extra=REQUEST_HEADERS,
     )
     async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         _check_model(body.model, EMBEDDING)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from serving.schemas import Text, Wire
+from serving.schemas import Text, Wire, example
 
 _TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
@@ -114,6 +114,27 @@ class Usage(BaseModel):
 
 
 class Completion(BaseModel):
+    model_config = example(
+        id="cmpl-4f1c",
+        object="text_completion",
+        created=1767225600,
+        model="text-generation",
+        choices=[
+            {
+                "index": 0,
+                "text": " is long",
+                "logprobs": {
+                    "tokens": [" is", " long"],
+                    "token_logprobs": [-0.21, -1.4],
+                    "top_logprobs": [],
+                    "text_offset": [0, 3],
+                },
+                "finish_reason": "stop",
+            }
+        ],
+        usage={"prompt_tokens": 6, "completion_tokens": 2, "total_tokens": 8},
+    )
+
     id: str
     object: Literal["text_completion"]
     created: int
@@ -142,6 +163,13 @@ class EmbeddingsUsage(BaseModel):
 
 
 class Embeddings(BaseModel):
+    model_config = example(
+        object="list",
+        data=[{"object": "embedding", "index": 0, "embedding": [0.021, -0.117, 0.08]}],
+        model="feature-extraction",
+        usage={"prompt_tokens": 6, "total_tokens": 6},
+    )
+
     object: Literal["list"]
     data: list[Embedding]
     model: str

@@ -216,7 +216,14 @@ class FeatureExtractionRequest(TaskRequest):
         return self
 
 
+def example(**fields: Any) -> ConfigDict:
+    """The model's example in the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 class Candidate(BaseModel):
+    model_config = example(score=0.83, token=1204, token_str=" Paris", sequence="The capital of France is Paris.")
+
     score: float
     token: int
     token_str: str
@@ -224,6 +231,8 @@ class Candidate(BaseModel):
 
 
 class Entity(BaseModel):
+    model_config = example(entity_group="PER", score=0.98, word="Marcus Cicero", start=24, end=37)
+
     entity_group: str | None = Field(default=None, description='Absent with aggregation_strategy "none".')
     entity: str | None = Field(default=None, description='Only with aggregation_strategy "none".')
     index: int | None = Field(default=None, description='Only with aggregation_strategy "none".')
@@ -234,11 +243,15 @@ class Entity(BaseModel):
 
 
 class LabelScore(BaseModel):
+    model_config = example(label="positive", score=0.91)
+
     label: str
     score: float
 
 
 class Answer(BaseModel):
+    model_config = example(answer="in Rome", score=0.77, start=15, end=22)
+
     answer: str
     score: float
     start: int
@@ -246,6 +259,8 @@ class Answer(BaseModel):
 
 
 class Choice(BaseModel):
+    model_config = example(choices=[0.88, 0.12], best=0)
+
     choices: list[float] = Field(description="A score for each choice, in the order of the request.")
     best: int = Field(description="Index of the best choice.")
 
@@ -258,6 +273,8 @@ class ScoredToken(BaseModel):
 
 
 class TextScore(BaseModel):
+    model_config = example(nll=2.31, pseudo_perplexity=10.07)
+
     nll: float = Field(description="Mean negative log-likelihood of a token, in nats.")
     pseudo_perplexity: float
     tokens: list[ScoredToken] | None = Field(default=None, description="With return_tokens only.")

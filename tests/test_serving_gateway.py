@@ -356,6 +356,13 @@ def test_a_stream_that_breaks_ends_with_an_error_event(server):
     assert server.metrics.requests[-1] == ("text-generation", 200, "head_unavailable")
 
 
+def test_a_stream_with_a_defect_ends_with_an_error_event_that_tells_nothing(server):
+    server.heads["text-generation"].events = [{"choices": [CHOICE]}, RuntimeError("secret path /srv/x")]
+    response = server.post("/v1/completions", {"model": "text-generation", "prompt": "a", "stream": True})
+    assert json.loads(sent_lines(response)[-1])["error"]["type"] == "internal"
+    assert "/srv" not in response.text
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -398,10 +405,34 @@ def test_the_document_describes_every_error_with_an_example(server):
     document = server.ask("GET", "/openapi.json").json()
     for path in ("/v1/fill-mask", "/v1/completions", "/v1/embeddings"):
         answers = document["paths"][path]["post"]["responses"]
-        assert set(answers) >= {"200", "400", "401", "413", "415", "422", "429", "500", "503", "504"}
+        assert set(answers) >= {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503", "504"}
+        assert ("404" in answers) == (path in ("/v1/completions", "/v1/embeddings"))
         for status, answer in answers.items():
             if status != "200":
-                assert answer["content"]["application/json"]["examples"]
+                for example in answer["content"]["application/json"]["examples"].values():
+                    assert set(example["value"]["error"]) == {"type", "message", "param"}
+
+
+def test_the_document_names_headers_and_asks_for_a_key_only_where_one_is_needed(server):
+    document = server.ask("GET", "/openapi.json").json()
+    asked = document["paths"]["/v1/fill-mask"]["post"]
+    assert [parameter["name"] for parameter in asked["parameters"]] == ["X-Request-Timeout-Seconds", "X-Request-ID"]
+    told = server.post("/v1/fill-mask", {"inputs": "a [MASK]"}).headers
+    assert all(name in told for name in asked["responses"]["200"]["headers"])
+    assert "security" not in asked
+    guarded = Server(keys=ApiKeys(["one"])).ask("GET", "/openapi.json").json()
+    assert "security" in guarded["paths"]["/v1/fill-mask"]["post"]
+
+
+def test_every_answer_s_example_fits_its_schema(server):
+    import jsonschema
+
+    document = server.ask("GET", "/openapi.json").json()
+    for name, schema in document["components"]["schemas"].items():
+        for example in schema.get("examples", ()):
+            jsonschema.validate(example, {**schema, "components": document["components"]})
+        if name in ("Candidate", "Entity", "LabelScore", "Answer", "Choice", "TextScore", "Completion", "Embeddings"):
+            assert schema["examples"], name
 
 
 def test_an_unknown_kind_of_error_cannot_be_raised():

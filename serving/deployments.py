@@ -79,6 +79,8 @@ class ScoringReplica:
                 return await self._score(request)
             finally:
                 self._num_open -= 1
+                # Batches report this too, but none follows where everybody left.
+                self._metrics.queued(self._queued_tokens)
         except ServingError as error:
             return {"failure": error.to_wire()}
 
@@ -170,7 +172,7 @@ class ScoringReplica:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
     def _report(self, report: BatchReport) -> None:
-        self._metrics.batch(report, self._queued_tokens)
+        self._metrics.batch(report)
 
 
 class _Lane:

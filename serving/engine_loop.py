@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,16 +21,24 @@ logger = logging.getLogger("ray.serve.bigbird")
 class EngineLoop:
     """Many callers of `generate`, one engine.
 
-    max_waiting: requests that may wait for a slot; beyond it a request is refused as overloaded.
+    max_waiting: requests that may wait for a slot; with more, `check` refuses.
+    max_wait_s: so does it where a request would wait longer for a slot, by the time the last ones held theirs.
     on_step(num_events): called after every step, for metrics.
     """
 
     def __init__(
-        self, engine: Any, *, max_waiting: int, on_step: Callable[[int], None] = lambda num_events: None
+        self,
+        engine: Any,
+        *,
+        max_waiting: int,
+        max_wait_s: float = float("inf"),
+        on_step: Callable[[int], None] = lambda num_events: None,
     ) -> None:
         self._engine = engine
         self._max_waiting = max_waiting
+        self._max_wait_s = max_wait_s
         self._on_step = on_step
+        self._held_s: float | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._submissions: list[tuple[Sequence[int], Any, asyncio.Future[int]]] = []
         self._cancellations: list[int] = []
@@ -47,14 +56,9 @@ class EngineLoop:
         """The engine's events of one request as they come; the last has a finish_reason.
 
         Closing the iterator early, or cancelling whoever reads it, frees the request's slot at the next step.
-        Raises ServingError `overloaded`, what the engine's `submit` raises, or `internal` when the engine breaks.
+        Raises what the engine's `submit` raises, and ServingError `internal` when the engine breaks.
         """
-        stats = self._engine.stats
-        waiting = stats.num_waiting + len(self._submissions)
-        if waiting >= self._max_waiting:
-            message = f"{waiting} requests wait for a slot, the limit is {self._max_waiting}"
-            raise ServingError("overloaded", message, retry_after_s=2)
-        self._check()
+        self._refuse_when_broken()
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         submission = (prompt_ids, options, accepted)
         self._submissions.append(submission)
@@ -69,18 +73,41 @@ class EngineLoop:
             raise
         events = self._events[request_id]
         finished = False
+        started: float | None = None
         try:
             while not finished:
                 event = await events.get()
+                started = started if started is not None else time.monotonic()
                 if isinstance(event, Exception):
                     raise event
                 finished = event.finish_reason is not None
                 yield event
         finally:
+            if started is not None:
+                held_s = time.monotonic() - started
+                self._held_s = held_s if self._held_s is None else 0.9 * self._held_s + 0.1 * held_s
             del self._events[request_id]
             if not finished:
                 self._cancellations.append(request_id)
                 self._wake.set()
+
+    def check(self) -> None:
+        """Raises ServingError `overloaded` where one more request would wait too long, `head_unavailable` where none
+        can run. Asked once for all that belongs together, so that an idle engine takes any number of it."""
+        self._refuse_when_broken()
+        stats = self._engine.stats
+        num_waiting = stats.num_waiting + len(self._submissions)
+        if not num_waiting:
+            return
+        num_running = max(1, stats.num_prefilling + stats.num_decoding)
+        wait_s = (num_waiting + 1) * (self._held_s or 0.0) / num_running
+        reason = None
+        if num_waiting >= self._max_waiting:
+            reason = f"{num_waiting} requests wait for a slot, the limit is {self._max_waiting}"
+        elif wait_s > self._max_wait_s:
+            reason = f"the wait for a slot would be {wait_s:.1f} s, the limit is {self._max_wait_s:g} s"
+        if reason is not None:
+            raise ServingError("overloaded", reason, retry_after_s=min(60.0, max(1.0, wait_s / 2)))
 
     async def close(self) -> None:
         """Stops after the step that is running; readers see an internal error."""
@@ -94,7 +121,7 @@ class EngineLoop:
         self._cancellations.append(request_id)
         self._wake.set()
 
-    def _check(self) -> None:
+    def _refuse_when_broken(self) -> None:
         if self.broken is not None:
             raise ServingError("head_unavailable", "the engine is broken and will be replaced", retry_after_s=10)
 

@@ -44,7 +44,12 @@ class GenerationReplica:
         self._metrics = HeadMetrics(task)
         cache_tokens = arguments.max_cached_tokens or arguments.max_slots * self._config.max_position_embeddings
         self._engine = Engine(model, self._tokenizer, max_cache_tokens=cache_tokens, max_streams=arguments.max_slots)
-        self._loop = EngineLoop(self._engine, max_waiting=arguments.max_queued_requests, on_step=self._report)
+        self._loop = EngineLoop(
+            self._engine,
+            max_waiting=arguments.max_queued_requests,
+            max_wait_s=arguments.max_queue_wait_s,
+            on_step=self._report,
+        )
 
     async def complete(self, request: dict[str, Any]) -> dict[str, Any]:
         """All choices at once, and the usage."""
@@ -89,7 +94,10 @@ class GenerationReplica:
 
     async def _stream(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         started = time.monotonic()
+        # Before tokenizing, which a refused request should not cost, and after it, when others may have come first.
+        self._loop.check()
         choices = await self._choices(request)
+        self._loop.check()
         merged: asyncio.Queue[tuple[_Choice, Any]] = asyncio.Queue()
         readers = [asyncio.create_task(choice.read(self._loop, merged)) for choice in choices]
         try:

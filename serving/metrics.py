@@ -89,13 +89,15 @@ class HeadMetrics:
         self._running = gauge("bigbird_running_generations", "Requests that hold a slot of the engine.")
         self._waiting = gauge("bigbird_waiting_generations", "Requests that wait for a slot of the engine.")
 
-    def batch(self, report: BatchReport, queued_tokens: int) -> None:
+    def batch(self, report: BatchReport) -> None:
         self._tokens.inc(max(report.num_tokens, 1))
         self._batch_tokens.observe(report.num_tokens)
         self._model_s.observe(max(report.model_s, 1e-6))
         for seconds in report.queue_s:
             self._queue_s.observe(max(seconds, 1e-6))
-        self._queued_tokens.set(queued_tokens)
+
+    def queued(self, num_tokens: int) -> None:
+        self._queued_tokens.set(num_tokens)
 
     def tokenized(self, seconds: float) -> None:
         self._tokenize_s.observe(max(seconds, 1e-6))

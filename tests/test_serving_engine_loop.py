@@ -161,13 +161,35 @@ def test_too_many_waiting_are_refused():
         engine = FakeEngine(slots=1)
         engine.gate.clear()
         loop = EngineLoop(engine, max_waiting=2)
+        loop.check()
         calls = [asyncio.create_task(tokens(loop, 1)) for _ in range(2)]
         await asyncio.sleep(0.02)
         with pytest.raises(ServingError) as caught:
-            await tokens(loop, 1)
+            loop.check()
         assert caught.value.kind == "overloaded"
         engine.gate.set()
         await asyncio.gather(*calls)
+        loop.check()
+        await loop.close()
+
+    run(main())
+
+
+def test_a_wait_that_would_be_too_long_is_refused_by_how_long_others_held_their_slots():
+    async def main():
+        engine = FakeEngine(slots=1)
+        loop = EngineLoop(engine, max_waiting=100, max_wait_s=1e-6)
+        await tokens(loop, 5)
+        loop.check()
+        running, waiting = (asyncio.create_task(tokens(loop, 10**6)) for _ in range(2))
+        await asyncio.sleep(0.02)
+        with pytest.raises(ServingError) as caught:
+            loop.check()
+        assert caught.value.kind == "overloaded"
+        assert caught.value.retry_after_s >= 1
+        for call in (running, waiting):
+            call.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
         await loop.close()
 
     run(main())

@@ -1,0 +1,34 @@
+"""Processes of the service on this machine, by what the operating system says: to kill them and to weigh them."""
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def replica_pids(deployment: str, app: str = "bigbird") -> list[int]:
+    """Processes of a deployment's living replicas, among the descendants of this process."""
+    found, parents = [], {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # "pid (name) state parent ...": a name may hold spaces and brackets, so count from its end
+            parents[int(directory.name)] = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+            title = (directory / "cmdline").read_bytes().decode(errors="replace").strip("\0 ")
+            if title.partition(".")[0] == f"ray::ServeReplica:{app}:{deployment}":
+                found.append(int(directory.name))
+    return [pid for pid in found if _descends(pid, parents)]
+
+
+def resident_mib(pid: int) -> int:
+    """Memory a process holds; 0 once it is gone."""
+    with contextlib.suppress(OSError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+    return 0
+
+
+def _descends(pid: int, parents: dict[int, int]) -> bool:
+    while pid in parents:
+        pid = parents[pid]
+        if pid == os.getpid():
+            return True
+    return False

@@ -164,7 +164,7 @@ class Page:
     def value(self, name: str) -> str:
         return self.one(f"#field-{name}").get_property("value")
 
-    def wait(self, condition: Any, timeout_s: float = 10) -> None:
+    def wait(self, condition: Any, timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"the page shows: {self.text('body')[:2000]}"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import TIMEOUT_S, run
 
-from examples.local_cluster import ROOT, Network, kill_all, network_or_none, processes_in
+from examples.local_cluster import ROOT, SHARED_MACHINE, Network, kill_all, network_or_none, processes_in
 
 pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time
 
@@ -30,10 +30,13 @@ def typed(block: str, directory: Path) -> str:
 
 
 def environment(directory: Path) -> dict[str, str]:
-    """A person's who has used neither Ray nor this project before: home and Ray's folder are `directory`."""
+    """A person's who has used neither Ray nor this project before: home and Ray's folder are `directory`.
+
+    The page's machines are this one, and it may be busy.
+    """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTEST_"))}
     here = {"HOME": str(directory), "RAY_TMPDIR": str(directory)}
-    return inherited | here | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return inherited | SHARED_MACHINE | here | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")

@@ -328,6 +328,15 @@ def test_shell_scripts_parse():
         assert script.stat().st_mode & 0o111, f"{script} is not executable"
 
 
+def test_the_nodes_of_image_and_page_have_what_the_proxies_ask_for():
+    (setting,) = importlib.import_module("serving.proxy").PROXY_CALLBACK.items()
+    assert "=".join(setting) in (CLUSTER / "Dockerfile").read_text()
+    blocks = re.findall(r"```bash run=(head|worker)\n(.*?)```", (CLUSTER / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for _, block in blocks:
+        assert f"export {'='.join(setting)}\n" in block
+
+
 def test_the_image_copies_what_exists_and_does_not_run_as_root():
     lines = (CLUSTER / "Dockerfile").read_text().splitlines()
     stages = "\n".join(lines).split("\nFROM ")[1:]

@@ -17,17 +17,26 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from serving.deployments import Gateway, ScoringReplica
 from serving.generation import GenerationReplica
+from serving.proxy import PROXY_CALLBACK
 from serving.settings import GatewayArguments, HeadArguments, ServeArguments
 from serving.tasks import GENERATION
 
 # The queue that counts tokens is in the replica. Serve's own bounds lie well above it, so that requests get there
 # to be counted, and are the net below it while a replica starts.
 _SERVE_QUEUE_FACTOR = 2
+
+# A new version starts before the old one stops: a head of one replica answers all the while, and one whose new
+# checkpoint does not load goes on with the old. Takes room for the new replicas; without it the update waits.
+_MAX_SURGE_PERCENT = 100
+
+# Requests are held here while heads queue them; beyond twice that the proxy refuses, before memory does.
+_GATEWAY_REQUESTS = 1000
 
 # The proxy's own limit, answered with 408: above the gateway's, which answers with an error body.
 PROXY_TIMEOUT_S = 90
@@ -41,13 +50,16 @@ def build(args: ServeArguments) -> serve.Application:
     gateway = args.gateway
     return serve.deployment(
         name="gateway",
-        max_ongoing_requests=1000,
+        max_ongoing_requests=_GATEWAY_REQUESTS,
+        max_queued_requests=_GATEWAY_REQUESTS,
+        backpressure_config={"status_code": 429, "retry_after_s": 1},
         autoscaling_config={
             "min_replicas": gateway.min_replicas,
             "max_replicas": gateway.max_replicas,
             "target_ongoing_requests": gateway.target_ongoing_requests,
         },
         ray_actor_options={"num_cpus": gateway.num_cpus},
+        max_surge_percent=_MAX_SURGE_PERCENT,
         graceful_shutdown_timeout_s=gateway.request_timeout_s,
         logging_config=logging_config,
     )(Gateway).bind(handles, heads, gateway)
@@ -70,6 +82,7 @@ def _head(task: str, arguments: HeadArguments, logging_config: LoggingConfig) ->
             "look_back_period_s": max(11.0, arguments.upscale_delay_s),
         },
         ray_actor_options={"num_cpus": arguments.num_cpus, "num_gpus": arguments.num_gpus},
+        max_surge_percent=_MAX_SURGE_PERCENT,
         health_check_period_s=5.0,
         graceful_shutdown_timeout_s=60.0,
         logging_config=logging_config,
@@ -95,8 +108,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bigbird-serve: {error}", file=sys.stderr)
         return 2
-    serve.start(http_options={"host": options.host, "port": options.port, "request_timeout_s": PROXY_TIMEOUT_S})
-    serve.run(build(arguments), name="bigbird")
+    try:
+        serve.start(
+            http_options={"host": options.host, "port": options.port, "request_timeout_s": PROXY_TIMEOUT_S},
+            controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
+        )
+        if options.num_cpus is None:
+            arguments = _affordable(arguments, ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
+        serve.run(build(arguments), name="bigbird")
+    except RuntimeError as error:
+        print(f"bigbird-serve: {error}", file=sys.stderr)
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        return 1
     print(f"serving {', '.join(arguments.heads)} on http://{options.host}:{options.port}", flush=True)
     stop = threading.Event()
     # Only now: Ray has put handlers of its own in place, which end the process at once.
@@ -117,6 +140,16 @@ def _arguments(options: argparse.Namespace) -> ServeArguments:
         changes["num_cpus"] = options.num_cpus
     heads = {task: head.model_copy(update=changes) for task, head in given.resolved_heads().items()}
     return ServeArguments(heads=heads, gateway=GatewayArguments(api_keys_file=options.api_keys_file))
+
+
+def _affordable(arguments: ServeArguments, num_cpus: float) -> ServeArguments:
+    """With the machine's CPUs shared out where there are fewer than replicas want: one that waits never starts."""
+    share = (num_cpus - arguments.gateway.num_cpus) / len(arguments.heads)
+    heads = {
+        task: head.model_copy(update={"num_cpus": min(head.num_cpus, max(0.01, share))})
+        for task, head in arguments.heads.items()
+    }
+    return arguments.model_copy(update={"heads": heads})
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ It knows Ray Serve's handles and exceptions, and turns every way a call can fail
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -20,6 +21,12 @@ from serving.errors import ServingError
 logger = logging.getLogger("ray.serve.bigbird")
 
 _POLL_S = 1.0
+
+# An input that kills whoever computes it must not go through every replica there is.
+_MAX_LOST_REPLICAS = 5
+
+_LOST = (RayActorError, ReplicaUnavailableError)
+_FAILED = (RayError, BackPressureError, DeploymentUnavailableError)
 
 
 class KnownOutages(Protocol):
@@ -61,58 +68,52 @@ class RemoteHead:
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
-        for attempt in range(1_000):
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                break
+        for attempt in itertools.count():
+            left_s = max(0.0, deadline - time.monotonic())
+            self._refuse_when_down()
+            response = getattr(self._handle, method).remote({**request, "timeout_s": left_s})
             try:
-                outcome = await self._attempt(method, {**request, "timeout_s": left_s}, left_s)
-            except (RayActorError, ReplicaUnavailableError) as error:
-                self._on_retry(self.task)
-                logger.warning("replica of %s lost a call (%s); trying another", self.task, type(error).__name__)
-                await asyncio.sleep(min(0.05 * 2**attempt, 1.0))
+                outcome: dict[str, Any] = await self._within(response, response, deadline, timeout_s)
+            except _LOST as error:
+                await self._lost(error, attempt)
                 continue
-            except RayError as error:
-                raise self._translated(error) from error
-            except (BackPressureError, DeploymentUnavailableError) as error:
+            except _FAILED as error:
                 raise self._translated(error) from error
             self._outages.answered(self.task)
             return _unwrapped(outcome)
-        raise self._too_late(timeout_s)
+        raise AssertionError("unreachable")
 
     async def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
-        self._refuse_when_down()
         deadline = time.monotonic() + timeout_s
-        response = getattr(self._streaming, method).remote({**request, "timeout_s": timeout_s})
-        iterator = aiter(response)
-        finished = False
-        try:
-            while True:
-                left_s = deadline - time.monotonic()
-                try:
-                    outcome = await asyncio.wait_for(anext(iterator), left_s)
-                except StopAsyncIteration:
-                    break
-                yield _unwrapped(outcome)
-            finished = True
-        except TimeoutError:
-            raise self._too_late(timeout_s) from None
-        except (RayError, BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError) as error:
-            raise self._translated(error) from error
-        finally:
-            if not finished:
-                response.cancel()
+        for attempt in itertools.count():
+            left_s = max(0.0, deadline - time.monotonic())
+            self._refuse_when_down()
+            response = getattr(self._streaming, method).remote({**request, "timeout_s": left_s})
+            begun = finished = False
+            try:
+                iterator = aiter(response)
+                while True:
+                    try:
+                        outcome = await self._within(response, anext(iterator), deadline, timeout_s)
+                    except StopAsyncIteration:
+                        break
+                    begun = True
+                    yield _unwrapped(outcome)
+                finished = True
+                return
+            except _LOST as error:
+                if begun:
+                    raise self._translated(error) from error
+                await self._lost(error, attempt)
+            except _FAILED as error:
+                raise self._translated(error) from error
+            finally:
+                if not finished:
+                    response.cancel()
 
-    async def _attempt(self, method: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        self._refuse_when_down()
-        response = getattr(self._handle, method).remote(request)
-
-        async def answer() -> dict[str, Any]:
-            outcome: dict[str, Any] = await response
-            return outcome
-
-        task = asyncio.ensure_future(answer())
-        deadline = time.monotonic() + timeout_s
+    async def _within(self, response: Any, awaitable: Awaitable[Any], deadline: float, timeout_s: float) -> Any:
+        """What a replica says; cancels the whole call when the time is over, or the head goes down, or nobody waits."""
+        task = asyncio.ensure_future(awaitable)
         try:
             while True:
                 left_s = deadline - time.monotonic()
@@ -126,6 +127,14 @@ class RemoteHead:
             if not task.done():
                 response.cancel()
                 task.cancel()
+
+    async def _lost(self, error: Exception, attempt: int) -> None:
+        """A replica went away with the call: waits a moment before the next, or gives up on a call that kills them."""
+        if isinstance(error, ActorDiedError) and attempt + 1 >= _MAX_LOST_REPLICAS:
+            raise self._translated(error) from error
+        self._on_retry(self.task)
+        logger.warning("replica of %s lost a call (%s); trying another", self.task, type(error).__name__)
+        await asyncio.sleep(min(0.05 * 2**attempt, 1.0))
 
     def _refuse_when_down(self) -> None:
         reason = self.outage()

@@ -21,7 +21,7 @@ from bigbird.head_layers import (
     SequenceClassificationHead,
     classifier_dropout,
 )
-from bigbird.model import BigBirdModel
+from bigbird.model import BigBirdModel, first_attended
 from bigbird.outputs import (
     BaseModelOutput,
     CausalLMOutput,
@@ -194,7 +194,7 @@ class BigBirdForSequenceClassification(PretrainedModel):
         floating ones several labels at once.
         """
         encoded = _encode(self.bert, input_ids, attention_mask, inputs)
-        logits = self.classifier(encoded.last_hidden_state[:, 0])
+        logits = self.classifier(first_attended(encoded.last_hidden_state, attention_mask))
         loss = None if labels is None else self._loss(logits, labels)
         return _as_asked(self, _logits_output(loss, logits, encoded), return_dict)
 

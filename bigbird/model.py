@@ -27,7 +27,7 @@ from bigbird.pretrained import PretrainedModel
 
 
 class BigBirdModel(PretrainedModel):
-    """The bare model. `add_pooling_layer`: a dense layer and tanh over each row's first token."""
+    """The bare model. `add_pooling_layer`: a dense layer and tanh over each row's first token that is not masked."""
 
     encoder_prefix = ""
 
@@ -142,7 +142,7 @@ class BigBirdModel(PretrainedModel):
         last = hidden_states[-1] if want_states else self._unpack(hidden, rows, attention_mask)
         output = BaseModelOutput(
             last_hidden_state=last,
-            pooler_output=None if self.pooler is None else self.pool(last[:, 0]),
+            pooler_output=None if self.pooler is None else self.pool(first_attended(last, attention_mask)),
             past_key_values=_present(attend, kept, cross, rows) if keep else None,
             hidden_states=tuple(hidden_states) if want_states else None,
             attentions=_attentions(attend) if want_attentions else None,
@@ -209,6 +209,14 @@ class BigBirdModel(PretrainedModel):
             raise InputError("encoder_hidden_states need a decoder made with add_cross_attention=True")
         if past is not None and len(past) != self.config.num_hidden_layers:
             raise InputError(f"past_key_values has {len(past)} layers, the model {self.config.num_hidden_layers}")
+
+
+def first_attended(states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """(batch, seq_len, hidden_size) -> (batch, hidden_size): [CLS], also where padding stands before it."""
+    if attention_mask is None:
+        return states[:, 0]
+    first = (attention_mask[:, -states.shape[1] :] != 0).int().argmax(dim=1)
+    return states[torch.arange(len(states), device=states.device), first]
 
 
 def _present(attend: Attention, kept: Keeping, cross: CrossAttention | None, rows: Packing) -> PastKeyValues:

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weights import random_weights
 
-from bigbird import BigBirdConfig, BigBirdForCausalLM, BigBirdForMaskedLM, BigBirdForTokenClassification, BigBirdModel
+from bigbird import (
+    BigBirdConfig,
+    BigBirdForCausalLM,
+    BigBirdForMaskedLM,
+    BigBirdForMultipleChoice,
+    BigBirdForSequenceClassification,
+    BigBirdForTokenClassification,
+    BigBirdModel,
+)
 from bigbird.attention.reference import DenseAttention
 from bigbird.errors import InputError
 from bigbird.packing import pack
@@ -95,6 +103,24 @@ def test_a_past_with_padding_and_holes_goes_on_as_the_whole(tiny_config):
     torch.testing.assert_close(steps[-1].attentions[1], whole.attentions[1][:, :, 130:], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(steps[-1].hidden_states[1], whole.hidden_states[1][:, 130:], atol=1e-5, rtol=1e-5)
     assert not whole.attentions[1][0, :, 10, :7].any()  # left padding is not read
+
+
+@pytest.mark.parametrize("length", [60, 200])
+@pytest.mark.parametrize("head", [BigBirdModel, BigBirdForSequenceClassification, BigBirdForMultipleChoice])
+def test_padding_on_the_left_does_not_change_what_is_read_off_the_first_token(tiny_config, head, length):
+    made = head(tiny_config.replace(attention_type="original_full")).eval()  # sparse blocks move with the padding
+    random_weights(made)
+    ids = tokens(2, length)
+    mask = torch.ones_like(ids)
+    mask[1, :30] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    rows = [ids, mask, positions]
+    alone = [values[1:, 30:] for values in rows]
+    if head is BigBirdForMultipleChoice:
+        rows, alone = [values[None] for values in rows], [values[None] for values in alone]
+    with torch.no_grad():
+        together, single = (made(i, m, position_ids=p, return_dict=False)[-1] for i, m, p in (rows, alone))
+    torch.testing.assert_close(together.flatten()[-single.numel() :], single.flatten(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("length", [60, 200])

@@ -53,7 +53,7 @@ def cases() -> dict[str, Case]:
     }
     for length in (50, 800):
         mask = (torch.rand(1, length, generator=generator) > 0.2).long()
-        mask[0, -1] = 1
+        mask[0, [0, -1]] = 1
         every[f"embeddings, types, positions and holes, {length} tokens"] = Case(
             "BigBirdModel",
             {

@@ -7,9 +7,11 @@ understands (`s3://`, `gs://`, `hdfs://`). Files are Parquet or JSON lines (also
 or what is already done.
 """
 
+import codecs
 import contextlib
 import fnmatch
 import io
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -68,7 +70,7 @@ def list_inputs(paths: Sequence[str], *, read_columns: Sequence[str] | None = No
         described = list(pool.map(lambda entry: _describe(entry[0], entry[1], entry[2], read_columns), found.values()))
     described.sort(key=lambda pair: pair[0].name)
     files = tuple(file for file, _ in described)
-    schema = _common_schema([(file.name, schema) for file, schema in described])
+    schema = _common_schema([(file, schema) for file, schema in described if len(schema) or file.is_parquet])
     return Listing(filesystem=filesystem, files=files, schema=_with_partitions(schema, files))
 
 
@@ -154,21 +156,26 @@ def _describe(
     return file, schema.remove_metadata()
 
 
-def _common_schema(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
-    """One schema for all files: same columns, types promoted where that loses nothing (int32 and int64)."""
-    merged = schemas[0][1]
-    for name, schema in schemas[1:]:
+def _common_schema(schemas: Sequence[tuple[InputFile, pa.Schema]]) -> pa.Schema:
+    """One schema for all files: same columns, types promoted where that loses nothing (int32 and int64).
+
+    JSON lines say nothing where they have nothing, so a column may be absent from a whole file of them.
+    """
+    if not schemas:
+        return pa.schema([])
+    first, merged = schemas[0]
+    for file, schema in schemas[1:]:
         if schema.equals(merged):
             continue
-        missing = set(merged.names) ^ set(schema.names)
-        if missing:
+        differing = set(merged.names) ^ set(schema.names)
+        if differing and (first.is_parquet or file.is_parquet):
             raise InputError(
-                f"input {name!r} and {schemas[0][0]!r} differ in columns {', '.join(map(repr, sorted(missing)))}"
+                f"input {file.name!r} and {first.name!r} differ in columns {', '.join(map(repr, sorted(differing)))}"
             )
         try:
             merged = pa.unify_schemas([merged, schema], promote_options="permissive")
         except pa.ArrowException as error:
-            raise InputError(f"input {name!r} does not fit {schemas[0][0]!r}: {error}") from error
+            raise InputError(f"input {file.name!r} does not fit {first.name!r}: {error}") from error
     return merged
 
 
@@ -195,11 +202,22 @@ def _describe_json(place: Place) -> tuple[pa.Schema, list[tuple[int, int]]]:
         size += len(line)
     if not sample:
         return pa.schema([]), []
+    if not any(map(_is_object, sample)):
+        raise InputError(f"input {place.name!r} is not JSON lines: expected one object a line, found none")
     try:
         schema = _json_schema(sample)
     except pa.ArrowException:
         schema = _json_schema_of_most(sample)
-    return schema, [(rows, size)]
+    # What looks like a time is kept as it was written: the next line may not look like one.
+    fields = (pa.field(f.name, pa.string()) if pa.types.is_timestamp(f.type) else f for f in schema)
+    return pa.schema(list(fields)), [(rows, size)]
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line.removeprefix(codecs.BOM_UTF8)), dict)
+    except ValueError:
+        return False
 
 
 def _json_schema(lines: Sequence[bytes]) -> pa.Schema:
@@ -210,7 +228,7 @@ def _json_schema(lines: Sequence[bytes]) -> pa.Schema:
 def _json_schema_of_most(lines: Sequence[bytes]) -> pa.Schema:
     """The schema without the lines that are damaged or of another type than those before them."""
     schema = pa.schema([])
-    for line in lines:
+    for line in filter(_is_object, lines):
         with contextlib.suppress(pa.ArrowException):
             schema = pa.unify_schemas([schema, _json_schema([line])], promote_options="permissive")
     return schema

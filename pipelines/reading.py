@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -18,6 +19,9 @@ from pipelines.units import NO_PARTITION, SOURCE_FILE, SOURCE_ROW, Piece, Unit
 
 READ_ERROR = "__read_error"
 
+# A unit may be a thousand tiny files, each a few requests to an object store.
+_READ_THREADS = 8
+
 
 def read_unit(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.Table:
     """The rows of a unit: columns of `schema`, `source_file`, `source_row`, and READ_ERROR (null where fine).
@@ -25,20 +29,24 @@ def read_unit(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.
     Rows that cannot be read (a damaged page, a line that is no JSON) come with nulls and the reason in
     READ_ERROR, so that every row of the listing is present whatever happens.
     """
-    tables = []
-    for piece in unit.pieces:
-        reader = _read_parquet if piece.file.is_parquet else _read_json
-        try:
-            table, errors = reader(piece, filesystem, schema)
-        except (OSError, pa.ArrowException, ValueError) as error:
-            rows = piece.stop - piece.start
-            table = pa.table({f.name: pa.nulls(rows, f.type) for f in schema}, schema=schema)
-            errors = pa.array([f"{type(error).__name__}: {error}"] * rows, pa.string())
-        rows = piece.stop - piece.start
-        table = table.append_column(SOURCE_FILE, pa.array([piece.file.name] * rows, pa.string()))
-        table = table.append_column(SOURCE_ROW, pa.array(range(piece.start, piece.stop), pa.int64()))
-        tables.append(table.append_column(READ_ERROR, errors))
+    with ThreadPoolExecutor(min(_READ_THREADS, len(unit.pieces))) as pool:
+        tables = list(pool.map(lambda piece: _read_piece(piece, filesystem, schema), unit.pieces))
     return pa.concat_tables(tables).combine_chunks()
+
+
+def _read_piece(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.Table:
+    rows = piece.stop - piece.start
+    reader = _read_parquet if piece.file.is_parquet else _read_json
+    try:
+        table, errors = reader(piece, filesystem, schema)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        table = pa.table({f.name: pa.nulls(rows, f.type) for f in schema}, schema=schema)
+        # A file or a connection may be there again; the kinds of OSError tell apart what does not matter here.
+        kind = "OSError" if isinstance(error, OSError) else type(error).__name__
+        errors = pa.array([f"{kind}: {error}"] * rows, pa.string())
+    table = table.append_column(SOURCE_FILE, pa.array([piece.file.name] * rows, pa.string()))
+    table = table.append_column(SOURCE_ROW, pa.array(range(piece.start, piece.stop), pa.int64()))
+    return table.append_column(READ_ERROR, errors)
 
 
 def json_lines(path: str, filesystem: pafs.FileSystem) -> Iterator[bytes]:
@@ -128,4 +136,6 @@ def _parse_lines(lines: Sequence[bytes], schema: pa.Schema) -> pa.Table:
         read_options=pajson.ReadOptions(block_size=len(text) + 1),
         parse_options=pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
     )
+    if table.num_rows != len(lines):  # a line with a list of objects, or with none
+        raise pa.ArrowInvalid(f"expected one object a line, found {table.num_rows} in {len(lines)}")
     return table.select(schema.names)

@@ -111,6 +111,27 @@ def test_json_lines_are_read_blank_and_damaged_lines_included(tmp_path, name):
     assert table["tags"].to_pylist()[0] == ["x"]
 
 
+def test_files_of_json_lines_may_lack_columns_and_be_empty_and_times_stay_text(tmp_path):
+    files = {
+        "a": '{"text": "2020-01-01"}\n{"text": "2021-01-01"}',
+        "b": "",
+        "c": '{"text": "x", "n": 1}\n[{"text": "y"}, {"text": "z"}]\n{"text": "u", "text": "v"}',
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.jsonl").write_text(content)
+    table = read_all(list_inputs([str(tmp_path)]))
+    assert table["text"].to_pylist()[:3] == ["2020-01-01", "2021-01-01", "x"]
+    assert table["n"].to_pylist() == [None, None, 1, None, None]
+    assert [error is not None for error in table[READ_ERROR].to_pylist()] == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("content", ['[{"text": "a"}, {"text": "b"}]', '{\n "text": "a"\n}'])
+def test_json_that_is_not_lines_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a\.json' is not JSON lines: expected one object a line"):
+        list_inputs([str(tmp_path)])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -144,7 +144,7 @@ def check_input_types(schema: pa.Schema, columns: Mapping[str, str]) -> None:
 
 def examples(table: pa.Table, task: str, columns: Mapping[str, str]) -> list[Any]:
     """The predictor's examples, one a row; a null in any column the task reads makes the example None."""
-    values = {role: _column_at(table, name).to_pylist() for role, name in columns.items()}
+    values = {role: _values(column_at(table, name)) for role, name in columns.items()}
     if len(values) == 1:
         return next(iter(values.values()))
     rows = (dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True))
@@ -186,11 +186,32 @@ def _type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
     return _type_at(pa.schema(list(schema.field(head).type)), rest)
 
 
-def _column_at(table: pa.Table, name: str) -> pa.ChunkedArray:
+def column_at(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column of a table; a dotted name reaches into a struct column."""
     if name in table.column_names:
         return table[name]
     head, *path = name.split(".")
     return pc.struct_field(table[head], path)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except UnicodeDecodeError:  # writers do not check what they call strings
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """A string or list of strings; bytes that are no UTF-8 become lone surrogates, which a predictor refuses."""
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        if isinstance(scalar, pa.DictionaryScalar):
+            return _value(scalar.value)
+        if isinstance(scalar, pa.ListScalar):  # of any size of offsets, and of fixed size
+            return [_value(item) for item in scalar.values]
+        return scalar.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
 
 
 def top_level(name: str, names: Sequence[str]) -> str:

@@ -80,6 +80,17 @@ def test_any_kind_of_string_column_will_do(kind):
     assert examples(table, "fill-mask", TEXT) == ["a", None]
 
 
+def test_bytes_that_are_no_text_become_a_string_no_predictor_takes_and_leave_the_others_alone():
+    stored = pa.array([b"good", b"b\xffd", None], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 3, stored.buffers())
+    choices = pa.ListArray.from_arrays(pa.array([0, 2, 2, 3]), text)
+    for column in (text, text.dictionary_encode(), text.cast(pa.string_view())):
+        assert examples(pa.table({"text": column}), "fill-mask", TEXT) == ["good", "b\udcffd", None]
+    columns = {"prompt": "prompt", "choices": "choices"}
+    rows = examples(pa.table({"prompt": ["p"] * 3, "choices": choices}), "multiple-choice", columns)
+    assert [row["choices"] for row in rows] == [["good", "b\udcffd"], [], [None]]
+
+
 def test_a_dotted_name_reaches_into_structs():
     table = pa.table({"doc": [{"body": {"en": "hi"}}, {"body": None}, None]})
     columns = {"text": "doc.body.en"}

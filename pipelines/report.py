@@ -9,7 +9,7 @@ Knows the result columns of each task, and nothing of how they came about.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.report_page import page
+from pipelines.report_page import MARKED, page
 from pipelines.resume import REPORT_FILES, RUN_FILE, Footer, read_parts
+from pipelines.schemas import column_at, result_fields, top_level
 from pipelines.storage import Place, read_whole, write_whole
 from pipelines.units import SOURCE_FILE, SOURCE_ROW
 
 NUM_EXTREMES = 3
 NUM_TIME_BINS = 60
+PAUSE_S = 60.0
 SNIPPET_CHARS = 1500
+NUM_LABELS = 5
 
 # What is plotted and ranked for each task, and what its two ends are called.
 SCORES = {
@@ -92,23 +95,23 @@ def summarize(table: pa.Table, task: str) -> dict[str, Any]:
     return summary
 
 
-def write_report(output: Place) -> dict[str, Any]:
+def write_report(output: Place, parts: Mapping[str, Footer] | None = None) -> dict[str, Any]:
     """Write `_report.json` and `_report.html` into an output directory and return the facts.
 
-    Costs the footers of all finished files and the text of a few documents.
+    Costs the text of a few documents, and the footers of all finished files where they are not given.
     """
-    facts = collect(output)
+    facts = collect(output, parts)
     html, plain = REPORT_FILES
     write_whole(output.child(plain), json.dumps(facts, indent=1).encode())
     write_whole(output.child(html), page(facts).encode())
     return facts
 
 
-def collect(output: Place) -> dict[str, Any]:
+def collect(output: Place, parts: Mapping[str, Footer] | None = None) -> dict[str, Any]:
     """The facts of an output directory: counts, distributions, throughput over time, actors, documents at the ends."""
     run = json.loads(read_whole(output.child(RUN_FILE)) or b"{}").get("fingerprint", {})
     task = run.get("task", "")
-    parts = read_parts(output)
+    parts = read_parts(output) if parts is None else parts
     summaries = [footer.summary for footer in parts.values()]
     what, low, high = SCORES.get(task, ("", "", ""))
     return {
@@ -146,19 +149,28 @@ def _score_bounds(number: int, step: float) -> tuple[float, float]:
 
 
 def _throughput(summaries: list[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Tokens a second over the life of the job, a file's tokens spread evenly over the time it took."""
+    """Tokens a second while the job ran, a file's tokens spread evenly over the time it took.
+
+    Time in which no file was in the making for long lies between two starts, and is left out.
+    """
     if not summaries:
         return []
-    began = min(summary["started"] for summary in summaries)
-    width = max(max(summary["finished"] for summary in summaries) - began, 1e-3) / NUM_TIME_BINS
-    edges = began + width * np.arange(NUM_TIME_BINS + 1)
-    tokens = np.zeros(NUM_TIME_BINS)
-    for summary in summaries:
+    spans: list[tuple[float, float, int]] = []
+    left_out = latest = min(summary["started"] for summary in summaries)
+    for summary in sorted(summaries, key=lambda summary: summary["started"]):
         start, stop = summary["started"], max(summary["finished"], summary["started"] + 1e-3)
+        if start - latest > PAUSE_S:
+            left_out += start - latest
+        spans.append((start - left_out, stop - left_out, summary["tokens"]))
+        latest = max(latest, stop)
+    width = (latest - left_out) / NUM_TIME_BINS
+    edges = width * np.arange(NUM_TIME_BINS + 1)
+    tokens = np.zeros(NUM_TIME_BINS)
+    for start, stop, count in spans:
         overlap = np.clip(np.minimum(edges[1:], stop) - np.maximum(edges[:-1], start), 0, None)
-        tokens += summary["tokens"] * overlap / (stop - start)
+        tokens += count * overlap / (stop - start)
     return [
-        {"after_s": round(float(edge - began), 3), "tokens_per_s": round(float(count / width), 1)}
+        {"after_s": round(float(edge), 3), "tokens_per_s": round(float(count / width), 1)}
         for edge, count in zip(edges[:-1], tokens, strict=True)
     ]
 
@@ -187,23 +199,54 @@ def _document(
 ) -> dict[str, Any]:
     place = output.child(part)
     with pq.ParquetFile(place.path, filesystem=place.filesystem) as stored:
-        names = [*run["input_columns"].values(), "entities", "answer", "generated_text", "labels"]
-        names += [SOURCE_FILE, SOURCE_ROW]
-        table = stored.read(columns=[name for name in names if name in stored.schema_arrow.names])
-    found = table.filter((pc.field(SOURCE_FILE) == file) & (pc.field(SOURCE_ROW) == row)).to_pylist()[0]
-    document = {"file": file, "row": row, "score": score}
-    for role, name in run["input_columns"].items():
-        value = found.get(name)
+        present = stored.schema_arrow.names
+        names = [top_level(name, present) for name in run["input_columns"].values()]
+        names += [*(field.name for field in result_fields(run["task"])), SOURCE_FILE, SOURCE_ROW]
+        table = stored.read(columns=[name for name in dict.fromkeys(names) if name in present])
+    table = table.filter((pc.field(SOURCE_FILE) == file) & (pc.field(SOURCE_ROW) == row))
+    (found,) = table.to_pylist()
+    given = {
+        role: column_at(table, name)[0].as_py()
+        for role, name in run["input_columns"].items()
+        if top_level(name, present) in table.column_names
+    }
+    document: dict[str, Any] = {"file": file, "row": row, "score": score}
+    marked = list(found.get("entities") or ())
+    if found.get("answer"):
+        marked = [{"entity_group": "answer", **{name: found[name] for name in ("score", "start", "end")}}]
+    for role, value in given.items():
         if isinstance(value, str):
-            document[role] = value[:SNIPPET_CHARS] + ("…" if len(value) > SNIPPET_CHARS else "")
-    if found.get("entities") is not None:
-        document["entities"] = [entity for entity in found["entities"] if entity["end"] <= SNIPPET_CHARS]
+            begin = _snippet_start(value, marked) if role in MARKED else 0
+            document[role] = ("…" if begin else "") + value[begin : begin + SNIPPET_CHARS]
+            document[role] += "…" if len(value) > begin + SNIPPET_CHARS else ""
+            if role in MARKED and marked:
+                document["entities"] = _within(marked, begin, len(document[role]))
     for name in ("answer", "generated_text"):
         if found.get(name):
             document[name] = found[name][:SNIPPET_CHARS]
-    if found.get("labels"):
-        document["labels"] = found["labels"][:5]
+    labels = found.get("labels") or []
+    for mask in found.get("masks") or ():
+        labels += [{"label": best["token_str"], "score": best["score"]} for best in mask["candidates"][:1]]
+    if given.get("choices") and found.get("scores"):
+        pairs = zip(given["choices"], found["scores"], strict=True)
+        labels = [{"label": choice[:SNIPPET_CHARS], "score": score} for choice, score in pairs]
+    if labels:
+        document["labels"] = labels[:NUM_LABELS]
     return document
+
+
+def _snippet_start(text: str, marked: Sequence[Mapping[str, Any]]) -> int:
+    """Where to cut a text in which only one thing is marked, and that far behind: a little before it."""
+    if len(marked) != 1 or marked[0]["end"] <= SNIPPET_CHARS:
+        return 0
+    return max(0, min(int(marked[0]["start"]) - SNIPPET_CHARS // 3, len(text) - SNIPPET_CHARS))
+
+
+def _within(marked: Sequence[Mapping[str, Any]], begin: int, length: int) -> list[dict[str, Any]]:
+    """The spans as they lie in a snippet that begins at `begin`, where an ellipsis stands for what is before."""
+    shift = begin - 1 if begin else 0
+    moved = [{**span, "start": span["start"] - shift, "end": span["end"] - shift} for span in marked]
+    return [span for span in moved if span["start"] >= 0 and span["end"] <= length]
 
 
 def _mean(values: list[float]) -> float | None:

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+# Texts of an example in which entities, or an answer, are marked.
+MARKED = ("text", "context")
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #667085; --bar: #2f6fde; --line: #8884; --card: #8881; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #98a2b3; --bar: #6ea0ff; } }
@@ -116,7 +119,7 @@ def _documents(end: str, documents: Sequence[Mapping[str, Any]]) -> str:
         lines = [f"<b>{document['score']:.4g}</b> <span class=soft>{origin}</span>"]
         for name in ("question", "prompt", "context", "text", "text_pair", "answer", "generated_text"):
             if document.get(name):
-                entities = document.get("entities") or [] if name == "text" else []
+                entities = document.get("entities") or [] if name in MARKED else []
                 text = _marked(document[name], entities)
                 label = "" if name == "text" else f"<span class=soft>{name.replace('_', ' ')}</span> "
                 lines.append(f"<p>{label}{text}</p>")

@@ -95,6 +95,48 @@ def test_summaries_of_files_add_up(output):
     assert (most["end"], most["documents"][0]["row"]) == ("most confident", 2)
 
 
+def test_the_time_between_two_starts_is_no_time_of_the_job(output):
+    write(output, "token-classification", [FAILED], [None], start=3, started=10_000.0, finished=10_010.0)
+    times = [point["after_s"] for point in collect(output)["throughput"]]
+    assert max(times) < 30
+    assert times[1] == pytest.approx(30 / len(times), abs=0.001)
+
+
+def test_an_answer_far_into_a_context_is_shown_where_it_stands_and_marked(tmp_path):
+    place = locate(str(tmp_path))
+    columns = {"question": "question", "context": "doc.body"}
+    run = {"fingerprint": {"task": "question-answering", "input_columns": columns}}
+    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    body = "x" * 5000 + "Ada" + "y" * 5000
+    record = {"answer": "Ada", "score": 0.25, "start": 5000, "end": 5003, **COUNTS}
+    fields = result_fields("question-answering")
+    given = {"question": ["Who?"], "doc": [{"body": body}], "source_file": ["in"], "source_row": [0]}
+    found = record_columns([record], "question-answering", fields)
+    table = pa.table({**given, **dict(zip([*(field.name for field in fields), "error"], found, strict=True))})
+    summary = summarize(table, "question-answering") | {"started": 0.0, "finished": 1.0, "worker": "w"}
+    write_part(place, "part-0.parquet", table, Footer("run", (("in", 0, 1),), summary))
+    (document,) = collect(place)["documents_at_the_ends"][0]["documents"]
+    (span,) = document["entities"]
+    assert document["context"][span["start"] : span["end"]] == "Ada"
+    assert (document["context"][0], document["context"][-1], document["question"]) == ("…", "…", "Who?")
+    reader = Reader()
+    reader.feed(page(collect(place)))
+    assert reader.marked == ["Ada", "Ada"]
+
+
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [("fill-mask", {"label": "a", "score": 0.5}), ("text-classification", {"label": "good", "score": 0.9})],
+)
+def test_what_was_found_in_a_document_is_shown_beside_it(tmp_path, task, label):
+    place = locate(str(tmp_path))
+    run = {"fingerprint": {"task": task, "input_columns": {"text": "text"}}}
+    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    write(place, task, [{**RECORDS[task], **COUNTS}], ["a text"])
+    (document,) = collect(place)["documents_at_the_ends"][0]["documents"]
+    assert document["labels"][0] == label
+
+
 class Reader(HTMLParser):
     def __init__(self):
         super().__init__()

@@ -24,7 +24,7 @@ logger = logging.getLogger("ray.serve.bigbird")
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 # Who asks whether the server lives, what it offers, or how to use it needs no key.
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
 
 
 def request_id(headers: Headers) -> str:

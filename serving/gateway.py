@@ -54,6 +54,9 @@ def create_app(
     app = FastAPI(
         title="BigBird on Ray",
         version=versions.get("bigbird-on-ray", "0"),
+        # A page of our own instead: the usual one loads its scripts from elsewhere, and clusters are often closed off.
+        docs_url=None,
+        redoc_url=None,
         description="Long documents through every head of BigBird. Errors have one body: type, message, param.",
     )
     error_handlers.install(app, tuple(heads))
@@ -125,13 +128,17 @@ def _operations(
     key_in_docs: list[Any],
 ) -> APIRouter:
     router = APIRouter(tags=["operations"])
-    page = files("serving").joinpath("static/index.html").read_text(encoding="utf-8")
+    headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
 
-    @router.get("/", include_in_schema=False)
-    async def playground() -> HTMLResponse:
-        return HTMLResponse(
-            page, headers={"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
-        )
+    def add_page(path: str, name: str) -> None:
+        text = files("serving").joinpath("static", name).read_text(encoding="utf-8")
+
+        @router.get(path, include_in_schema=False, name=name)
+        async def page() -> HTMLResponse:
+            return HTMLResponse(text, headers=headers)
+
+    add_page("/", "index.html")
+    add_page("/docs", "docs.html")
 
     @router.get("/health", summary="The server lives.")
     async def health() -> dict[str, str]:

@@ -323,7 +323,26 @@ def test_a_server_with_keys_asks_for_one(browser):
         site.close()
 
 
-def test_the_page_loads_nothing_from_elsewhere(site, browser):
-    Page(browser, site.url)
+@pytest.mark.parametrize(("path", "needed"), [("/", "/info"), ("/docs", "/openapi.json")])
+def test_the_pages_load_nothing_from_elsewhere(site, browser, path, needed):
+    browser.get(site.url + path)
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-    assert {url.removeprefix(site.url) for url in loaded} <= {"/info", "/favicon.ico"}
+    assert {url.removeprefix(site.url) for url in loaded} <= {needed, "/favicon.ico"}
+
+
+def test_the_docs_describe_every_head_with_a_call_and_every_error(site, browser):
+    browser.get(site.url + "/docs")
+    deadline = time.monotonic() + 30
+    while len(shown := browser.find_elements("css selector", "details")) < 13:
+        assert time.monotonic() < deadline, browser.page_source[:2000]
+        time.sleep(0.05)
+    texts = [one.get_property("textContent") for one in shown]
+    for head in ALL_HEADS:
+        path = "/v1/completions" if head == "text-generation" else f"/v1/{head}"
+        (text,) = [text for text in texts if text.startswith(f"POST{path} ")]
+        assert f"curl -sS {site.url}{path}" in text
+        for expected in ("200 ", "413 ", '"type": "overloaded"', "X-Request-Timeout-Seconds"):
+            assert expected in text
+    width = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
+    assert width <= 0, "the page scrolls sideways"
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

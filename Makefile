@@ -105,7 +105,8 @@ $(OLD): constraints.txt | $(VENV)/bin/python
 	@echo "installing transformers 4.37.2 into $(OLD_VENV): once, some minutes"
 	@$(call new_environment,$(OLD_VENV))
 	@$(OLD_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
-	  "transformers==4.37.2" "numpy<2" "$$(grep '^torch==' constraints.txt)" "$$(grep '^safetensors==' constraints.txt)"
+	  "transformers==4.37.2" "numpy<2" "$$(grep '^torch==' constraints.txt)" \
+	  "$$(grep '^safetensors==' constraints.txt)" "$$(grep '^sentencepiece==' constraints.txt)"
 	@touch $@
 
 clean: ## remove what was built or written here, the environment included

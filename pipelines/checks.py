@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from safetensors import SafetensorError, safe_open
 
 from bigbird.errors import CheckpointError, InputError
 from bigbird.hub import resolve
@@ -41,8 +42,8 @@ class ModelFacts:
 def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelFacts:
     """Read a checkpoint's files, not its tensors.
 
-    Raises CheckpointError: no such checkpoint, a head that does not do `task`, token-classification or
-    text-classification without a label map.
+    Raises CheckpointError: no such checkpoint, a head that does not do `task`, no weights, token-classification
+    without a label map.
     """
     from bigbird.pretrained import load_config  # brings torch, which workers that only read need not load
 
@@ -60,6 +61,8 @@ def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelFacts:
     weights = [path for path in files if path.suffix == ".safetensors"] or [p for p in files if p.suffix == ".bin"]
     if not weights:
         raise CheckpointError(f"{model!r} has no weights: neither *.safetensors nor *.bin")
+    for path in weights:
+        _check_whole(path)
     hashed = hashlib.sha256()
     for path in files:
         hashed.update(f"{path.name}:{sizes[path]}\n".encode())
@@ -73,6 +76,16 @@ def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelFacts:
         embedding_size=config.hidden_size,
         weight_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4),
     )
+
+
+def _check_whole(path: Path) -> None:
+    """Raises CheckpointError for a file of weights that was cut short, as by a disk that was full."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def parse_options(kind: type, assignments: Sequence[str]) -> Any:
@@ -158,10 +171,11 @@ def _hash(column: pa.ChunkedArray) -> np.ndarray:
     return hashes
 
 
-def check_memory(facts: ModelFacts, nodes: Sequence[Mapping[str, float]], actors: int, cpus: float) -> None:
-    """Refuse a model that fits on no node. `nodes`: resources of each (`CPU`, `memory` in bytes).
+def check_memory(facts: ModelFacts, nodes: Sequence[Mapping[str, float]], actors: int, cpus: float) -> int:
+    """How many actors the nodes hold, at least `actors`. `nodes`: resources of each (`CPU`, `memory` in bytes).
 
-    Raises InputError. Counts the weights and half as much again for packed copies and activations.
+    Raises InputError for fewer, and for a model that fits on no node. Counts the weights and half as much again for
+    packed copies and activations.
     """
     needed = int(facts.weight_bytes * 1.5)
     best = max((int(node.get("memory", 0)) for node in nodes), default=0)
@@ -173,5 +187,10 @@ def check_memory(facts: ModelFacts, nodes: Sequence[Mapping[str, float]], actors
         min(int(node.get("memory", 0)) // max(needed, 1), int(node.get("CPU", 0) // cpus) if cpus else actors)
         for node in nodes
     )
-    if room < min(actors, 1):
+    if not room:
         raise InputError(f"no node offers {cpus:g} CPUs and {needed / 2**30:.1f} GiB to one actor")
+    if room < actors:
+        raise InputError(
+            f"{actors} actors of {cpus:g} CPUs and {needed / 2**30:.1f} GiB each; the cluster's nodes hold {room}"
+        )
+    return room

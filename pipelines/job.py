@@ -7,8 +7,6 @@ Knows how the parts go together and what a person sees of it; what a part does i
 
 import dataclasses
 import json
-import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,20 +14,23 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 import ray
-from ray.data import DataContext, Dataset, Datasource
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from bigbird.errors import InputError
 from pipelines.checks import ModelFacts, check_ids, check_memory
 from pipelines.inputs import Listing, list_inputs
-from pipelines.pool import ScoreOptions, pool
+from pipelines.joining import join_ray
+from pipelines.pool import ScoreOptions, num_tokenizers, pool
+from pipelines.progress import Progress
 from pipelines.reading import read_unit
 from pipelines.report import write_report
-from pipelines.resume import Ledger, open_output, read_parts
+from pipelines.resume import Ledger, open_output, read_parts, refuse_doubles
 from pipelines.schemas import check_input_types, output_schema, result_fields, top_level
 from pipelines.stages import REPLACES, ScoreUnit, Stage
-from pipelines.storage import locate
+from pipelines.storage import Place, locate
+from pipelines.tokenizing import TokenizeRows
 from pipelines.units import Unit
 from pipelines.watch import start_watch
 
@@ -40,8 +41,6 @@ UNITS_PER_ACTOR = 8
 
 # Reports of progress that one watching actor is asked to take; actors of large pools report less often.
 REPORTS_PER_S = 500
-
-_PROGRESS_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +136,16 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelF
     if job.limit is not None and job.limit < 1:
         raise InputError(f"limit is {job.limit}, expected at least 1")
     facts = inspect(job.task, job.model, options.dtype)
+    load(job.task, job.model, options=options.task_options, weights=False)  # its tokenizer, and options it cannot meet
     results = result_fields(job.task, options=options.task_options, embedding_size=facts.embedding_size)
     listing = list_inputs(job.inputs, read_columns=[name.partition(".")[0] for name in columns.values()])
     check_input_types(listing.schema, columns)
+    output = locate(job.output)
+    _refuse_output_among_inputs(output, job.inputs, listing)
     kept = _kept(listing.schema, job)
     schema = output_schema(kept, results)
     ledger = open_output(
-        locate(job.output),
+        output,
         fingerprint=_fingerprint(job, facts, columns, schema),
         listing=listing,
         unit_bytes=job.unit_bytes or _unit_bytes(listing, options),
@@ -172,11 +174,10 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelF
             max_tokens_per_batch=options.max_tokens_per_batch,
             window_rows=options.window_rows,
         )
-        if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        join_ray()
         summaries = _score(stage, units, listing, read_schema, schema, ledger, options, facts, out)
         _require_complete(ledger, listing, job.limit)
-        write_report(ledger.output)
+    write_report(ledger.output, ledger.parts)  # an earlier start may have been killed before it could
     errors: dict[str, int] = {}
     for summary in summaries.values():
         for kind, count in summary["errors"].items():
@@ -202,9 +203,10 @@ def _score(
     facts: ModelFacts,
     out: TextIO,
 ) -> dict[str, dict[str, Any]]:
-    strategy, cpus, size = pool(options, len(units))
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    check_memory(facts, [node["Resources"] for node in nodes if node["Alive"]], size, cpus)
+    _, cpus, _ = pool(options)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    room = check_memory(facts, nodes, options.num_actors or 1, cpus)
+    strategy, _, size = pool(options, min(len(units), room))
     stage = dataclasses.replace(stage, num_threads=max(1, int(cpus)) if options.device == "cpu" else None)
     watch = start_watch()
     context = DataContext.get_current()
@@ -216,6 +218,15 @@ def _score(
         concurrency=min(len(units), 2 * size),
         num_cpus=0,  # the actors own the cores; reading takes little beside scoring
     )
+    if tokenizers := num_tokenizers(options, size, cpus):
+        rows = rows.map_batches(
+            TokenizeRows,
+            fn_constructor_args=(stage, watch),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=tokenizers),
+            num_cpus=1,
+        )
     parts = rows.map_batches(
         ScoreUnit,
         fn_constructor_args=(stage, ledger.output, ledger.run, schema, watch, max(1.0, size / REPORTS_PER_S)),
@@ -226,8 +237,8 @@ def _score(
         num_gpus=options.num_gpus_per_actor or None,
     )
     summaries: dict[str, dict[str, Any]] = {}
-    progress = _Progress(watch, sum(unit.rows for unit in units), out)
-    with progress:
+    needs = {"CPU": cpus, "GPU": options.num_gpus_per_actor}
+    with Progress(watch, sum(unit.rows for unit in units), needs, out):
         batch: Any
         for batch in parts.iter_batches(batch_size=None, batch_format="pyarrow"):
             for name, summary in zip(batch["part"].to_pylist(), batch["summary"].to_pylist(), strict=True):
@@ -236,41 +247,14 @@ def _score(
     return summaries
 
 
-class _Progress:
-    """A line every few seconds, from a thread of its own."""
-
-    def __init__(self, watch: Any, rows: int, out: TextIO) -> None:
-        self._watch, self._rows, self._out = watch, rows, out
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> "_Progress":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        began = time.monotonic()
-        while not self._stop.wait(_PROGRESS_INTERVAL_S):
-            try:
-                seen = ray.get(self._watch.snapshot.remote(), timeout=_PROGRESS_INTERVAL_S)
-            except ray.exceptions.RayError:
-                continue
-            seconds = time.monotonic() - began
-            done = min(int(seen["documents"]), self._rows)
-            left = f"{_duration((self._rows - done) * seconds / done)} left" if done else "loading the model"
-            line = f"  {done:,}/{self._rows:,} documents ({done / self._rows:.0%})  {int(seen['tokens']):,} tokens"
-            line += f"  {seen['tokens'] / seconds:,.0f} tokens/s  {int(seen['errors']):,} errors  {left}"
-            print(line, file=self._out, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _refuse_output_among_inputs(output: Place, inputs: Sequence[str], listing: Listing) -> None:
+    """A folder is read with all that is below it: the next start would take its own results for input."""
+    if not listing.filesystem.equals(output.filesystem):
+        return
+    folders = [place.path.rstrip("/") for place in map(locate, inputs)]
+    inside = any(output.path.startswith(f"{folder}/") for folder in folders)
+    if inside or any(file.path.startswith(f"{output.path}/") for file in listing.files):
+        raise InputError(f"output {output.name!r} lies among the inputs; choose a directory outside them")
 
 
 def _kept(schema: pa.Schema, job: Job) -> pa.Schema:
@@ -308,6 +292,7 @@ def _unit_bytes(listing: Listing, options: ScoreOptions) -> int:
 def _require_complete(ledger: Ledger, listing: Listing, limit: int | None) -> None:
     """Count again from the directory itself: every row is there, once."""
     ledger.parts = read_parts(ledger.output, run=ledger.run)
+    refuse_doubles(ledger.output, ledger.parts)
     wanted = min(listing.rows, limit or listing.rows)
     if ledger.num_done < wanted:
         raise RuntimeError(f"{wanted - ledger.num_done:,} of {wanted:,} rows are missing from {ledger.output.name}")

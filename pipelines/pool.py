@@ -21,6 +21,8 @@ class ScoreOptions:
     task_options: the task's options dataclass of `bigbird.predictors`, None for its defaults. num_actors: size of
     a fixed pool (None: as many as fit the cluster); min_actors and max_actors: a pool that grows and shrinks.
     num_cpus_per_actor: also the threads an actor computes with. num_gpus_per_actor: may be a fraction.
+    num_tokenizers: CPU workers that tokenize ahead of the actors (None: one for each actor with a GPU, as far as
+    cores are left; without any, an actor tokenizes beside its model).
     window_rows: rows a predictor sees at once and sorts by length.
     """
 
@@ -32,6 +34,7 @@ class ScoreOptions:
     max_actors: int | None = None
     num_cpus_per_actor: float | None = None
     num_gpus_per_actor: float = 0.0
+    num_tokenizers: int | None = None
     max_tokens_per_batch: int | None = None
     window_rows: int = WINDOW_ROWS
 
@@ -40,8 +43,8 @@ class ScoreOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name} is {value}, expected more than 0")
-        if self.num_gpus_per_actor < 0 or self.window_rows < 1:
-            raise InputError("num_gpus_per_actor must not be negative, and window_rows at least 1")
+        if self.num_gpus_per_actor < 0 or (self.num_tokenizers or 0) < 0 or self.window_rows < 1:
+            raise InputError("num_gpus_per_actor and num_tokenizers must not be negative, and window_rows at least 1")
         if (self.min_actors is None) != (self.max_actors is None):
             raise InputError("min_actors and max_actors go together")
         if self.num_actors is not None and self.max_actors is not None:
@@ -61,7 +64,7 @@ def pool(options: ScoreOptions, most: int | None = None) -> tuple[ActorPoolStrat
     most their number. `most` bounds the pool by what there is to do.
     """
     cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cores, gpus = cluster.get("CPU", 1.0), cluster.get("GPU", 0.0)
+    cores, gpus = cluster.get("CPU", 1.0) - (options.num_tokenizers or 0), cluster.get("GPU", 0.0)
     gpu = options.num_gpus_per_actor
     if gpu and gpus < gpu:
         raise InputError(f"an actor is to have {gpu:g} GPUs; the cluster has {gpus:g}")
@@ -72,7 +75,8 @@ def pool(options: ScoreOptions, most: int | None = None) -> tuple[ActorPoolStrat
     else:
         cpus = 1.0 if gpu or cores <= 8 else 4.0
     if cpus > cores:
-        raise InputError(f"an actor is to have {cpus:g} CPUs; the cluster has {cores:g}")
+        besides = f" besides {options.num_tokenizers} tokenizers" if options.num_tokenizers else ""
+        raise InputError(f"an actor is to have {cpus:g} CPUs; the cluster has {cores:g}{besides}")
     fits = max(1, int(min(cores // cpus, gpus // gpu if gpu else cores)))
     if options.max_actors is not None and options.min_actors is not None:
         return ActorPoolStrategy(min_size=options.min_actors, max_size=options.max_actors), cpus, options.max_actors
@@ -81,3 +85,13 @@ def pool(options: ScoreOptions, most: int | None = None) -> tuple[ActorPoolStrat
         raise InputError(f"{options.num_actors} actors of {cpus:g} CPUs and {gpu:g} GPUs: the cluster holds {fits}")
     size = min(size, most) if most else size
     return ActorPoolStrategy(size=size), cpus, size
+
+
+def num_tokenizers(options: ScoreOptions, num_actors: int, cpus: float) -> int:
+    """CPU workers that tokenize ahead of `num_actors` actors of `cpus` CPUs; 0 where the actors do it themselves."""
+    if options.num_tokenizers is not None:
+        return options.num_tokenizers
+    if not options.num_gpus_per_actor:
+        return 0
+    cores: float = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    return max(0, min(num_actors, int(cores - num_actors * cpus)))

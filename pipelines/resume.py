@@ -142,7 +142,7 @@ def open_output(
     generations = _compare_inputs(output, listing)
     ledger = Ledger(output, digest(fingerprint), run["unit_bytes"], generations)
     ledger.parts = read_parts(output, run=ledger.run)
-    _refuse_doubles(output, ledger.parts)
+    refuse_doubles(output, ledger.parts)
     return ledger
 
 
@@ -308,11 +308,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _refuse_doubles(output: Place, parts: Mapping[str, Footer]) -> None:
+def refuse_doubles(output: Place, parts: Mapping[str, Footer]) -> None:
+    """Raises InputError naming two finished files that hold the same row.
+
+    Happens to copies, and where a start with another `limit` follows one that was killed while its workers, which
+    outlive it for seconds, were still writing.
+    """
     ranges = sorted((*range_, name) for name, footer in parts.items() for range_ in footer.ranges)
     for (file, _, stop, name), (next_file, start, _, next_name) in itertools.pairwise(ranges):
         if file == next_file and start < stop:
-            raise InputError(f"{output.name!r} holds row {start} of {file!r} twice, in {name} and {next_name}")
+            raise InputError(
+                f"{output.name!r} holds row {start} of {file!r} twice, in {name} and {next_name}; delete one of them, "
+                "and what is then missing is scored again"
+            )
 
 
 def _is_ours(name: str) -> bool:

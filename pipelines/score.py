@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
-from ray.data import Dataset
+from ray.data import ActorPoolStrategy, Dataset
 
 from bigbird.errors import BigBirdError, InputError
 from bigbird.predictors import OPTIONS, load_predictor
 from pipelines.checks import inspect_model, parse_options
 from pipelines.job import Job, run_job
-from pipelines.pool import ScoreOptions, pool
+from pipelines.pool import ScoreOptions, num_tokenizers, pool
 from pipelines.schemas import (
     TASKS,
     InputColumns,
@@ -32,6 +32,7 @@ from pipelines.schemas import (
     result_fields,
 )
 from pipelines.stages import ScoreRows, Stage
+from pipelines.tokenizing import TokenizeRows
 
 __all__ = ["InputColumns", "ScoreOptions", "main", "score"]
 
@@ -56,21 +57,22 @@ def score(
     Raises InputError or CheckpointError: an unknown task, a model without its head, and, where the dataset knows
     its schema, a missing column, one of the wrong type, or one with the name of a result.
     """
-    options = options or ScoreOptions()
+    options, load = options or ScoreOptions(), load or load_predictor
     columns = options.columns.of_task(task)
     facts = inspect_model(task, model, options.dtype)
+    load(task, model, options=options.task_options, weights=False)  # its tokenizer, and options it cannot meet
     results = result_fields(task, options=options.task_options, embedding_size=facts.embedding_size)
     known = dataset.schema(fetch_if_missing=False)
     if known is not None and hasattr(known.base_schema, "remove_metadata"):
         check_input_types(known.base_schema, columns)
         output_schema(known.base_schema, results)
-    strategy, cpus, _ = pool(options)
+    strategy, cpus, size = pool(options)
     stage = Stage(
         task=task,
         model=model,
         columns=columns,
         results=results,
-        load=load or load_predictor,
+        load=load,
         task_options=options.task_options,
         device=options.device,
         dtype=options.dtype,
@@ -78,6 +80,15 @@ def score(
         max_tokens_per_batch=options.max_tokens_per_batch,
         window_rows=options.window_rows,
     )
+    if tokenizers := num_tokenizers(options, size, cpus):
+        dataset = dataset.map_batches(
+            TokenizeRows,
+            fn_constructor_args=(stage,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=tokenizers),
+            num_cpus=1,
+        )
     return dataset.map_batches(
         ScoreRows,
         fn_constructor_args=(stage,),
@@ -130,7 +141,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None
         overwrite=arguments.overwrite,
     )
     # Ray Data warns of choices that are ours (no bars where nobody watches); its errors arrive as exceptions.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     print(run_job(job, load=load_predictor, inspect=inspect_model, out=sys.stderr).text)
 
 
@@ -148,6 +159,7 @@ def _score_options(arguments: argparse.Namespace) -> ScoreOptions:
         max_actors=arguments.max_actors,
         num_cpus_per_actor=arguments.num_cpus_per_actor,
         num_gpus_per_actor=arguments.num_gpus_per_actor,
+        num_tokenizers=arguments.num_tokenizers,
         max_tokens_per_batch=arguments.max_tokens_per_batch,
     )
 
@@ -208,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-actors", type=int, metavar="N")
     add("--num-cpus-per-actor", type=float, metavar="F", help="cores and threads of an actor")
     add("--num-gpus-per-actor", type=float, default=0.0, metavar="F", help="may be a fraction (default: 0)")
+    add("--num-tokenizers", type=int, metavar="N", help="CPU workers tokenizing ahead (default: one a GPU actor, or 0)")
     add("--max-tokens-per-batch", type=int, metavar="N", help="token budget of a micro-batch")
     return parser
 

@@ -33,6 +33,7 @@ from pipelines.report import summarize
 from pipelines.resume import Footer, part_name, ranges_of, read_footer, write_part
 from pipelines.schemas import ERROR_TYPE, examples, record_columns
 from pipelines.storage import Place
+from pipelines.tokenizing import PREPARED, prepared_rows, unpack
 from pipelines.units import SOURCE_FILE, SOURCE_ROW
 from pipelines.watch import DEATHS_TO_MARK_A_ROW, Verdict, split_windows
 
@@ -48,7 +49,7 @@ WINDOW_CHARS = 2_000_000
 
 # Causes that may be gone on the next start. Anything else is a property of the row, and stays done.
 RETRYABLE = frozenset(
-    {"OutOfMemoryError", "MemoryError", "ReadError", "OSError", "TimeoutError", "ConnectionError", "AcceleratorError"}
+    {"OutOfMemoryError", "MemoryError", "OSError", "TimeoutError", "ConnectionError", "AcceleratorError"}
 )
 
 _WRITE_ATTEMPTS = 5
@@ -74,9 +75,9 @@ class Stage:
     max_tokens_per_batch: int | None = None
     window_rows: int = WINDOW_ROWS
 
-    def predictor(self) -> Any:
-        """Load the model, with the threads this actor was given."""
-        if self.num_threads:
+    def predictor(self, *, weights: bool = True) -> Any:
+        """Load the model, with the threads this actor was given; without weights, only its tokenizer."""
+        if self.num_threads and weights:
             import torch  # here, so that the driver and readers, which never compute, need not load it
 
             torch.set_num_threads(self.num_threads)
@@ -87,11 +88,15 @@ class Stage:
             dtype=self.dtype,
             max_tokens_per_batch=self.max_tokens_per_batch,
             options=self.task_options,
+            weights=weights,
         )
 
 
 class ScoreRows:
-    """`map_batches` class: a table in, the same table with the result columns and `error` out."""
+    """`map_batches` class: a table in, the same table with the result columns and `error` out.
+
+    Where the table comes from `pipelines.tokenizing`, its rows are tokenized already, and that column goes.
+    """
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -100,7 +105,9 @@ class ScoreRows:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = examples(table, self.stage.task, self.stage.columns)
-        return self.with_results(table, list(self.records(rows, self.windows(rows))))
+        records = list(self.records(rows, self.windows(rows), prepared_rows(table)))
+        kept = [name for name in table.column_names if name != PREPARED]
+        return self.with_results(table.select(kept), records)
 
     def windows(self, rows: Sequence[Any]) -> list[Window]:
         """Cut rows into windows of bounded rows and characters."""
@@ -114,13 +121,16 @@ class ScoreRows:
             chars += size
         return [*windows, (start, len(rows))] if len(rows) > start else windows
 
-    def records(self, rows: Sequence[Any], windows: Sequence[Window]) -> Iterator[Record]:
-        """Records of all rows in order, tokenizing one window ahead of the model."""
-        ahead = [self._ahead.submit(self._prepare, rows[a:b]) for a, b in windows[:1]]
+    def records(
+        self, rows: Sequence[Any], windows: Sequence[Window], prepared: Sequence[bytes | None]
+    ) -> Iterator[Record]:
+        """Records of all rows in order, tokenizing (or unpacking `prepared`) one window ahead of the model."""
+        ahead = [self._ahead.submit(self._prepare, rows[a:b], prepared[a:b]) for a, b in windows[:1]]
         for index, (start, stop) in enumerate(windows):
-            prepared = ahead.pop().result()
-            ahead = [self._ahead.submit(self._prepare, rows[a:b]) for a, b in windows[index + 1 : index + 2]]
-            yield from self._finish(rows[start:stop], prepared)
+            ready = ahead.pop().result()
+            following = windows[index + 1 : index + 2]
+            ahead = [self._ahead.submit(self._prepare, rows[a:b], prepared[a:b]) for a, b in following]
+            yield from self._finish(rows[start:stop], ready)
 
     def with_results(self, table: pa.Table, records: Sequence[Record]) -> pa.Table:
         """The table with the records as columns of the declared types."""
@@ -131,10 +141,12 @@ class ScoreRows:
 
     def score_alone(self, rows: Sequence[Any]) -> list[Record]:
         """Records of some rows without tokenizing ahead, so that whatever happens, happened to these rows."""
-        return self._finish(rows, self._prepare(rows))
+        return self._finish(rows, self._prepare(rows, [None] * len(rows)))
 
-    def _prepare(self, rows: Sequence[Any]) -> Any:
+    def _prepare(self, rows: Sequence[Any], prepared: Sequence[bytes | None]) -> Any:
         try:
+            if None not in prepared:
+                return [unpack(value) for value in prepared if value is not None]
             return self.predictor.preprocess(rows)
         except Exception:  # which row it was, `_finish` finds out
             return None
@@ -166,7 +178,6 @@ class ScoreUnit:
     def __init__(
         self, stage: Stage, output: Place, run: str, schema: pa.Schema, watch: Any, report_interval_s: float
     ) -> None:
-        self.scorer = ScoreRows(stage)
         self.output = output
         self.run = run
         self.schema = schema
@@ -176,6 +187,8 @@ class ScoreUnit:
         self._report_interval_s = report_interval_s
         self._reported = 0.0
         self._metrics = _metrics(stage.task)
+        self._report(now=True)  # there is a process; that it is loading the model is another kind of waiting
+        self.scorer = ScoreRows(stage)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         if table.num_rows == 0:
@@ -191,12 +204,12 @@ class ScoreUnit:
         unit = f"{name}/{ranges[0][1]}"
         records = self._score(table, unit, ray.get(self.watch.begin.remote(unit)))
         scored = self.scorer.with_results(table, records).select(self.schema.names).cast(self.schema)
-        if replaces:
-            scored = replace_rows(self._finished(name), scored)
-            ranges = ranges_of(scored[SOURCE_FILE], scored[SOURCE_ROW])
         summary = summarize(scored, self.scorer.stage.task)
         summary |= {"started": started, "finished": time.time(), "worker": self.worker}
-        self._write(name, scored, Footer(self.run, tuple(ranges), summary))
+        if replaces:
+            self._replace(name, scored)
+        else:
+            self._write(name, scored, Footer(self.run, tuple(ranges), summary))
         self.watch.finish.remote(unit)
         self._counts["busy_s"] += time.time() - started
         self._report(now=True)
@@ -208,7 +221,8 @@ class ScoreUnit:
         known: dict[int, Record] = {}
         for index, message in enumerate(table[READ_ERROR].to_pylist()):
             if message is not None:
-                known[index] = {"error": {"type": "ReadError", "message": message, "retryable": True}}
+                passing = message.partition(":")[0] in RETRYABLE
+                known[index] = {"error": {"type": "ReadError", "message": message, "retryable": passing}}
         for index in verdict.marked:
             message = f"the process that scored this row died {DEATHS_TO_MARK_A_ROW} times"
             known[index] = {"error": {"type": "ProcessDied", "message": message, "retryable": False}}
@@ -217,7 +231,7 @@ class ScoreUnit:
         if verdict.deaths:
             stream = self._carefully(unit, rows, split_windows(windows, verdict.suspects))
         else:
-            stream = self.scorer.records(rows, windows)
+            stream = self.scorer.records(rows, windows, prepared_rows(table))
         records = []
         for index, record in enumerate(stream):
             records.append(known.get(index, record))
@@ -229,9 +243,16 @@ class ScoreUnit:
             ray.get(self.watch.enter.remote(unit, start, stop))
             yield from self.scorer.score_alone(rows[start:stop])
 
-    def _finished(self, name: str) -> pa.Table:
+    def _replace(self, name: str, scored: pa.Table) -> None:
+        """Put rows that were scored again into their file. It keeps its times: throughput is that of whole files."""
         place = self.output.child(name)
-        return pq.read_table(place.path, filesystem=place.filesystem, partitioning=None)
+        footer = read_footer(place)
+        assert footer is not None, f"{place.name} was there when this start began"
+        finished = pq.read_table(place.path, filesystem=place.filesystem, partitioning=None)
+        whole = replace_rows(finished, scored)
+        times = {key: footer.summary[key] for key in ("started", "finished", "worker")}
+        summary = summarize(whole, self.scorer.stage.task) | times
+        self._write(name, whole, Footer(self.run, footer.ranges, summary))
 
     def _write(self, name: str, table: pa.Table, footer: Footer) -> None:
         for attempt in range(_WRITE_ATTEMPTS):

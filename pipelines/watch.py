@@ -68,7 +68,8 @@ class WatchState:
 
     def enter(self, unit: str, start: int, stop: int) -> None:
         """The process of a unit is about to score rows [start, stop)."""
-        self._attempts[unit].inside = (start, stop)
+        # Of a unit it knows nothing about: this process is a new one, and its predecessor was killed.
+        self._attempts.setdefault(unit, _Attempts(running=True)).inside = (start, stop)
 
     def finish(self, unit: str) -> None:
         """The unit is written."""
@@ -79,20 +80,21 @@ class WatchState:
         self._workers[worker] = {**counts, "seen": time.time()}
 
     def snapshot(self) -> dict[str, Any]:
-        """Sums over all processes, those that are gone included, and how many reported in the last minute."""
+        """Sums over all processes, those that are gone included; how many ever started, and reported a minute ago."""
         totals = dict.fromkeys(("documents", "tokens", "errors", "busy_s"), 0.0)
         for counts in self._workers.values():
             for key in totals:
                 totals[key] += counts.get(key, 0)
         recent = time.time() - 60
-        return {**totals, "workers": sum(counts["seen"] > recent for counts in self._workers.values())}
+        workers = sum(counts["seen"] > recent for counts in self._workers.values())
+        return {**totals, "started": len(self._workers), "workers": workers}
 
 
 def start_watch() -> Any:
     """Start the actor on this node, at no CPU's cost. Needs `ray.init`."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(WatchState)
-    return actor.options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+    return actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
 
 
 def split_windows(windows: Sequence[tuple[int, int]], suspects: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

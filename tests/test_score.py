@@ -10,12 +10,13 @@ import pytest
 import ray
 from ray_session import ray_session
 
+from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
 from bigbird.errors import CheckpointError, InputError
 from bigbird.predictors import OPTIONS
-from pipelines import score
+from pipelines import progress, score
 from pipelines.checks import ModelFacts, check_memory, parse_options
 from pipelines.job import Job, run_job
-from pipelines.pool import ScoreOptions, pool
+from pipelines.pool import ScoreOptions, num_tokenizers, pool
 from pipelines.watch import WatchState, split_windows
 
 NUM_ROWS = 60
@@ -23,6 +24,7 @@ FACTS = {"num_windows": 1, "truncated": False}
 
 # Ray 2.60 warns of its own settings while it copies them, and leaves processes of a node that did not come up.
 pytestmark = [
+    pytest.mark.xdist_group("ray"),  # one cluster at a time
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -123,6 +125,8 @@ def starts(tmp_path_factory):
             patch.setattr("sys.stderr", err)
             if number == 2:
                 (folder / "memory-is-back").touch()
+            if number == 3:
+                (folder / "out" / "_report.html").unlink()  # as if the start before was killed just then
             status = score.main(command(folder, *more))
             assert status == 0, err.getvalue()
             seen.append((records(folder), parts(folder), out.getvalue(), err.getvalue()))
@@ -183,9 +187,42 @@ def test_a_row_that_failed_for_a_passing_cause_is_scored_by_the_next_start_and_n
 
 
 def test_a_finished_job_started_again_touches_nothing(starts):
-    _, (*_, (_, old, *_), (_, new, out, _)) = starts
+    folder, (*_, (_, old, *_), (_, new, out, _)) = starts
     assert old == new
     assert "documents  0" in out
+    assert (folder / "out" / "_report.html").exists()
+
+
+class SaidSoFar(io.StringIO):
+    """What was written, and a call when a text first stands in it."""
+
+    def __init__(self, text, then):
+        super().__init__()
+        self._text, self._then = text, then
+
+    def write(self, said):
+        written = super().write(said)
+        if self._then and self._text in self.getvalue():
+            then, self._then = self._then, None
+            then()
+        return written
+
+
+def test_a_job_that_waits_for_cpus_says_so_and_goes_on_when_they_are_free(stand_in, monkeypatch, tmp_path):
+    @ray.remote(num_cpus=2)
+    class Occupant:
+        def is_there(self):
+            return True
+
+    occupant = Occupant.remote()
+    assert ray.get(occupant.is_there.remote())
+    write_corpus(tmp_path / "in" / "a.parquet", ["one"])
+    monkeypatch.setattr(progress, "INTERVAL_S", 0.5)
+    err = SaidSoFar("waiting for an actor (1 CPUs, 0 of 2 are free in the cluster)", lambda: ray.kill(occupant))
+    monkeypatch.setattr("sys.stderr", err)
+    assert score.main([*command(tmp_path), "--num-cpus-per-actor", "1"]) == 0, err.getvalue()
+    assert err._then is None, "it waited, and said for what"
+    assert len(records(tmp_path)) == 1
 
 
 def test_json_lines_are_read_and_a_damaged_line_keeps_its_place(stand_in, tmp_path):
@@ -197,7 +234,7 @@ def test_json_lines_are_read_and_a_damaged_line_keeps_its_place(stand_in, tmp_pa
     rows = pq.read_table(tmp_path / "out").sort_by("source_row").to_pylist()
     assert list(rows[0])[:2] == ["id", "nll"]
     assert [row["id"] for row in rows] == [*range(4), None, *range(5, 12)]
-    assert rows[4]["error"]["type"] == "ReadError"
+    assert (rows[4]["error"]["type"], rows[4]["error"]["retryable"]) == ("ReadError", False)
     assert [row["nll"] for row in rows[5:]] == [len(f"text {number}") / 3 for number in range(5, 12)]
 
 
@@ -236,6 +273,12 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(stand_in, tmp_path, ca
     assert "a.parquet' cannot be read: " in capsys.readouterr().err
 
 
+def test_an_output_among_the_inputs_is_refused(stand_in, tmp_path, capsys):
+    write_corpus(tmp_path / "in" / "a.parquet", ROWS)
+    assert score.main([*command(tmp_path), "--output", str(tmp_path / "in" / "out")]) == 2
+    assert "in/out' lies among the inputs" in capsys.readouterr().err
+
+
 def test_ids_that_repeat_are_refused_by_name(stand_in, tmp_path, capsys):
     write_corpus(tmp_path / "in" / "a.parquet", ["x", "y"], key=["a", "b"])
     write_corpus(tmp_path / "in" / "b.parquet", ["z", "y"], key=["c", "a"])
@@ -248,6 +291,40 @@ def test_files_with_other_columns_are_refused_by_name(stand_in, tmp_path, capsys
     write_corpus(tmp_path / "in" / "b.parquet", ROWS, lang=["en"] * NUM_ROWS)
     assert score.main(command(tmp_path)) == 2
     assert "b.parquet' and" in capsys.readouterr().err
+
+
+NASTY = {
+    "null": None,
+    "empty": "",
+    "blank": "  \t\n ",
+    "one word": "x" * 2_000_000,
+    "emoji": "😀👩‍👩‍👧 and words",
+    "right to left": "שלום עולם مرحبا",
+    "nul": "a nul \0 inside",
+    "long": "some words " * 27_300,
+    "no text": "to be replaced",
+    "plain": "long documents are read in blocks",
+}
+
+
+def test_the_worst_rows_of_corpora_are_all_there_once_the_bad_ones_with_their_error(tiny_checkpoint, tmp_path):
+    stored = pa.array([None if text is None else text.encode() for text in NASTY.values()])
+    bytes_ = stored.buffers()[2].to_pybytes().replace(b"to be replaced", b"\xff\xfe not a text ")
+    text = pa.Array.from_buffers(pa.string(), len(NASTY), [*stored.buffers()[:2], pa.py_buffer(bytes_)])
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": list(NASTY), "text": text}), tmp_path / "in" / "nasty.parquet", row_group_size=4)
+    model = str(tiny_checkpoint(BigBirdForTokenClassification, id2label={0: "O", 1: "X"}))
+    arguments = command(tmp_path, "--task", "token-classification", "--model", model, "--num-tokenizers", "1")
+    assert score.main([*arguments, "--columns", "id", "--target-file-size", "1M"]) == 0
+    rows = {row["id"]: row for name in parts(tmp_path) for row in pq.read_table(tmp_path / "out" / name).to_pylist()}
+    assert rows.keys() == NASTY.keys()
+    assert sum(pq.read_metadata(tmp_path / "out" / name).num_rows for name in parts(tmp_path)) == len(NASTY)
+    messages = {id_: row["error"]["message"] for id_, row in rows.items() if row["error"]}
+    assert messages.keys() == {"null", "empty", "one word", "no text"}
+    assert "max_tokens_per_document" in messages["one word"]
+    assert "is not Unicode text" in messages["no text"]
+    assert rows["long"]["num_windows"] > 100
+    assert all((row["entities"] is None) == (row["error"] is not None) for row in rows.values())
 
 
 def test_the_schema_is_printed_without_a_model(capsys):
@@ -273,6 +350,20 @@ def test_a_dataset_without_the_column_is_refused_when_its_schema_is_known(stand_
         score.score(dataset, "masked-lm-scoring", "m")
 
 
+def test_options_beyond_the_model_and_weights_cut_short_are_refused(tiny_checkpoint, tmp_path, capsys):
+    write_corpus(tmp_path / "in" / "a.parquet", ROWS)
+    model = tiny_checkpoint(BigBirdForMaskedLM)
+    arguments = command(tmp_path, "--model", str(model))
+    assert score.main([*arguments, "--option", "max_length=9999"]) == 2
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-9])
+    assert score.main(arguments) == 2
+    long, damaged = capsys.readouterr().err.splitlines()
+    assert "max_length is 9999, but the model reads at most 512 tokens" in long
+    assert "model.safetensors is damaged" in damaged
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_without_the_head_is_refused(tmp_path):
     def inspect(*args):
         raise CheckpointError("needs a checkpoint of BigBirdForMaskedLM")
@@ -288,7 +379,12 @@ def test_a_model_that_fits_on_no_node_is_refused():
     model = ModelFacts(digest="", embedding_size=1, weight_bytes=4 << 30)
     with pytest.raises(InputError, match=r"needs about 6\.0 GiB an actor; the largest node offers 5\.0 GiB"):
         check_memory(model, [{"CPU": 8, "memory": 5 << 30}], 1, 1.0)
-    check_memory(model, [{"CPU": 8, "memory": 7 << 30}], 1, 1.0)
+    nodes = [{"CPU": 8, "memory": 13 << 30}, {"CPU": 1, "memory": 99 << 30}]
+    assert check_memory(model, nodes, 3, 1.0) == 3
+    with pytest.raises(InputError, match=r"4 actors of 1 CPUs and 6\.0 GiB each; the cluster's nodes hold 3"):
+        check_memory(model, nodes, 4, 1.0)
+    with pytest.raises(InputError, match=r"no node offers 16 CPUs and 6\.0 GiB to one actor"):
+        check_memory(model, nodes, 1, 16.0)
 
 
 @pytest.mark.parametrize(
@@ -301,12 +397,30 @@ def test_a_model_that_fits_on_no_node_is_refused():
         ({"num_gpus_per_actor": 0.5}, {"CPU": 8, "GPU": 2}, (4, 4), 1),
         ({"num_gpus_per_actor": 1, "num_actors": 2}, {"CPU": 8, "GPU": 4}, (2, 2), 1),
         ({"min_actors": 1, "max_actors": 6}, {"CPU": 2}, (1, 6), 1),
+        ({"num_tokenizers": 2}, {"CPU": 8}, (6, 6), 1),
     ],
 )
 def test_actors_times_threads_are_the_cores_and_gpus_may_be_shared(monkeypatch, given, cluster, pool_size, cpus):
     monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
     strategy, found, most = pool(ScoreOptions(**given))
     assert ((strategy.min_size, strategy.max_size), found, most) == (pool_size, cpus, pool_size[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "cluster", "tokenizers"),
+    [
+        ({}, {"CPU": 8}, 0),
+        ({"num_gpus_per_actor": 1}, {"CPU": 8, "GPU": 2}, 2),
+        ({"num_gpus_per_actor": 1}, {"CPU": 3, "GPU": 2}, 1),
+        ({"num_gpus_per_actor": 1}, {"CPU": 2, "GPU": 2}, 0),
+        ({"num_gpus_per_actor": 1, "num_tokenizers": 5}, {"CPU": 8, "GPU": 2}, 5),
+    ],
+)
+def test_actors_with_gpus_have_tokenizers_as_cores_allow(monkeypatch, given, cluster, tokenizers):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
+    options = ScoreOptions(**given)
+    _, cpus, size = pool(options)
+    assert num_tokenizers(options, size, cpus) == tokenizers
 
 
 def test_a_pool_is_no_larger_than_what_there_is_to_do(monkeypatch):
@@ -330,6 +444,12 @@ def test_a_killing_row_is_found_by_unit_window_and_row():
     assert verdict.marked == {11}
     watch.finish("u")
     assert watch.begin("u").deaths == 0
+
+
+def test_a_watch_that_was_killed_itself_goes_on_with_what_it_hears():
+    watch = WatchState()
+    watch.enter("u", 8, 16)
+    assert watch.begin("u").suspects == ((8, 16),)
 
 
 def test_options_are_read_by_the_types_of_their_fields():

@@ -9,6 +9,7 @@ import bigbird
 from bigbird.predictors import OPTIONS, load_predictor
 from pipelines.schemas import InputColumns, examples, output_schema, result_fields
 from pipelines.stages import WINDOW_CHARS, ScoreRows, Stage, replace_rows
+from pipelines.tokenizing import PREPARED, TokenizeRows
 
 HEAD = {
     "fill-mask": bigbird.BigBirdForMaskedLM,
@@ -92,6 +93,9 @@ def test_the_job_writes_what_the_library_gives(task, tiny_checkpoint):
             assert row["error"] is None
     assert any(row["error"] is None for row in scored.to_pylist())
     assert scored["error"][1].as_py()["type"] == "InputError"
+    tokenized = TokenizeRows(scorer.stage)(TABLE)
+    assert None not in tokenized[PREPARED].to_pylist()
+    assert scorer(tokenized).equals(scored)
 
 
 @given(st.lists(st.integers(0, WINDOW_CHARS), max_size=30), st.integers(1, 7))
@@ -113,13 +117,21 @@ def test_rows_that_make_a_batch_raise_are_found_by_halving():
     predictor = Refusing({13, 77})
     scorer = ScoreRows(stage("masked-lm-scoring", load=lambda *a, **k: predictor))
     rows = list(range(128))
-    records = list(scorer.records(rows, scorer.windows(rows)))
+    records = list(scorer.records(rows, scorer.windows(rows), [None] * len(rows)))
     assert [row for row in rows if records[row].get("error")] == [13, 77]
     assert records[13]["error"] == {"type": "ArithmeticError", "message": "1 rows", "retryable": False}
     assert [record["nll"] for row, record in enumerate(records) if row not in (13, 77)] == [
         row for row in rows if row not in (13, 77)
     ]
     assert predictor.calls < 40
+
+
+def test_rows_that_were_tokenized_ahead_are_not_tokenized_again():
+    predictor = Refusing(set())
+    scorer = ScoreRows(stage("masked-lm-scoring", load=lambda *a, **k: predictor))
+    tokenized = TokenizeRows(scorer.stage)(pa.table({"text": ["1", "2"]}))
+    predictor.preprocess = None
+    assert scorer(tokenized)["nll"].to_pylist() == [1.0, 2.0]
 
 
 def test_rows_scored_again_take_the_place_of_their_old_form():

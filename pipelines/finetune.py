@@ -10,12 +10,13 @@ it would have had. Exit status as in `pipelines.score`: 0 done, 1 stopped on the
 
 import argparse
 import hashlib
+import math
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,18 @@ from bigbird.errors import BigBirdError, InputError
 from bigbird.heads import (
     BigBirdForCausalLM,
     BigBirdForMaskedLM,
+    BigBirdForMultipleChoice,
+    BigBirdForQuestionAnswering,
     BigBirdForSequenceClassification,
     BigBirdForTokenClassification,
 )
+from bigbird.hub import resolve
 from bigbird.pretrained import PretrainedModel, load_config
 from bigbird.tokenizer import BigBirdTokenizer
-from pipelines.labelled import TASKS, Counts, Task, TokenRow, check_documents, check_split, find_labels, token_rows
+from pipelines.labelled import TASKS, Task, check_documents, check_split, find_labels, from_words
 from pipelines.metrics import measure
 from pipelines.model_card import write_card
+from pipelines.token_rows import Counts, TokenRow, ToRows
 from pipelines.training import Objective, Run, TrainingOptions
 
 HEADS: Mapping[str, type[PretrainedModel]] = {
@@ -45,12 +50,15 @@ HEADS: Mapping[str, type[PretrainedModel]] = {
     "text-classification": BigBirdForSequenceClassification,
     "masked-lm": BigBirdForMaskedLM,
     "causal-lm": BigBirdForCausalLM,
+    "multiple-choice": BigBirdForMultipleChoice,
+    "question-answering": BigBirdForQuestionAnswering,
 }
 ROW_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("ids", pa.list_(pa.int32())),
         ("token_type_ids", pa.list_(pa.int8())),
+        ("lengths", pa.list_(pa.int32())),
         ("targets", pa.list_(pa.float64())),
     ]
 )
@@ -82,19 +90,31 @@ class Plan:
     """What is settled before anything starts: labels, limits, and what the data holds."""
 
     labels: tuple[str, ...]
+    unmeasured: tuple[str, ...]
     problem_type: str | None
     max_length: int
     counts: Mapping[str, Counts]
     fingerprint: str
 
 
-def read_documents(parquet: str) -> list[dict[str, Any]]:
-    """The rows of a Parquet file or folder; raises InputError where there is none to read."""
+def read_documents(parquet: str, part: str) -> list[dict[str, Any]]:
+    """The rows of a Parquet file or folder, words as text; raises InputError where there is none to read."""
     try:
         rows: list[dict[str, Any]] = pq.read_table(parquet).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{parquet}: expected a Parquet file or folder, {error}") from None
-    return rows
+    return [from_words(row, f"{part}, row {number}") for number, row in enumerate(rows)]
+
+
+def _to_rows(job: Job, labels: Sequence[str], problem_type: str | None, max_length: int) -> ToRows:
+    return ToRows(
+        task=job.task,
+        tokenizer=BigBirdTokenizer.from_pretrained(job.model),
+        config=load_config(job.model),
+        labels=labels,
+        max_length=max_length,
+        problem_type=problem_type,
+    )
 
 
 def plan_job(job: Job) -> Plan:
@@ -105,19 +125,20 @@ def plan_job(job: Job) -> Plan:
     max_length = job.max_length or config.max_position_embeddings
     if not 3 <= max_length <= config.max_position_embeddings:
         raise InputError(f"max_length is {max_length}; the model reads 3 to {config.max_position_embeddings} tokens")
-    documents = {part: read_documents(path) for part, path in (("train", job.train), ("eval", job.held_out))}
+    documents = {part: read_documents(path, part) for part, path in (("train", job.train), ("eval", job.held_out))}
     for part, rows in documents.items():
         check_documents(rows, job.task, part)
     labels, problem_type = find_labels(documents["train"], job.task, job.scheme)
-    check_split(documents["train"], documents["eval"], job.task, labels)
-    tokenizer = BigBirdTokenizer.from_pretrained(job.model)
-    counts = {p: token_rows(d, job.task, tokenizer, labels, max_length, problem_type)[1] for p, d in documents.items()}
+    unmeasured = check_split(documents["train"], documents["eval"], job.task, problem_type)
+    to_rows = _to_rows(job, labels, problem_type, max_length)
+    counts = {part: to_rows.rows(rows)[1] for part, rows in documents.items()}
     digest = hashlib.sha256()
     for path in (job.train, job.held_out):
         for file in sorted(Path(path).rglob("*.parquet")) if Path(path).is_dir() else [Path(path)]:
             digest.update(file.read_bytes())
     return Plan(
         labels=tuple(labels),
+        unmeasured=tuple(unmeasured),
         problem_type=problem_type,
         max_length=max_length,
         counts=counts,
@@ -142,11 +163,9 @@ class ToTokenRows:
         self.plan = plan
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        tokenizer = BigBirdTokenizer.from_pretrained(self.job.model)
         plan = self.plan
-        rows, _ = token_rows(
-            table.to_pylist(), self.job.task, tokenizer, plan.labels, plan.max_length, plan.problem_type
-        )
+        documents = [from_words(row, "a row") for row in table.to_pylist()]
+        rows, _ = _to_rows(self.job, plan.labels, plan.problem_type, plan.max_length).rows(documents)
         return pa.Table.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA)
 
 
@@ -155,9 +174,9 @@ def shard_rows(name: str) -> list[TokenRow]:
     rows: list[TokenRow] = []
     for batch in train.get_dataset_shard(name).iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
-            ids, types, targets = (tuple(row[name]) for name in ("ids", "token_type_ids", "targets"))
-            rows.append(TokenRow(key=row["key"], ids=ids, token_type_ids=types, targets=targets))
-    return sorted(rows, key=lambda row: row.key)
+            lists = {name: tuple(values) for name, values in row.items() if name != "key"}
+            rows.append(TokenRow(key=row["key"], **lists))
+    return sorted(rows, key=lambda row: (row.key, row.targets))
 
 
 def work(config: dict[str, Any]) -> None:
@@ -229,8 +248,13 @@ def finetune(job: Job) -> dict[str, float]:
 
     Raises InputError or CheckpointError before anything starts, ray.train.TrainingFailedError on the way.
     """
-    plan = plan_job(job)
     output = Path(job.output).resolve()
+    named = job
+    # Workers run in directories of their own.
+    job = replace(job, model=str(resolve(job.model).resolve()), output=str(output))
+    plan = plan_job(job)
+    if plan.unmeasured:
+        print(f"no evaluation row has the label {', '.join(plan.unmeasured)}: nothing is measured of it", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     # Made before the workers take their CPUs: on a small machine, none would be left to make them with.
     datasets: dict[str, Any] = {
@@ -261,8 +285,10 @@ def finetune(job: Job) -> dict[str, float]:
         if file.suffix in (".json", ".model") and file.name not in ("config.json", "model.safetensors.index.json"):
             shutil.copyfile(file, output / file.name)
     figures = {"eval_loss": state["history"][-1]["loss"]} if state["history"] else {}
-    figures |= measure(job.task, str(output), read_documents(job.held_out))
-    write_card(output, job, plan, state["losses"], state["history"], figures)
+    if job.task == "causal-lm" and figures:
+        figures["perplexity"] = math.exp(figures["eval_loss"])
+    figures |= measure(job.task, str(output), read_documents(job.held_out, "eval"))
+    write_card(output, named, plan, state["losses"], state["history"], figures)
     return figures
 
 

@@ -1,200 +1,188 @@
-"""Labelled rows become token lists with targets, and bad labels are named before anything is trained.
+"""Labelled documents: which columns a task reads, and what is wrong with them, named before anything is trained.
 
-Columns: `text`, and `entities` (list of {start, end, label}, characters) for token-classification; `text`,
-optionally `text_pair`, and `label` (a name, a list of names, or a number) for text-classification; `text` alone for
-masked-lm and causal-lm. Knows no model and no Ray.
+| task | columns |
+|---|---|
+| masked-lm, causal-lm | text |
+| text-classification | text, optionally text_pair, and label: a name, a list of names, or a number |
+| token-classification | text, and entities: a list of {start, end, label} in characters; or words and tags |
+| multiple-choice | prompt, choices (a list), and label: the index of the right one |
+| question-answering | question, context, and answers as in SQuAD: {text: [...], answer_start: [...]}, empty for none |
+
+Knows no tokens, no model and no Ray.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bigbird.errors import InputError
-from bigbird.tokenizer import BigBirdTokenizer, Encoding
 
-Task = Literal["token-classification", "text-classification", "masked-lm", "causal-lm"]
-TASKS: tuple[Task, ...] = ("token-classification", "text-classification", "masked-lm", "causal-lm")
+Task = Literal[
+    "masked-lm", "causal-lm", "text-classification", "token-classification", "multiple-choice", "question-answering"
+]
 REGRESSION, SINGLE, MULTIPLE = "regression", "single_label_classification", "multi_label_classification"
-IGNORED = -100
+Document = Mapping[str, Any]
+
+# The columns of text, the first of which must not stand on both sides of a split, and the column of what is learned.
+COLUMNS: Mapping[Task, tuple[tuple[str, ...], str | None]] = {
+    "masked-lm": (("text",), None),
+    "causal-lm": (("text",), None),
+    "text-classification": (("text",), "label"),
+    "token-classification": (("text",), "entities"),
+    "multiple-choice": (("prompt", "choices"), "label"),
+    "question-answering": (("context", "question"), "answers"),
+}
+TASKS = tuple(COLUMNS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenRow:
-    """One row a model trains on: [CLS] ... [SEP], at most as long as the model reads.
+def text_hash(*texts: Any) -> str:
+    """Equal for equal texts, lists of texts among them."""
+    digest = hashlib.sha256()
+    for text in texts:
+        for part in [text] if isinstance(text, str) or text is None else text:
+            digest.update((part or "").encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
 
-    targets: token-classification, a label a token (IGNORED for none); text-classification, the label's index, an
-    indicator a label, or the number; else nothing. `key` orders rows the same way wherever they were made.
+
+def from_words(document: Document, where: str) -> dict[str, Any]:
+    """A document of `words` and `tags` as one of `text` and `entities`; any other document as it is.
+
+    Tags are a label, or B-, I-, E- or S- and a label, or O; a label goes on as long as no B- or S- begins another
+    one (seqeval's reading). The text is the words with a space between.
     """
-
-    key: str
-    ids: tuple[int, ...]
-    token_type_ids: tuple[int, ...]
-    targets: tuple[float, ...] = ()
-
-
-@dataclass(kw_only=True)
-class Counts:
-    """What is worth knowing about labelled rows: documents, rows, labels, spans that cut a token."""
-
-    documents: int = 0
-    rows: int = 0
-    labels: dict[str, int] = field(default_factory=dict)
-    cut_tokens: int = 0
-
-
-def text_hash(document: Mapping[str, Any]) -> str:
-    """Equal for equal texts (and pairs)."""
-    parts = (str(document["text"]), str(document.get("text_pair") or ""))
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    if "words" not in document or "entities" in document:
+        return dict(document)
+    words, tags = document["words"], document.get("tags")
+    if not words or tags is None or len(words) != len(tags):
+        raise InputError(f"{where}: {len(words or ())} words need as many tags, found {len(tags or ())}")
+    entities: list[dict[str, Any]] = []
+    at, before = 0, "O"
+    for word, tag in zip(words, tags, strict=True):
+        prefix, label = (tag[0], tag[2:]) if tag[:2] in ("B-", "I-", "E-", "S-") else ("I", tag)
+        if tag != "O":
+            if prefix in "BS" or label != before:
+                entities.append({"start": at, "label": label})
+            entities[-1]["end"] = at + len(word)
+        before = "O" if tag == "O" or prefix in "ES" else label
+        at += len(word) + 1
+    return {**document, "text": " ".join(words), "entities": entities}
 
 
-def check_documents(documents: Sequence[Mapping[str, Any]], task: Task, where: str) -> None:
+def check_documents(documents: Sequence[Document], task: Task, where: str) -> None:
     """Raises InputError for the first row that cannot be trained on, naming the row, what is wrong and its value."""
     if not documents:
         raise InputError(f"{where}: expected labelled rows, found 0")
-    wanted = {"token-classification": ["text", "entities"], "text-classification": ["text", "label"]}.get(
-        task, ["text"]
-    )
+    texts, learned = COLUMNS[task]
     for number, document in enumerate(documents):
-        for column in wanted:
+        row = f"{where}, row {number}"
+        for column in (*texts, *([learned] if learned else [])):
             if column not in document:
                 raise InputError(f"{where}: task {task} needs column {column!r}; found {', '.join(document)}")
             if document[column] is None:
-                raise InputError(f"{where}, row {number}: {column} is null")
-        if not isinstance(document["text"], str) or not document["text"].strip():
-            raise InputError(f"{where}, row {number}: text is empty")
+                raise InputError(f"{row}: {column} is null")
+        for column in texts:
+            if column != "choices" and not (isinstance(document[column], str) and document[column].strip()):
+                raise InputError(f"{row}: {column} is empty")
         if task == "token-classification":
-            _check_spans(document["text"], document["entities"], f"{where}, row {number}")
+            _check_spans(document["text"], document["entities"], row)
+        elif task == "text-classification":
+            _check_label(document["label"], row)
+        elif task == "multiple-choice":
+            _check_choice(document["choices"], document["label"], row)
+        elif task == "question-answering":
+            _check_answers(document["context"], document["answers"], row)
 
 
-def _check_spans(text: str, entities: Iterable[Mapping[str, Any]], where: str) -> None:
+def _check_spans(text: str, entities: Iterable[Document], row: str) -> None:
     end = 0
     for entity in sorted(entities, key=lambda entity: (entity["start"], entity["end"])):
         if not 0 <= entity["start"] < entity["end"] <= len(text):
-            raise InputError(f"{where}: span {entity['start']}..{entity['end']} is not within 0..{len(text)}")
+            raise InputError(f"{row}: span {entity['start']}..{entity['end']} is not within 0..{len(text)}")
         if entity["start"] < end:
-            raise InputError(f"{where}: span {entity['start']}..{entity['end']} overlaps the one before, until {end}")
+            raise InputError(f"{row}: span {entity['start']}..{entity['end']} overlaps the one before, until {end}")
+        if not entity["label"] or entity["label"] == "O":
+            raise InputError(f"{row}: span {entity['start']}..{entity['end']} has the label {entity['label']!r}")
         end = entity["end"]
 
 
-def find_labels(
-    documents: Iterable[Mapping[str, Any]], task: Task, scheme: str = "bio"
-) -> tuple[list[str], str | None]:
+def _check_label(label: Any, row: str) -> None:
+    names = label if isinstance(label, list) else [label]
+    if any(name is None or name == "" for name in names):
+        raise InputError(f"{row}: label {label!r} is empty")
+    if isinstance(label, float) and not math.isfinite(label):
+        raise InputError(f"{row}: label is {label}, expected a finite number")
+
+
+def _check_choice(choices: Sequence[str], label: Any, row: str) -> None:
+    if not all(isinstance(choice, str) and choice for choice in choices):
+        raise InputError(f"{row}: a choice is empty")
+    if not isinstance(label, int) or not 0 <= label < len(choices):
+        raise InputError(f"{row}: label is {label!r}, expected the index of one of {len(choices)} choices")
+
+
+def _check_answers(context: str, answers: Document, row: str) -> None:
+    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+        found = context[start : start + len(text)]
+        if not text.strip() or start < 0 or found != text:
+            raise InputError(f"{row}: the answer is {text!r}, the context has {found!r} at {start}")
+
+
+def find_labels(documents: Iterable[Document], task: Task, scheme: str = "bio") -> tuple[list[str], str | None]:
     """The model's labels, sorted, and its problem_type, as the training rows have them.
 
     scheme: "bio" makes B-X and I-X of every entity label X, which tells touching entities apart; "io" keeps X.
     """
     if task == "token-classification":
-        names = sorted({entity["label"] for document in documents for entity in document["entities"]})
-        if not names:
+        found = sorted({entity["label"] for document in documents for entity in document["entities"]})
+        if not found:
             raise InputError("the training rows hold no entity")
-        return ["O", *(names if scheme == "io" else [f"{p}-{name}" for name in names for p in "BI"])], None
+        return ["O", *(found if scheme == "io" else [f"{p}-{name}" for name in found for p in "BI"])], None
     if task != "text-classification":
         return [], None
     labels = [document["label"] for document in documents]
-    if all(isinstance(label, list) for label in labels):
+    kinds = {float if isinstance(label, float) else list if isinstance(label, list) else str for label in labels}
+    if len(kinds) > 1:
+        raise InputError("the training rows mix names, lists of names and numbers as labels")
+    if kinds == {list}:
         return sorted({name for label in labels for name in label}), MULTIPLE
-    if all(isinstance(label, float) for label in labels):
+    if kinds == {float}:
         return ["LABEL_0"], REGRESSION
-    names = sorted({str(label) for label in labels})
-    if len(names) < 2:
-        raise InputError(f"the training rows hold one label only: {names[0]!r}; at least 2 are needed")
-    return names, SINGLE
+    found = sorted({str(label) for label in labels})
+    if len(found) < 2:
+        raise InputError(f"the training rows hold one label only: {found[0]!r}; at least 2 are needed")
+    return found, SINGLE
 
 
 def check_split(
-    train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], task: Task, labels: list[str]
-) -> None:
-    """Raises InputError for texts on both sides of the split, and for held-out labels the training rows lack."""
-    seen = {text_hash(document) for document in train}
-    shared = [number for number, document in enumerate(held_out) if text_hash(document) in seen]
+    train: Sequence[Document], held_out: Sequence[Document], task: Task, problem_type: str | None = None
+) -> list[str]:
+    """Raises InputError for texts on both sides of the split, and for held-out labels the training rows lack.
+
+    Returns the labels that no held-out row has: nothing is measured of them.
+    """
+    first, learned = COLUMNS[task][0][0], COLUMNS[task][1]
+    columns = (first, "text_pair") if task == "text-classification" else (first,)
+    seen = {text_hash(*map(document.get, columns)) for document in train}
+    shared = [n for n, document in enumerate(held_out) if text_hash(*map(document.get, columns)) in seen]
     if shared:
         raise InputError(
-            f"{len(shared)} of {len(held_out)} evaluation rows have the text of a training row, first row {shared[0]}"
+            f"{len(shared)} of {len(held_out)} evaluation rows have the {first} of a training row, "
+            f"first row {shared[0]}"
         )
-    known = {label.removeprefix("B-").removeprefix("I-") for label in labels}
+    if learned is None or problem_type == REGRESSION:
+        return []
+    known = {name for document in train for name in names(document, task)}
     for number, document in enumerate(held_out):
-        unknown = _names(document, task) - known if labels != ["LABEL_0"] else set()
-        if unknown:
+        if unknown := names(document, task) - known:
             raise InputError(f"evaluation row {number}: label {min(unknown)!r} is not in the training rows")
+    return sorted(known - {name for document in held_out for name in names(document, task)})
 
 
-def _names(document: Mapping[str, Any], task: Task) -> set[str]:
+def names(document: Document, task: Task) -> set[str]:
+    """The labels of a document, as names; none where a task has no classes."""
     if task == "token-classification":
         return {entity["label"] for entity in document["entities"]}
     if task == "text-classification":
         return set(document["label"]) if isinstance(document["label"], list) else {str(document["label"])}
     return set()
-
-
-def token_rows(
-    documents: Sequence[Mapping[str, Any]],
-    task: Task,
-    tokenizer: BigBirdTokenizer,
-    labels: Sequence[str],
-    max_length: int,
-    problem_type: str | None = None,
-) -> tuple[list[TokenRow], Counts]:
-    """Every document as one row, or as several where it is longer than `max_length` tokens, each with its targets.
-
-    A token carries an entity's label where they share a character; entities that begin or end inside a token are
-    counted in `Counts.cut_tokens`.
-    """
-    counts = Counts(documents=len(documents))
-    rows: list[TokenRow] = []
-    index = {label: number for number, label in enumerate(labels)}
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    for document in documents:
-        pair = document.get("text_pair")
-        encoding = tokenizer.encode(document["text"], pair, add_special_tokens=False)
-        for name in _names(document, task):
-            counts.labels[name] = counts.labels.get(name, 0) + 1
-        tags = _tags(encoding, document["entities"], index, counts) if task == "token-classification" else None
-        if pair:
-            whole = tokenizer.encode(document["text"], pair)
-            if len(whole.ids) > max_length:
-                raise InputError(f"a pair of texts has {len(whole.ids)} tokens, the limit is {max_length}")
-            pieces = [(tuple(whole.ids), tuple(whole.token_type_ids), slice(0, 0))]
-        else:
-            cuts = [slice(at, at + max_length - 2) for at in range(0, max(1, len(encoding.ids)), max_length - 2)]
-            pieces = [((cls, *encoding.ids[cut], sep), (), cut) for cut in cuts]
-        for number, (ids, types, cut) in enumerate(pieces):
-            targets: tuple[float, ...] = ()
-            if tags is not None:
-                targets = (IGNORED, *tags[cut], IGNORED)
-            elif task == "text-classification":
-                targets = _class(document["label"], index, problem_type)
-            key = f"{text_hash(document)}-{number:06d}"
-            rows.append(TokenRow(key=key, ids=ids, token_type_ids=types or (0,) * len(ids), targets=targets))
-    counts.rows = len(rows)
-    return rows, counts
-
-
-def _tags(
-    encoding: Encoding, entities: Iterable[Mapping[str, Any]], index: Mapping[str, int], counts: Counts
-) -> list[int]:
-    tags = [index["O"]] * len(encoding.ids)
-    token = 0
-    for entity in sorted(entities, key=lambda entity: int(entity["start"])):
-        while token < len(tags) and encoding.offsets[token][1] <= entity["start"]:
-            token += 1
-        first = token
-        while token < len(tags) and encoding.offsets[token][0] < entity["end"]:
-            begins = token == first and f"B-{entity['label']}" in index
-            name = f"B-{entity['label']}" if begins else f"I-{entity['label']}"
-            tags[token] = index[name if name in index else entity["label"]]
-            token += 1
-        if token > first:
-            span = (encoding.offsets[first][0], encoding.offsets[token - 1][1])
-            counts.cut_tokens += span != (entity["start"], entity["end"])
-            token -= span[1] > entity["end"]  # a token cut in two may begin the next entity as well
-    return tags
-
-
-def _class(label: Any, index: Mapping[str, int], problem_type: str | None) -> tuple[float, ...]:
-    if problem_type == REGRESSION:
-        return (float(label),)
-    if problem_type == MULTIPLE:
-        return tuple(float(name in label) for name in index)
-    return (index[str(label)],)

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
-from bigbird.packing import pack
-from pipelines.labelled import IGNORED, MULTIPLE, REGRESSION, Task, TokenRow
+from bigbird.heads import QUESTION_PENALTY
+from bigbird.packing import PackedBatch, pack
+from pipelines.labelled import MULTIPLE, REGRESSION, Task
+from pipelines.token_rows import IGNORED, TokenRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,14 @@ def micro_batches(rows: Sequence[TokenRow], max_tokens: int) -> Iterator[list[To
         yield batch
 
 
+def _parts(row: TokenRow, values: Sequence[int]) -> Iterator[list[int]]:
+    """What a row holds for each of its tokens, one list for each row the model reads."""
+    start = 0
+    for length in row.lengths:
+        yield list(values[start : start + length])
+        start += length
+
+
 class Objective:
     """The loss of a task, as a sum over targets, so that parts of a step add up."""
 
@@ -85,9 +95,9 @@ class Objective:
         """How many terms the row adds to the loss."""
         if self.task == "token-classification":
             return sum(target != IGNORED for target in row.targets)
-        if self.task == "text-classification":
-            return 1
-        return len(row.ids) - 1 if self.task == "causal-lm" else len(self._hidden_places(row, 0))
+        if self.task in ("masked-lm", "causal-lm"):
+            return len(row.ids) - 1 if self.task == "causal-lm" else len(self._hidden_places(row, 0))
+        return 1
 
     def loss_sum(self, rows: Sequence[TokenRow], step: int) -> Tensor:
         """The summed loss of some rows, a scalar. `step` decides which tokens masked-lm hides."""
@@ -102,13 +112,23 @@ class Objective:
                     shown[place] = self.mask_token_id
                     places.append(start + place)
                 start += len(shown)
-        packed = pack(ids, [row.token_type_ids for row in rows], device=device)
+        packed = pack(
+            [part for row, shown in zip(rows, ids, strict=True) for part in _parts(row, shown)],
+            [part for row in rows for part in _parts(row, row.token_type_ids)],
+            device=device,
+        )
         hidden = self.model.bert.encode(packed)
         if self.task == "token-classification":
             targets = torch.tensor([t for row in rows for t in row.targets], device=device).long()
-            return cross_entropy(self.model.classifier(hidden).float(), targets, ignore_index=IGNORED, reduction="sum")
+            logits = self.model.classifier(self.model.dropout(hidden)).float()
+            return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
         if self.task == "text-classification":
             return self._classification(self.model.classifier(hidden[packed.first_tokens]).float(), rows)
+        if self.task == "multiple-choice":
+            pooled = self.model.bert.pool(hidden[packed.first_tokens])
+            return self._choice(self.model.classifier(self.model.dropout(pooled))[:, 0].float(), rows)
+        if self.task == "question-answering":
+            return self._answer(self.model.qa_classifier(hidden).float(), packed, rows)
         original = torch.tensor([token for row in rows for token in row.ids], device=device)
         if self.task == "masked-lm":
             index = torch.tensor(places, device=device)
@@ -128,6 +148,24 @@ class Objective:
             return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / logits.shape[1]
         return cross_entropy(logits, targets[:, 0].long(), reduction="sum")
 
+    def _choice(self, scores: Tensor, rows: Sequence[TokenRow]) -> Tensor:
+        """scores: one a choice, (choices of all rows,); the loss is over the choices of each row."""
+        losses = []
+        for logits, row in zip(scores.split([len(row.lengths) for row in rows]), rows, strict=True):
+            losses.append(cross_entropy(logits, torch.tensor(int(row.targets[0]), device=logits.device)))
+        return torch.stack(losses).sum()
+
+    def _answer(self, logits: Tensor, packed: PackedBatch, rows: Sequence[TokenRow]) -> Tensor:
+        """logits: (tokens, 2), start and end. As in the head's `forward`, no answer lies in the question."""
+        in_question = packed.token_type_ids == 0
+        in_question[packed.first_tokens] = False
+        logits = logits - in_question[:, None] * QUESTION_PENALTY
+        losses = []
+        for of_row, row in zip(logits.split([len(row.ids) for row in rows]), rows, strict=True):
+            places = torch.tensor(row.targets, device=logits.device).long()
+            losses.append(cross_entropy(of_row.T, places, reduction="mean"))
+        return torch.stack(losses).sum()
+
     def _hidden_places(self, row: TokenRow, step: int) -> list[int]:
         """The same places for a row and a step wherever the row is trained; always as many."""
         draw = np.random.default_rng((self.options.seed, step, int(row.key[:12], 16)))
@@ -143,7 +181,7 @@ class Run:
         self.objective = objective
         self.model = objective.model
         self.options = options
-        self.rows = sorted(rows, key=lambda row: row.key)
+        self.rows = sorted(rows, key=lambda row: (row.key, row.targets))
         self.steps = plan_steps(self.rows, options)
         self.losses: list[float] = []
         parameters = [p for p in self.model.parameters() if p.requires_grad]

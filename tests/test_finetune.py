@@ -11,13 +11,15 @@ import pytest
 import torch
 from ray_session import ray_session
 
+from bigbird import BigBirdConfig
 from bigbird.checkpoint import load_model
 from bigbird.errors import InputError
 from bigbird.heads import BigBirdForCausalLM, BigBirdForMaskedLM, BigBirdForSequenceClassification
 from bigbird.tokenizer import BigBirdTokenizer
-from pipelines.labelled import IGNORED, check_documents, check_split, find_labels, token_rows
+from pipelines.labelled import check_documents, check_split, find_labels
 from pipelines.metrics import label_figures, span_figures
 from pipelines.model_card import learning_curve
+from pipelines.token_rows import IGNORED, Counts, TokenRow, ToRows
 from pipelines.training import Objective, Run, TrainingOptions, micro_batches, plan_steps
 
 OPTIONS = TrainingOptions(epochs=2, learning_rate=1e-3, tokens_per_step=120, max_tokens_per_batch=60)
@@ -39,6 +41,13 @@ def tagged(count: int, seed: int = 0) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def tokenizer(tiny_tokenizer_dir: Path) -> BigBirdTokenizer:
     return BigBirdTokenizer.from_pretrained(tiny_tokenizer_dir)
+
+
+def token_rows(
+    documents: list[dict[str, Any]], task: Any, tokenizer: BigBirdTokenizer, labels: list[str], max_length: int
+) -> tuple[list[TokenRow], Counts]:
+    config = BigBirdConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=max_length)
+    return ToRows(task=task, tokenizer=tokenizer, config=config, labels=labels, max_length=max_length).rows(documents)
 
 
 def test_labels_lie_on_the_tokens_of_their_spans(tokenizer: BigBirdTokenizer) -> None:
@@ -85,12 +94,12 @@ def test_a_bad_span_is_named(entities: Any, complaint: str) -> None:
 def test_a_text_on_both_sides_of_the_split_is_refused() -> None:
     rows = tagged(3)
     with pytest.raises(InputError, match="1 of 2 evaluation rows have the text of a training row, first row 1"):
-        check_split(rows, [*tagged(1, seed=5), rows[2]], "token-classification", ["O", "PLACE"])
+        check_split(rows, [*tagged(1, seed=5), rows[2]], "token-classification")
 
 
 def test_an_unknown_label_is_refused() -> None:
     with pytest.raises(InputError, match="evaluation row 0: label 'b' is not in the training rows"):
-        check_split([{"text": "x", "label": "a"}], [{"text": "y", "label": "b"}], "text-classification", ["a", "c"])
+        check_split([{"text": "x", "label": "a"}], [{"text": "y", "label": "b"}], "text-classification")
 
 
 def test_every_epoch_visits_every_row_once(tokenizer: BigBirdTokenizer) -> None:

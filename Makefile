@@ -73,11 +73,28 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	$(PY) -m checkpoints.pretrain --corpus out/corpus-all.parquet --entities out/entities-all/train.parquet \
 	  --tokenizer checkpoints/fill-mask --state out/pretrain.pt
 	$(PY) -m checkpoints.export --state out/pretrain.pt --task fill-mask --tokenizer checkpoints/fill-mask \
-	  --output checkpoints/fill-mask
+	  --output out/pretrained
+	$(PY) -m checkpoints.head_data --task fill-mask --corpus out/corpus-all.parquet --output out/fill-mask-data
+	$(PY) -m pipelines.finetune --task masked-lm --model out/pretrained --train out/fill-mask-data/train.parquet \
+	  --eval out/fill-mask-data/validation.parquet --output out/fill-mask --epochs 0.4 --learning-rate 1e-3 \
+	  --mask-share 0.2 --tokens-per-step 4096 --max-tokens-per-batch 4096 --as-in-inference
+	$(PY) -m checkpoints.export --state out/fill-mask --tokenizer out/pretrained --output checkpoints/fill-mask
 	$(PY) -m checkpoints.train_tagger --data out/entities-all --encoder out/pretrain.pt \
 	  --tokenizer checkpoints/fill-mask --state out/tagger.pt
 	$(PY) -m checkpoints.export --state out/tagger.pt --task token-classification --tokenizer checkpoints/fill-mask \
 	  --output checkpoints/token-classification
+	@for head in text-classification:text-classification:0.3:5e-4 question-answering:question-answering:1.3:5e-4 \
+	    multiple-choice:multiple-choice:0.7:5e-4 text-generation:causal-lm:0.13:1e-3; do \
+	  set -- $$(echo $$head | tr : ' '); name=$$1 task=$$2 epochs=$$3 rate=$$4; \
+	  limit=$$([ $$task = causal-lm ] && echo "--max-length 1024"); \
+	  $(PY) -m checkpoints.head_data --task $$name --corpus out/corpus-all.parquet --output out/$$name && \
+	  $(PY) -m pipelines.finetune --task $$task --model checkpoints/fill-mask --train out/$$name/train.parquet \
+	    --eval out/$$name/validation.parquet --output out/heads/$$name --epochs $$epochs --learning-rate $$rate \
+	    --warmup 0.1 --tokens-per-step 3072 --max-tokens-per-batch 4096 --as-in-inference $$limit && \
+	  $(PY) -m checkpoints.export --state out/heads/$$name --tokenizer checkpoints/fill-mask \
+	    --output checkpoints/$$name && \
+	  $(PY) -m checkpoints.evaluate_heads --task $$name --data out/$$name || exit 1; \
+	done
 	$(PY) -m checkpoints.evaluate --task fill-mask --corpus out/corpus.parquet
 	$(PY) -m checkpoints.evaluate --task token-classification --data out/entities
 

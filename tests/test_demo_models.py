@@ -11,13 +11,15 @@ from bigbird.checkpoint import load_model
 from bigbird.predictors import load_predictor
 from bigbird.tokenizer import BigBirdTokenizer
 from checkpoints.code_entities import Entity, Index, entities
-from checkpoints.corpus_split import PARTS, part_of
+from checkpoints.corpus_split import PARTS, Document, part_of
 from checkpoints.entity_patterns import tag
+from checkpoints.head_data import rows_of
+from checkpoints.hidden_lines import opening_lines, passage
 from checkpoints.token_labels import token_labels
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS = "model.safetensors"
-SHIPPED = ("fill-mask", "token-classification")
+SHIPPED = tuple(sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json")))
 
 
 def labelled(text: str, index: Index | None = None) -> list[tuple[str, str]]:
@@ -112,9 +114,9 @@ def test_the_split_depends_on_the_text_alone() -> None:
     assert parts == [part_of(f"text {number}") for number in range(2000)]
 
 
-def test_the_shipped_pair_is_small_and_finite() -> None:
+def test_the_shipped_family_is_small_and_finite() -> None:
     files = [path for name in SHIPPED for path in (CHECKPOINTS / name).iterdir()]
-    assert sum(path.stat().st_size for path in files) < 16e6
+    assert sum(path.stat().st_size for path in files) < 40e6
     for name in SHIPPED:
         model = load_model(CHECKPOINTS / name, check_finite=True)
         assert model.config.max_position_embeddings == 4096
@@ -166,3 +168,26 @@ def test_the_tagger_finds_entities_of_a_source_it_has_not_seen() -> None:
     found = {(text[e["start"] : e["end"]], e["entity_group"]) for e in record["entities"]}
     assert {("os", "MODULE"), ("ValueError", "EXCEPTION")} <= found
     assert ("folder", "PARAMETER") in found
+
+
+def test_a_hidden_line_has_the_kind_of_its_statement() -> None:
+    text = "import os\n\ndef f(x):\n    y = os.open(x,\n                1)\n    if y:\n        return y\n"
+    assert opening_lines(text) == [(0, "import"), (2, "definition"), (5, "if"), (6, "return")]
+    assert "    [MASK]\n        return y" in passage(text.split("\n"), 5)
+
+
+@pytest.mark.parametrize("task", ["question-answering", "multiple-choice", "text-classification"])
+def test_rows_are_made_alike_every_time_and_answers_stand_where_they_say(task: str) -> None:
+    text = Path(__import__("argparse").__file__).read_text()
+    documents = [Document(path="argparse.py", kind="source", text=text)]
+    rows = rows_of(task, documents)
+    assert rows
+    assert rows == rows_of(task, documents)
+    for row in rows:
+        if task == "question-answering":
+            (answer,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
+            assert row["context"][start : start + len(answer)] == answer
+        elif task == "multiple-choice":
+            assert row["prompt"] + row["choices"][row["label"]] in text
+        else:
+            assert row["text"].count("[MASK]") == 1

@@ -49,7 +49,7 @@ SMALL = 0.25
 
 
 def demo_config(vocab_size: int = 8192) -> BigBirdConfig:
-    """3.4 million parameters: what fits in a repository and runs anywhere."""
+    """2.8 million parameters: what fits in a repository and runs anywhere."""
     return BigBirdConfig(
         vocab_size=vocab_size,
         hidden_size=128,

@@ -1,4 +1,5 @@
-"""The family, one function a head: tokenizer, model, logits, loss, on an article of Python's own documentation.
+"""The family, one function a head: tokenizer, model, logits, loss, on an article of Python's own documentation and on
+some of its library's source.
 
     python examples/heads.py                                # every shipped checkpoint that is here
     python examples/heads.py fill-mask token-classification
@@ -8,6 +9,8 @@ instead, which takes texts of any length and gives records.
 """
 
 import argparse
+import inspect
+import textwrap
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +25,9 @@ from bigbird.generation import encode_prompt
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 ARTICLE = topics["raise"].strip()
 """About 920 tokens: long enough to be read with block-sparse attention, which begins after 704."""
+SOURCE = "\n\n".join(map(inspect.getsource, (textwrap.fill, textwrap.shorten, textwrap.dedent, textwrap.indent)))
+"""What the heads read that were trained on source alone."""
+LONGEST_ANSWER = 15  # tokens
 
 
 def fill_mask(directory: Path) -> str:
@@ -45,10 +51,15 @@ def fill_mask(directory: Path) -> str:
 def classify(directory: Path) -> str:
     tokenizer = BigBirdTokenizer.from_pretrained(directory)
     model = bigbird.BigBirdForSequenceClassification.from_pretrained(directory)
+    line = "w = TextWrapper(width=width, **kwargs)"
+    before, _, after = SOURCE.partition(line)
+    inputs = tokenizer(f"{before}{tokenizer.mask_token}{after}", return_tensors="pt")
     with torch.no_grad():
-        probabilities = model(**tokenizer(ARTICLE, return_tensors="pt")).logits.softmax(-1)[0]
-    label = int(probabilities.argmax())
-    return f"the article is {model.config.id2label[label]}, {probabilities[label]:.0%} sure"
+        probabilities = model(**inputs).logits.softmax(-1)[0]
+    best = probabilities.topk(2)
+    shares = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    kinds = ", ".join(f"{model.config.id2label[label]} {share:.0%}" for label, share in shares)
+    return f"in the place of {line!r} stood: {kinds}"
 
 
 def choose(directory: Path) -> str:
@@ -86,13 +97,15 @@ def tag(directory: Path) -> str:
 def answer(directory: Path) -> str:
     tokenizer = BigBirdTokenizer.from_pretrained(directory)
     model = bigbird.BigBirdForQuestionAnswering.from_pretrained(directory)
-    question = "What does raise without an expression do?"
-    encoding = tokenizer.encode(question, ARTICLE)
+    question = "What does fill do?"
+    encoding = tokenizer.encode(question, SOURCE)
     with torch.no_grad():
         output = model(torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.token_type_ids]))
-    start = int(output.start_logits.argmax())
-    end = start + int(output.end_logits[0, start:].argmax())
-    found = ARTICLE[encoding.offsets[start][0] : encoding.offsets[end][1]]
+    # The best pair of a first token and a last one, in order and not too far apart.
+    pairs = output.start_logits[0, :, None] + output.end_logits[0, None, :]
+    near = torch.ones_like(pairs, dtype=torch.bool).triu().tril(LONGEST_ANSWER - 1)
+    first, last = divmod(int(pairs.masked_fill(~near, -torch.inf).argmax()), len(encoding.ids))
+    found = SOURCE[encoding.offsets[first][0] : encoding.offsets[last][1]]
     return f"{question} {found!r}"
 
 

@@ -245,6 +245,7 @@ def _is_ours(process: Path) -> bool:
     return False
 
 
+@pytest.mark.xdist_group("ray")  # one cluster at a time
 @pytest.mark.filterwarnings("ignore")  # Ray Train copies Ray Data's context, deprecated fields and all
 def test_two_workers_of_which_one_is_killed_end_where_one_ends(tiny_checkpoint: Any, tmp_path: Path) -> None:
     rows = tagged(40)

@@ -198,7 +198,8 @@ def peer(options: argparse.Namespace, folder: Path) -> None:
                 best = self.model(**fed).logits.argmax(-1)
             return {"text": texts, "labels": [row.tolist() for row in best]}
 
-    ray.init(num_cpus=THREADS, include_dashboard=False)
+    # One more than the actor holds: reading and writing are tasks of their own.
+    ray.init(num_cpus=THREADS + 1, include_dashboard=False)
     rows = ray.data.read_parquet(options.input[0]).map_batches(
         Tagger,
         fn_constructor_args=(options.model,),

@@ -39,7 +39,7 @@ serve: $(RUN) ## serve every head on the shipped checkpoints, at http://127.0.0.
 submit: $(RUN) ## start a local cluster, submit a scoring job to it over HTTP, follow it, stop the cluster
 	@$(PY) -m examples.submit
 
-test: $(DEV) ## run the tests, those of clusters one at a time beside the others
+test: $(DEV) ## run the tests, those of Ray in two groups, one after another in each
 	@$(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 
 lint: $(DEV) ## ruff

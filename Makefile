@@ -39,8 +39,9 @@ serve: $(RUN) ## serve every head on the shipped checkpoints, at http://127.0.0.
 submit: $(RUN) ## start a local cluster, submit a scoring job to it over HTTP, follow it, stop the cluster
 	@$(PY) -m examples.submit
 
-test: $(DEV) ## run the tests, those of Ray in two groups, one after another in each
-	@$(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+test: $(DEV) ## run the tests: files beside each other, then those that start Ray, one at a time
+	@$(PY) -m pytest -m 'not ray and not chaos and not gpu' --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	@$(PY) -m pytest -m 'ray and not chaos and not gpu'
 
 lint: $(DEV) ## ruff
 	@$(PY) -m ruff check .

@@ -1,9 +1,10 @@
 """Peak memory of the encoder, base size: ours, the stated model of it, and transformers, for the same rows.
 
-    python -m benchmarks.memory [--layers 2] [--threads 2]
+    python -m benchmarks.memory [--layers 2] [--threads 2] [--rows 1 16]
 
-One row of 4,096 tokens, and 65,536 tokens in rows of 4,096, float32. Each figure is what a process of its own came to
-need beyond what it needed for a first short row. Layers free what they held, so a few show what all of them need.
+Rows of 4,096 tokens, one and sixteen together, float32. Each figure is what a process of its own came to need beyond
+what it needed for a first short row. Layers free what they held, so a few show what all of them need. transformers
+takes 1.5 GiB a row.
 Also our tokens/s at several budgets of a micro-batch: what the default was chosen by.
 """
 
@@ -23,7 +24,6 @@ from bigbird.packing import pack
 from bigbird.predictors.batches import activation_bytes
 
 PEER = Path(__file__).parent / "transformers_peer.py"
-ROWS = ([4096], [4096] * 16)
 BUDGETS = (4_096, 16_384, 65_536)
 
 
@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 16], help="of 4,096 tokens, read together")
     parser.add_argument("--ours", type=int, nargs="+", help=argparse.SUPPRESS)  # what the process of one figure does
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -52,7 +53,7 @@ def main() -> None:
         return
     print(f"{machine(options.threads)}; {options.layers} layers, float32")
     stated = activation_bytes(BigBirdConfig(), "cpu", torch.float32)
-    for rows in ROWS:
+    for rows in ([4096] * count for count in options.rows):
         command = [sys.executable, "-m", "benchmarks.memory", "--layers", str(options.layers), "--threads"]
         command += [str(options.threads), "--ours", *map(str, rows)]
         ours = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

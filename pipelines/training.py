@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
+from bigbird.errors import InputError
 from bigbird.heads import QUESTION_PENALTY
 from bigbird.packing import PackedBatch, pack
 from pipelines.labelled import MULTIPLE, REGRESSION, Task
@@ -28,7 +29,8 @@ class TrainingOptions:
     tokens_per_step: rows are gathered to about that many tokens for one update. max_tokens_per_batch: what one
     forward pass of one worker may hold; more is accumulated. warmup: share of the steps in which the rate rises; it
     falls linearly afterwards. mask_share: of masked-lm. as_in_inference: train without dropout and with the attention
-    of evaluation (the random blocks collapsed) instead of training's.
+    of evaluation (the random blocks collapsed) instead of training's. gradient_checkpointing: recompute each layer in
+    the backward pass: less memory for more time; not with as_in_inference.
     """
 
     epochs: float = 3.0
@@ -42,6 +44,11 @@ class TrainingOptions:
     seed: int = 0
     dtype: str = "float32"
     as_in_inference: bool = False
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.gradient_checkpointing and self.as_in_inference:
+            raise InputError("gradient_checkpointing recomputes training's passes: not with as_in_inference")
 
 
 def plan_steps(rows: Sequence[TokenRow], options: TrainingOptions) -> list[list[int]]:
@@ -180,6 +187,7 @@ class Run:
     def __init__(self, objective: Objective, rows: Sequence[TokenRow], options: TrainingOptions) -> None:
         self.objective = objective
         self.model = objective.model
+        self.model.gradient_checkpointing_enable(options.gradient_checkpointing)
         self.options = options
         self.rows = sorted(rows, key=lambda row: (row.key, row.targets))
         self.steps = plan_steps(self.rows, options)

@@ -44,7 +44,7 @@ HEAD = {"num_cpus": 1, "include_dashboard": False}
 
 # A cluster that is broken on purpose leaves processes and sockets behind.
 pytestmark = [
-    pytest.mark.xdist_group("ray"),  # one cluster at a time
+    pytest.mark.ray,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -20,7 +20,7 @@ from commands import TIMEOUT_S, run
 from bigbird import BigBirdForMaskedLM
 from examples.local_cluster import ROOT, LocalCluster, local_cluster
 
-pytestmark = pytest.mark.xdist_group("nodes")  # in networks of their own, so beside the tests of a local Ray
+pytestmark = pytest.mark.ray
 
 NUM_DOCUMENTS = 600
 

@@ -17,7 +17,7 @@ from commands import TIMEOUT_S, run
 
 from examples.local_cluster import ROOT, SHARED_MACHINE, Network, kill_all, network_or_none, processes_in
 
-pytestmark = pytest.mark.xdist_group("nodes")  # in networks of their own, so beside the tests of a local Ray
+pytestmark = pytest.mark.ray
 
 README = (ROOT / "cluster" / "README.md").read_text()
 BLOCKS = dict(re.findall(r"```bash run=(\w+)\n(.*?)```", README, re.DOTALL))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ray_session import ray_session
 
-from bigbird import BigBirdConfig
+from bigbird import BigBirdConfig, layers
 from bigbird.checkpoint import load_model
 from bigbird.errors import InputError
 from bigbird.heads import BigBirdForCausalLM, BigBirdForMaskedLM, BigBirdForSequenceClassification
@@ -159,6 +159,23 @@ def test_the_gradient_of_a_step_is_the_same_in_one_batch_and_in_parts(
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
 
 
+def test_layers_computed_twice_make_the_same_steps(
+    tiny_checkpoint: Any, tokenizer: BigBirdTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, calls = tiny_checkpoint(BigBirdForMaskedLM), []
+    recompute = layers.checkpoint
+    monkeypatch.setattr(layers, "checkpoint", lambda *args, **more: calls.append(1) or recompute(*args, **more))
+    kept, again = (
+        _run(checkpoint, tokenizer, replace(OPTIONS, gradient_checkpointing=twice)) for twice in (False, True)
+    )
+    expected = [kept.advance() for _ in range(3)]
+    assert not calls
+    assert [again.advance() for _ in range(3)] == pytest.approx(expected, rel=1e-5)
+    assert calls
+    with pytest.raises(InputError, match="not with as_in_inference"):
+        TrainingOptions(gradient_checkpointing=True, as_in_inference=True)
+
+
 def test_the_masked_lm_loss_is_that_of_the_padded_forward(tiny_checkpoint: Any, tokenizer: BigBirdTokenizer) -> None:
     model = load_model(tiny_checkpoint(BigBirdForMaskedLM), dtype=torch.float32).eval()
     (row,), _ = token_rows(tagged(1), "masked-lm", tokenizer, [], 512)
@@ -189,12 +206,13 @@ def test_the_learning_curve_is_a_picture() -> None:
     assert learning_curve([2.0, 1.0], [{"step": 2, "loss": 1.5}]).startswith("<svg")
 
 
-@pytest.mark.xdist_group("ray")  # one cluster at a time
+@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # Ray Train copies Ray Data's context, deprecated fields and all
 def test_from_parquet_to_a_checkpoint_that_finds_entities(
     tiny_checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.finetune import Job, finetune
+    from pipelines.finetune import finetune
+    from pipelines.finetune_plan import Job
 
     rows = list({row["text"]: row for row in tagged(180, 1)}.values())
     pq.write_table(pa.Table.from_pylist(rows[:150]), tmp_path / "train.parquet")
@@ -212,8 +230,25 @@ def test_from_parquet_to_a_checkpoint_that_finds_entities(
         options=options,
         save_every=50,
     )
+    # A rate at which the loss soon rises: stopped there, it keeps what it was before.
+    hasty = replace(
+        job,
+        output=str(tmp_path / "hasty"),
+        options=replace(options, learning_rate=0.05),
+        evaluate_every=2,
+        patience=2,
+    )
     with ray_session(__name__):
         figures = finetune(job)
+        stopped = finetune(hasty)
     assert figures["f1"] > 0.5  # always answering "O" finds nothing: 0
+    state = max((tmp_path / "hasty" / "training").rglob("state.pt"), key=lambda path: path.stat().st_mtime)
+    losses = [entry["loss"] for entry in torch.load(state, weights_only=True)["history"]]
+    assert losses[-1] > min(losses) == stopped["eval_loss"]
+    held_out, _ = token_rows(
+        rows[150:], job.task, BigBirdTokenizer.from_pretrained(model), ["O", "B-PLACE", "I-PLACE"], 512
+    )
+    kept = Run(Objective(load_model(tmp_path / "hasty", dtype=torch.float32), job.task, options, None), [], options)
+    assert kept.evaluate(held_out) == pytest.approx(min(losses), rel=1e-4)
     assert "learning-curve.svg" in (tmp_path / "out" / "README.md").read_text()
     assert load_model(tmp_path / "out").config.id2label[1] == "B-PLACE"

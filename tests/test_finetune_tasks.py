@@ -24,7 +24,8 @@ from bigbird.heads import (
     BigBirdForTokenClassification,
 )
 from bigbird.tokenizer import BigBirdTokenizer
-from pipelines.finetune import Job, finetune, new_model, plan_job
+from pipelines.finetune import finetune
+from pipelines.finetune_plan import Job, new_model, plan_job
 from pipelines.labelled import check_documents, find_labels, from_words
 from pipelines.metrics import answer_figures, figures
 from pipelines.token_rows import ToRows
@@ -245,7 +246,7 @@ def _is_ours(process: Path) -> bool:
     return False
 
 
-@pytest.mark.xdist_group("ray")  # one cluster at a time
+@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # Ray Train copies Ray Data's context, deprecated fields and all
 def test_two_workers_of_which_one_is_killed_end_where_one_ends(tiny_checkpoint: Any, tmp_path: Path) -> None:
     rows = tagged(40)

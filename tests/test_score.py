@@ -24,7 +24,7 @@ FACTS = {"num_windows": 1, "truncated": False}
 
 # Ray 2.60 warns of its own settings while it copies them, and leaves processes of a node that did not come up.
 pytestmark = [
-    pytest.mark.xdist_group("ray"),  # one cluster at a time
+    pytest.mark.ray,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

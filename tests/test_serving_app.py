@@ -18,7 +18,7 @@ from bigbird.predictors import OPTIONS, load_predictor
 from tests.serving_cluster import deploy, replica_pids, serve_instance, status, tiny_heads, wait_until
 
 pytestmark = [
-    pytest.mark.xdist_group("ray"),  # one cluster at a time
+    pytest.mark.ray,
     # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -12,7 +12,7 @@ from bigbird import BigBirdForTokenClassification
 from tests.serving_cluster import LABELS, START_TIMEOUT_S, deploy, replica_pids, serve_instance, status, wait_until
 
 pytestmark = [
-    pytest.mark.xdist_group("ray"),  # one cluster at a time
+    pytest.mark.ray,
     # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bigbird.config import BigBirdConfig
 from bigbird.packing import PackedBatch
-from bigbird.predictors.examples import Failed, ModelRow, Prepared, Record
+from bigbird.predictors.examples import ModelRow, Prepared
 
 RowT = TypeVar("RowT", bound=ModelRow)
 Result = TypeVar("Result")
@@ -107,51 +107,3 @@ def split_rows(values: Tensor, packed: PackedBatch) -> list[np.ndarray]:
     """(T, ...) of a packed batch as one float32 array a row."""
     array = values.float().cpu().numpy()
     return [array[start : start + length] for start, length in zip(packed.starts, packed.lengths, strict=True)]
-
-
-def forward_examples(
-    prepared: Sequence[PreparedT | Failed],
-    rows_of: Callable[[PreparedT], Sequence[RowT]],
-    run: Callable[[list[RowT]], Sequence[Result]],
-    gather: Callable[[PreparedT, list[Result]], Output],
-) -> list[Output | None]:
-    """All rows of all examples through `run` at once, then what `gather` makes of each example's results.
-
-    None in the place of a Failed.
-    """
-    rows = [None if isinstance(item, Failed) else rows_of(item) for item in prepared]
-    results = iter(run([row for of_one in rows if of_one is not None for row in of_one]))
-    return [
-        None if isinstance(item, Failed) or of_one is None else gather(item, [next(results) for _ in of_one])
-        for item, of_one in zip(prepared, rows, strict=True)
-    ]
-
-
-def to_records(
-    prepared: Sequence[PreparedT | Failed],
-    outputs: Sequence[Output | None],
-    decode: Callable[[PreparedT, Output], Record],
-) -> list[Record]:
-    """What `decode` makes of each example and its output, with the fields every record has; errors in place.
-
-    An output with inf or nan (half precision overflowing, broken weights) becomes an error record.
-    """
-    records = []
-    for item, output in zip(prepared, outputs, strict=True):
-        if isinstance(item, Failed):
-            records.append(item.record)
-        elif output is None:
-            raise ValueError("an output is missing: pass what forward returned for these prepared examples")
-        elif not _all_finite(output):
-            records.append(NOT_FINITE.record)
-        else:
-            records.append({**decode(item, output), **item.facts})
-    return records
-
-
-def _all_finite(output: Iterable[Any]) -> bool:
-    arrays = [output] if isinstance(output, np.ndarray) else output
-    return all(bool(np.isfinite(array).all()) for array in arrays)
-
-
-NOT_FINITE = Failed("NonFiniteOutput", "the model's output for this example has inf or nan")

@@ -155,11 +155,6 @@ def window_rows(tokenizer: BigBirdTokenizer, text: TokenizedText, windows: Seque
     return tuple(single_row(tokenizer, text.ids[window.start : window.stop]) for window in windows)
 
 
-def single_text(example: object) -> NamedTexts:
-    """The one text of the tasks that read plain strings."""
-    return [("text", example)]
-
-
 def fields(example: object, *names: str) -> list[object]:
     """The values of a mapping's fields. Raises InputError naming what is missing, or what came instead."""
     if not isinstance(example, Mapping):

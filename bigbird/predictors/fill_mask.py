@@ -3,36 +3,18 @@
 Only windows that hold a mask are read, and of them only the masks' own states reach the vocabulary.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
-from bigbird.predictors.batches import (
-    default_max_tokens_per_batch,
-    encode_rows,
-    forward_examples,
-    to_records,
-)
-from bigbird.predictors.examples import (
-    Failed,
-    Prepared,
-    Record,
-    TokenizedText,
-    prepare,
-    single_text,
-    window_rows,
-)
+from bigbird.predictors.examples import Prepared, Record, TokenizedText, window_rows
 from bigbird.predictors.masked_tokens import logits_at, split_like
+from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import LengthOptions, plan, require_at_least
-from bigbird.tokenizer import BigBirdTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,125 +54,79 @@ class PreparedMasks(Prepared):
     top_k: int
 
 
-class FillMaskPredictor:
-    """Predictor for BigBirdForMaskedLM; `model` None leaves only preprocess and postprocess."""
+class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[np.ndarray, np.ndarray]]):
+    """Predictor for BigBirdForMaskedLM. An example is a text."""
 
     task = "fill-mask"
+    options_class = FillMaskOptions
+    architectures = ("BigBirdForMaskedLM", "BigBirdForPreTraining")
 
-    def __init__(
-        self,
-        tokenizer: BigBirdTokenizer,
-        config: BigBirdConfig,
-        model: Any = None,
-        *,
-        options: FillMaskOptions | None = None,
-        max_tokens_per_batch: int | None = None,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.config = config
-        self.model = model
-        self.options = options or FillMaskOptions()
-        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens_per_batch(model)
-
-    def preprocess(
-        self, examples: Sequence[object], options: FillMaskOptions | None = None
-    ) -> list[PreparedMasks | Failed]:
-        """Tokenize and cut into windows; `top_k` is read here. A text without a mask is a Failed."""
-        chosen = options or self.options
-
-        def build(texts: list[TokenizedText]) -> PreparedMasks:
-            room = chosen.length_limit(self.config.max_position_embeddings) - 2
-            (text,) = texts
-            windows, truncated = plan(len(text), room, chosen, what="text")
-            kept = text.head(windows[-1].stop)
-            masks = np.flatnonzero(kept.ids == self.tokenizer.mask_token_id)
-            if not len(masks):
-                where = f"the first {len(kept)} tokens of text" if truncated else "text"
-                raise InputError(f"{where}: 0 {self.tokenizer.mask_token} tokens, expected at least one")
-            held = [(w, masks[(masks >= w.keep_start) & (masks < w.keep_stop)]) for w in windows]
-            held = [(window, places) for window, places in held if len(places)]
-            return PreparedMasks(
-                rows=window_rows(self.tokenizer, text, [window for window, _ in held]),
-                num_tokens=len(kept),
-                num_windows=len(windows),
-                truncated=truncated,
-                positions=tuple(places - window.start + 1 for window, places in held),
-                starts=tuple(_mask_start(kept, place) for place in masks.tolist()),
-                top_k=min(chosen.top_k, self.config.vocab_size, self.tokenizer.vocab_size),
-            )
-
-        return prepare(
-            examples,
-            tokenizer=self.tokenizer,
-            vocab_size=self.config.vocab_size,
-            options=chosen,
-            texts_of=single_text,
-            build=build,
+    def build(self, texts: list[TokenizedText], options: FillMaskOptions) -> PreparedMasks:
+        """Cut into windows; `top_k` is read here. A text without a mask is refused."""
+        room = options.length_limit(self.config.max_position_embeddings) - 2
+        (text,) = texts
+        windows, truncated = plan(len(text), room, options, what="text")
+        kept = text.head(windows[-1].stop)
+        masks = np.flatnonzero(kept.ids == self.tokenizer.mask_token_id)
+        if not len(masks):
+            where = f"the first {len(kept)} tokens of text" if truncated else "text"
+            raise InputError(f"{where}: 0 {self.tokenizer.mask_token} tokens, expected at least one")
+        held = [(w, masks[(masks >= w.keep_start) & (masks < w.keep_stop)]) for w in windows]
+        held = [(window, places) for window, places in held if len(places)]
+        return PreparedMasks(
+            rows=window_rows(self.tokenizer, text, [window for window, _ in held]),
+            num_tokens=len(kept),
+            num_windows=len(windows),
+            truncated=truncated,
+            positions=tuple(places - window.start + 1 for window, places in held),
+            starts=tuple(_mask_start(kept, place) for place in masks.tolist()),
+            top_k=min(options.top_k, self.config.vocab_size, self.tokenizer.vocab_size),
         )
 
-    def forward(self, prepared: Sequence[PreparedMasks | Failed]) -> list[tuple[np.ndarray, np.ndarray] | None]:
-        """Of each document, its masks' best tokens (masks, top_k) int64 and their probabilities, float32; None for
-        a Failed."""
+    def rows_of(self, item: PreparedMasks) -> list[MaskRow]:
+        return [
+            MaskRow(row.ids, positions, item.top_k) for row, positions in zip(item.rows, item.positions, strict=True)
+        ]
 
-        def rows_of(item: PreparedMasks) -> list[MaskRow]:
-            return [
-                MaskRow(row.ids, positions, item.top_k)
-                for row, positions in zip(item.rows, item.positions, strict=True)
-            ]
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[MaskRow]) -> list[tuple[np.ndarray, np.ndarray]]:
+        positions = [row.positions for row in rows]
+        top_k = max(row.top_k for row in rows)
+        # A vocabulary may be padded beyond the tokenizer's; what has no spelling is no candidate.
+        spelled = self.tokenizer.vocab_size
+        found = [
+            logits.log_softmax(dim=-1)[:, :spelled].topk(top_k)
+            for _, logits in logits_at(self.model, states, packed, positions)
+        ]
+        tokens = split_like(torch.cat([best.indices for best in found]).cpu().numpy(), positions)
+        scores = split_like(torch.cat([best.values.exp() for best in found]).cpu().numpy(), positions)
+        return [(t[:, : row.top_k], s[:, : row.top_k]) for t, s, row in zip(tokens, scores, rows, strict=True)]
 
-        def read(states: Tensor, packed: PackedBatch, rows: list[MaskRow]) -> list[tuple[np.ndarray, np.ndarray]]:
-            positions = [row.positions for row in rows]
-            top_k = max(row.top_k for row in rows)
-            # A vocabulary may be padded beyond the tokenizer's; what has no spelling is no candidate.
-            spelled = self.tokenizer.vocab_size
-            found = [
-                logits.log_softmax(dim=-1)[:, :spelled].topk(top_k)
-                for _, logits in logits_at(self.model, states, packed, positions)
-            ]
-            tokens = split_like(torch.cat([best.indices for best in found]).cpu().numpy(), positions)
-            scores = split_like(torch.cat([best.values.exp() for best in found]).cpu().numpy(), positions)
-            return [(t[:, : row.top_k], s[:, : row.top_k]) for t, s, row in zip(tokens, scores, rows, strict=True)]
+    def gather(
+        self, item: PreparedMasks, results: list[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The masks' best tokens (masks, top_k) int64 and their probabilities, float32."""
+        tokens, scores = zip(*results, strict=True)
+        return np.concatenate(tokens), np.concatenate(scores)
 
-        def gather(item: PreparedMasks, results: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-            tokens, scores = zip(*results, strict=True)
-            return np.concatenate(tokens), np.concatenate(scores)
-
-        run = partial(encode_rows, self.model.bert, self.max_tokens_per_batch, read)
-        return forward_examples(prepared, rows_of, run, gather)
-
-    def postprocess(
-        self,
-        prepared: Sequence[PreparedMasks | Failed],
-        outputs: Sequence[tuple[np.ndarray, np.ndarray] | None],
-        options: FillMaskOptions | None = None,
-    ) -> list[Record]:
+    def decode(self, item: PreparedMasks, output: tuple[np.ndarray, np.ndarray], options: FillMaskOptions) -> Record:
         """{"masks": [{"position", "candidates": [{"token", "token_str", "score"}, ...]}, ...]}.
 
         position: the character of the text where the mask stands. Candidates: the likeliest first.
         """
-
-        def decode(item: PreparedMasks, output: tuple[np.ndarray, np.ndarray]) -> Record:
-            masks = zip(item.starts, output[0].tolist(), output[1].tolist(), strict=True)
-            return {
-                "masks": [
-                    {
-                        "position": start,
-                        "candidates": [
-                            {"token": token, "token_str": self.tokenizer.decode([token], skip_special_tokens=False),
-                             "score": score}
-                            for token, score in zip(tokens, scores, strict=True)
-                        ],
-                    }
-                    for start, tokens, scores in masks
-                ]
-            }  # fmt: skip
-
-        return to_records(prepared, outputs, decode)
-
-    def __call__(self, examples: Sequence[object], options: FillMaskOptions | None = None) -> list[Record]:
-        """Records of the same length and order as the examples."""
-        prepared = self.preprocess(examples, options)
-        return self.postprocess(prepared, self.forward(prepared), options)
+        masks = zip(item.starts, output[0].tolist(), output[1].tolist(), strict=True)
+        return {
+            "masks": [
+                {
+                    "position": start,
+                    "candidates": [
+                        {"token": token, "token_str": self.tokenizer.decode([token], skip_special_tokens=False),
+                         "score": score}
+                        for token, score in zip(tokens, scores, strict=True)
+                    ],
+                }
+                for start, tokens, scores in masks
+            ]
+        }  # fmt: skip
 
 
 def _mask_start(text: TokenizedText, place: int) -> int:

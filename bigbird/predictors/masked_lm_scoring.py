@@ -8,27 +8,17 @@ p + 2 * num_passes, ..., so nothing is drawn at random and every pass hides the 
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bigbird.config import BigBirdConfig
 from bigbird.packing import PackedBatch
-from bigbird.predictors.batches import (
-    default_max_tokens_per_batch,
-    encode_rows,
-    forward_examples,
-    to_records,
-)
-from bigbird.predictors.examples import Failed, Prepared, Record, TokenizedText, prepare, single_text, window_rows
+from bigbird.predictors.examples import Prepared, Record, TokenizedText, window_rows
 from bigbird.predictors.masked_tokens import logits_at, split_like
+from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import LengthOptions, Window, plan, require_at_least
-from bigbird.tokenizer import BigBirdTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,109 +88,62 @@ class PreparedScoring(Prepared):
         ]
 
 
-class MaskedLMScoringPredictor:
-    """Predictor for BigBirdForMaskedLM; `model` None leaves only preprocess and postprocess."""
+class MaskedLMScoringPredictor(EncoderPredictor[MaskedLMScoringOptions, PreparedScoring, np.ndarray]):
+    """Predictor for BigBirdForMaskedLM. An example is a text."""
 
     task = "masked-lm-scoring"
+    options_class = MaskedLMScoringOptions
+    architectures = ("BigBirdForMaskedLM", "BigBirdForPreTraining")
 
-    def __init__(
-        self,
-        tokenizer: BigBirdTokenizer,
-        config: BigBirdConfig,
-        model: Any = None,
-        *,
-        options: MaskedLMScoringOptions | None = None,
-        max_tokens_per_batch: int | None = None,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.config = config
-        self.model = model
-        self.options = options or MaskedLMScoringOptions()
-        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens_per_batch(model)
-
-    def preprocess(
-        self, examples: Sequence[object], options: MaskedLMScoringOptions | None = None
-    ) -> list[PreparedScoring | Failed]:
-        """Tokenize and cut into windows."""
-        chosen = options or self.options
-
-        def build(texts: list[TokenizedText]) -> PreparedScoring:
-            room = chosen.length_limit(self.config.max_position_embeddings) - 2
-            (text,) = texts
-            windows, truncated = plan(len(text), room, chosen, what="text")
-            return PreparedScoring(
-                rows=window_rows(self.tokenizer, text, windows),
-                num_tokens=windows[-1].stop,
-                num_windows=len(windows),
-                truncated=truncated,
-                text=text.head(windows[-1].stop),
-                windows=windows,
-                num_passes=chosen.num_passes,
-            )
-
-        return prepare(
-            examples,
-            tokenizer=self.tokenizer,
-            vocab_size=self.config.vocab_size,
-            options=chosen,
-            texts_of=single_text,
-            build=build,
+    def build(self, texts: list[TokenizedText], options: MaskedLMScoringOptions) -> PreparedScoring:
+        """Cut into windows; `num_passes` is read here."""
+        room = options.length_limit(self.config.max_position_embeddings) - 2
+        (text,) = texts
+        windows, truncated = plan(len(text), room, options, what="text")
+        return PreparedScoring(
+            rows=window_rows(self.tokenizer, text, windows),
+            num_tokens=windows[-1].stop,
+            num_windows=len(windows),
+            truncated=truncated,
+            text=text.head(windows[-1].stop),
+            windows=windows,
+            num_passes=options.num_passes,
         )
 
-    def forward(self, prepared: Sequence[PreparedScoring | Failed]) -> list[np.ndarray | None]:
-        """Negative log-likelihood of each of a document's tokens in nats, (tokens,) float32; None for a Failed."""
+    def rows_of(self, item: PreparedScoring) -> list[MaskedRow]:
+        return [
+            MaskedRow(item.rows[index].ids, tokens - item.windows[index].start + 1, self.tokenizer.mask_token_id)
+            for index, tokens in item.masked()
+        ]
 
-        def rows_of(item: PreparedScoring) -> list[MaskedRow]:
-            return [
-                MaskedRow(item.rows[index].ids, tokens - item.windows[index].start + 1, self.tokenizer.mask_token_id)
-                for index, tokens in item.masked()
-            ]
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[MaskedRow]) -> list[np.ndarray]:
+        positions = [row.positions for row in rows]
+        targets = torch.from_numpy(np.concatenate([row.targets for row in rows]).astype(np.int64))
+        targets = targets.to(states.device)
+        losses = [
+            logits.logsumexp(dim=-1) - logits.gather(1, targets[chunk, None])[:, 0]
+            for chunk, logits in logits_at(self.model, states, packed, positions)
+        ]
+        return split_like(torch.cat(losses).cpu().numpy(), positions)
 
-        def read(states: Tensor, packed: PackedBatch, rows: list[MaskedRow]) -> list[np.ndarray]:
-            positions = [row.positions for row in rows]
-            targets = torch.from_numpy(np.concatenate([row.targets for row in rows]).astype(np.int64))
-            targets = targets.to(states.device)
-            losses = [
-                logits.logsumexp(dim=-1) - logits.gather(1, targets[chunk, None])[:, 0]
-                for chunk, logits in logits_at(self.model, states, packed, positions)
-            ]
-            return split_like(torch.cat(losses).cpu().numpy(), positions)
+    def gather(self, item: PreparedScoring, losses: list[np.ndarray]) -> np.ndarray:
+        """The negative log-likelihood of each token of the document in nats, (tokens,) float32."""
+        nll = np.empty(len(item.text), dtype=np.float32)
+        for (_, tokens), values in zip(item.masked(), losses, strict=True):
+            nll[tokens] = values
+        return nll
 
-        def gather(item: PreparedScoring, losses: list[np.ndarray]) -> np.ndarray:
-            nll = np.empty(len(item.text), dtype=np.float32)
-            for (_, tokens), values in zip(item.masked(), losses, strict=True):
-                nll[tokens] = values
-            return nll
-
-        run = partial(encode_rows, self.model.bert, self.max_tokens_per_batch, read)
-        return forward_examples(prepared, rows_of, run, gather)
-
-    def postprocess(
-        self,
-        prepared: Sequence[PreparedScoring | Failed],
-        outputs: Sequence[np.ndarray | None],
-        options: MaskedLMScoringOptions | None = None,
-    ) -> list[Record]:
+    def decode(self, item: PreparedScoring, losses: np.ndarray, options: MaskedLMScoringOptions) -> Record:
         """{"nll": mean over the tokens, nats; "pseudo_perplexity": exp(nll), at most the largest float}.
 
         With return_tokens also "tokens": token, start, end (characters of the text) and nll of each.
         """
-        chosen = options or self.options
-
-        def decode(item: PreparedScoring, losses: np.ndarray) -> Record:
-            nll = float(losses.mean(dtype=np.float64))
-            perplexity = math.exp(nll) if nll < math.log(sys.float_info.max) else sys.float_info.max
-            record: Record = {"nll": nll, "pseudo_perplexity": perplexity}
-            if chosen.return_tokens:
-                record["tokens"] = self._token_list(item.text, losses)
-            return record
-
-        return to_records(prepared, outputs, decode)
-
-    def __call__(self, examples: Sequence[object], options: MaskedLMScoringOptions | None = None) -> list[Record]:
-        """Records of the same length and order as the examples."""
-        prepared = self.preprocess(examples, options)
-        return self.postprocess(prepared, self.forward(prepared), options)
+        nll = float(losses.mean(dtype=np.float64))
+        perplexity = math.exp(nll) if nll < math.log(sys.float_info.max) else sys.float_info.max
+        record: Record = {"nll": nll, "pseudo_perplexity": perplexity}
+        if options.return_tokens:
+            record["tokens"] = self._token_list(item.text, losses)
+        return record
 
     def _token_list(self, text: TokenizedText, losses: np.ndarray) -> list[Record]:
         tokens = self.tokenizer.convert_ids_to_tokens(text.ids.tolist())

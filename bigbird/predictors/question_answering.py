@@ -7,36 +7,17 @@ window, [CLS] standing for "no answer". For one window this is the score of tran
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
-from bigbird.predictors.batches import (
-    default_max_tokens_per_batch,
-    encode_rows,
-    forward_examples,
-    split_rows,
-    to_records,
-)
-from bigbird.predictors.examples import (
-    Failed,
-    NamedTexts,
-    Prepared,
-    Record,
-    Row,
-    TokenizedText,
-    fields,
-    pair_row,
-    prepare,
-)
+from bigbird.predictors.batches import split_rows
+from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, TokenizedText, fields, pair_row
+from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import LengthOptions, Window, plan, require_at_least
-from bigbird.tokenizer import BigBirdTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,105 +48,60 @@ class PreparedQuestion(Prepared):
     windows: tuple[Window, ...]
 
 
-class QuestionAnsweringPredictor:
-    """Predictor for BigBirdForQuestionAnswering; `model` None leaves only preprocess and postprocess."""
+class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, PreparedQuestion, list[np.ndarray]]):
+    """Predictor for BigBirdForQuestionAnswering. An example is a mapping with question and context."""
 
     task = "question-answering"
+    options_class = QuestionAnsweringOptions
+    architectures = ("BigBirdForQuestionAnswering",)
 
-    def __init__(
-        self,
-        tokenizer: BigBirdTokenizer,
-        config: BigBirdConfig,
-        model: Any = None,
-        *,
-        options: QuestionAnsweringOptions | None = None,
-        max_tokens_per_batch: int | None = None,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.config = config
-        self.model = model
-        self.options = options or QuestionAnsweringOptions()
-        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens_per_batch(model)
+    @staticmethod
+    def texts_of(example: Any) -> NamedTexts:
+        names = ("question", "context")
+        return list(zip(names, fields(example, *names), strict=True))
 
-    def preprocess(
-        self, examples: Sequence[object], options: QuestionAnsweringOptions | None = None
-    ) -> list[PreparedQuestion | Failed]:
-        """Tokenize and cut the context into windows. An example is a mapping with question and context."""
-        chosen = options or self.options
-
-        def build(texts: list[TokenizedText]) -> PreparedQuestion:
-            limit = chosen.length_limit(self.config.max_position_embeddings)
-            question, context = texts
-            if chosen.max_question_len is not None and len(question) > chosen.max_question_len:
-                raise InputError(
-                    f"question has {len(question)} tokens, more than max_question_len={chosen.max_question_len}"
-                )
-            windows, truncated = plan(len(context), limit - 3 - len(question), chosen, what="context")
-            kept = windows[-1].stop
-            return PreparedQuestion(
-                rows=tuple(
-                    pair_row(self.tokenizer, question.ids, context.ids[window.start : window.stop])
-                    for window in windows
-                ),
-                num_tokens=len(question) + kept,
-                num_windows=len(windows),
-                truncated=truncated,
-                context=context.head(kept),
-                windows=windows,
+    def build(self, texts: list[TokenizedText], options: QuestionAnsweringOptions) -> PreparedQuestion:
+        """Cut the context into windows, the question whole before each."""
+        limit = options.length_limit(self.config.max_position_embeddings)
+        question, context = texts
+        if options.max_question_len is not None and len(question) > options.max_question_len:
+            raise InputError(
+                f"question has {len(question)} tokens, more than max_question_len={options.max_question_len}"
             )
-
-        return prepare(
-            examples,
-            tokenizer=self.tokenizer,
-            vocab_size=self.config.vocab_size,
-            options=chosen,
-            texts_of=_texts_of,
-            build=build,
+        windows, truncated = plan(len(context), limit - 3 - len(question), options, what="context")
+        kept = windows[-1].stop
+        return PreparedQuestion(
+            rows=tuple(
+                pair_row(self.tokenizer, question.ids, context.ids[window.start : window.stop]) for window in windows
+            ),
+            num_tokens=len(question) + kept,
+            num_windows=len(windows),
+            truncated=truncated,
+            context=context.head(kept),
+            windows=windows,
         )
 
-    def forward(self, prepared: Sequence[PreparedQuestion | Failed]) -> list[list[np.ndarray] | None]:
-        """For each window of a document the start and end logits of [CLS] and of its tokens of the context,
-        (1 + len(window), 2) float32; None for a Failed."""
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
+        logits = split_rows(self.model.qa_classifier(states), packed)
+        return [np.delete(array, slice(1, row.second), axis=0)[:-1] for array, row in zip(logits, rows, strict=True)]
 
-        def read(states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
-            logits = split_rows(self.model.qa_classifier(states), packed)
-            return [
-                np.delete(array, slice(1, row.second), axis=0)[:-1] for array, row in zip(logits, rows, strict=True)
-            ]
+    def gather(self, item: PreparedQuestion, logits: list[np.ndarray]) -> list[np.ndarray]:
+        """For each window the start and end logits of [CLS] and of its tokens of the context,
+        (1 + len(window), 2) float32."""
+        return logits
 
-        def gather(item: PreparedQuestion, logits: list[np.ndarray]) -> list[np.ndarray]:
-            return logits
-
-        run = partial(encode_rows, self.model.bert, self.max_tokens_per_batch, read)
-        return forward_examples(prepared, attrgetter("rows"), run, gather)
-
-    def postprocess(
-        self,
-        prepared: Sequence[PreparedQuestion | Failed],
-        outputs: Sequence[list[np.ndarray] | None],
-        options: QuestionAnsweringOptions | None = None,
-    ) -> list[Record]:
+    def decode(self, item: PreparedQuestion, logits: list[np.ndarray], options: QuestionAnsweringOptions) -> Record:
         """{"answer", "score", "start", "end"}: characters of the context as given, white space at the ends left
         out, so that answer == context[start:end]."""
-        chosen = options or self.options
-
-        def decode(item: PreparedQuestion, logits: list[np.ndarray]) -> Record:
-            score, first, last = best_span(item.windows, logits, chosen)
-            if first < 0:
-                return {"answer": "", "score": score, "start": 0, "end": 0}
-            start, end = int(item.context.offsets[first, 0]), int(item.context.offsets[last, 1])
-            covered = item.context.text[start:end]
-            if answer := covered.strip():
-                start += len(covered) - len(covered.lstrip())
-                end = start + len(answer)
-            return {"answer": item.context.text[start:end], "score": score, "start": start, "end": end}
-
-        return to_records(prepared, outputs, decode)
-
-    def __call__(self, examples: Sequence[object], options: QuestionAnsweringOptions | None = None) -> list[Record]:
-        """Records of the same length and order as the examples."""
-        prepared = self.preprocess(examples, options)
-        return self.postprocess(prepared, self.forward(prepared), options)
+        score, first, last = best_span(item.windows, logits, options)
+        if first < 0:
+            return {"answer": "", "score": score, "start": 0, "end": 0}
+        start, end = int(item.context.offsets[first, 0]), int(item.context.offsets[last, 1])
+        covered = item.context.text[start:end]
+        if answer := covered.strip():
+            start += len(covered) - len(covered.lstrip())
+            end = start + len(answer)
+        return {"answer": item.context.text[start:end], "score": score, "start": start, "end": end}
 
 
 def best_span(
@@ -191,8 +127,3 @@ def best_span(
     if options.allow_no_answer and no_answer > best:
         best, first, last = no_answer, -1, -1
     return float(np.exp(best - np.logaddexp.reduce(totals))), first, last
-
-
-def _texts_of(example: object) -> NamedTexts:
-    names = ("question", "context")
-    return list(zip(names, fields(example, *names), strict=True))

@@ -6,20 +6,18 @@ alone. Beam search runs a prompt at a time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from bigbird.config import BigBirdConfig
 from bigbird.continuation import GenerationChunk
 from bigbird.engine import Engine
 from bigbird.errors import InputError
 from bigbird.generation import GenerationResult, generate
 from bigbird.generation_options import GenerationOptions
-from bigbird.predictors.batches import default_max_tokens_per_batch
-from bigbird.predictors.examples import Failed, Prepared, Record, Row, TokenizedText, prepare, single_text
-from bigbird.predictors.windows import LengthOptions, require_choice
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.predictors.examples import Failed, Prepared, Record, Row, TokenizedText
+from bigbird.predictors.predictor import Predictor
+from bigbird.predictors.windows import require_choice
 
 OnLong = Literal["truncate", "error"]
 
@@ -56,65 +54,38 @@ class PreparedPrompt(Prepared):
         return ids
 
 
-class TextGenerationPredictor:
-    """Predictor for BigBirdForCausalLM; `model` None leaves only preprocess and postprocess.
+class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, GenerationResult]):
+    """Predictor for BigBirdForCausalLM. An example is a text, the prompt.
 
     max_tokens_per_batch: what the prompts and texts in the cache may have together, at least one of full length.
     """
 
     task = "text-generation"
+    options_class = TextGenerationOptions
+    architectures = ("BigBirdForCausalLM",)
 
-    def __init__(
-        self,
-        tokenizer: BigBirdTokenizer,
-        config: BigBirdConfig,
-        model: Any = None,
-        *,
-        options: TextGenerationOptions | None = None,
-        max_tokens_per_batch: int | None = None,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.config = config
-        self.model = model
-        self.options = options or TextGenerationOptions()
-        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens_per_batch(model)
-
-    def preprocess(
-        self, examples: Sequence[object], options: TextGenerationOptions | None = None
-    ) -> list[PreparedPrompt | Failed]:
-        """Tokenize; a prompt begins with the beginning-of-sequence token, also where its own beginning is left out."""
-        chosen = options or self.options
+    def build(self, texts: list[TokenizedText], options: TextGenerationOptions) -> PreparedPrompt:
+        """Begin with the beginning-of-sequence token, also where the prompt's own beginning is left out."""
         begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-
-        def build(texts: list[TokenizedText]) -> PreparedPrompt:
-            (text,) = texts
-            room = self.config.max_position_embeddings - len(begin) - chosen.max_new_tokens
-            if room < 1:
-                raise InputError(
-                    f"max_new_tokens is {chosen.max_new_tokens}, which leaves a prompt no room among the model's "
-                    f"{self.config.max_position_embeddings} tokens"
-                )
-            if len(text) > room and chosen.on_long == "error":
-                raise InputError(
-                    f"text has {len(text)} tokens; the model's {self.config.max_position_embeddings} less "
-                    f"max_new_tokens={chosen.max_new_tokens} leave room for {room}"
-                )
-            ids = text.ids[-room:]
-            return PreparedPrompt(
-                rows=(Row(np.concatenate([begin, ids]).astype(np.int32)),),
-                num_tokens=len(ids),
-                num_windows=1,
-                truncated=len(ids) < len(text),
-                options=chosen.generation,
+        (text,) = texts
+        room = self.config.max_position_embeddings - len(begin) - options.max_new_tokens
+        if room < 1:
+            raise InputError(
+                f"max_new_tokens is {options.max_new_tokens}, which leaves a prompt no room among the model's "
+                f"{self.config.max_position_embeddings} tokens"
             )
-
-        return prepare(
-            examples,
-            tokenizer=self.tokenizer,
-            vocab_size=self.config.vocab_size,
-            options=LengthOptions(),
-            texts_of=single_text,
-            build=build,
+        if len(text) > room and options.on_long == "error":
+            raise InputError(
+                f"text has {len(text)} tokens; the model's {self.config.max_position_embeddings} less "
+                f"max_new_tokens={options.max_new_tokens} leave room for {room}"
+            )
+        ids = text.ids[-room:]
+        return PreparedPrompt(
+            rows=(Row(np.concatenate([begin, ids]).astype(np.int32)),),
+            num_tokens=len(ids),
+            num_windows=1,
+            truncated=len(ids) < len(text),
+            options=options.generation,
         )
 
     def forward(self, prepared: Sequence[PreparedPrompt | Failed]) -> list[GenerationResult | None]:
@@ -132,39 +103,21 @@ class TextGenerationPredictor:
             results[index] = result
         return results
 
-    def postprocess(
-        self,
-        prepared: Sequence[PreparedPrompt | Failed],
-        outputs: Sequence[GenerationResult | None],
-        options: TextGenerationOptions | None = None,
-    ) -> list[Record]:
+    def decode(self, item: PreparedPrompt, output: GenerationResult, options: TextGenerationOptions) -> Record:
         """{"generated_text", "finish_reason", "num_prompt_tokens", "num_generated_tokens"}, with logprobs also those.
 
         The text is the continuation, without the prompt. What options could change was settled before the model ran:
         those given here are not read.
         """
-        records = []
-        for item, output in zip(prepared, outputs, strict=True):
-            if isinstance(item, Failed):
-                records.append(item.record)
-                continue
-            if output is None:
-                raise ValueError("an output is missing: pass what forward returned for these prepared examples")
-            record: Record = {
-                "generated_text": output.text,
-                "finish_reason": output.finish_reason,
-                "num_prompt_tokens": output.num_prompt_tokens,
-                "num_generated_tokens": output.num_generated_tokens,
-            }
-            if output.logprobs is not None:
-                record["logprobs"] = list(output.logprobs)
-            records.append({**record, **item.facts})
-        return records
-
-    def __call__(self, examples: Sequence[object], options: TextGenerationOptions | None = None) -> list[Record]:
-        """Records of the same length and order as the examples."""
-        prepared = self.preprocess(examples, options)
-        return self.postprocess(prepared, self.forward(prepared), options)
+        record: Record = {
+            "generated_text": output.text,
+            "finish_reason": output.finish_reason,
+            "num_prompt_tokens": output.num_prompt_tokens,
+            "num_generated_tokens": output.num_generated_tokens,
+        }
+        if output.logprobs is not None:
+            record["logprobs"] = list(output.logprobs)
+        return record
 
     def _run(self, prompts: dict[int, PreparedPrompt]) -> dict[int, GenerationResult]:
         if not prompts:

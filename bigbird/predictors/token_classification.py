@@ -3,37 +3,18 @@
 Knows how a document's token logits become records. The aggregation itself is in `entities.py`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from operator import attrgetter
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
-from bigbird.config import BigBirdConfig
 from bigbird.packing import PackedBatch
-from bigbird.predictors.batches import (
-    default_max_tokens_per_batch,
-    encode_rows,
-    forward_examples,
-    split_rows,
-    to_records,
-)
+from bigbird.predictors.batches import split_rows
 from bigbird.predictors.entities import STRATEGIES, Entity, LabelSet, Strategy, aggregate, word_starts
-from bigbird.predictors.examples import (
-    Failed,
-    Prepared,
-    Record,
-    Row,
-    TokenizedText,
-    prepare,
-    single_text,
-    window_rows,
-)
+from bigbird.predictors.examples import Prepared, Record, Row, TokenizedText, window_rows
+from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import LengthOptions, Window, plan, require_choice, stitch
-from bigbird.tokenizer import BigBirdTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,93 +42,49 @@ class PreparedTokens(Prepared):
     windows: tuple[Window, ...]
 
 
-class TokenClassificationPredictor:
-    """Predictor for BigBirdForTokenClassification; `model` None leaves only preprocess and postprocess."""
+class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, PreparedTokens, np.ndarray]):
+    """Predictor for BigBirdForTokenClassification. An example is a text."""
 
     task = "token-classification"
+    options_class = TokenClassificationOptions
+    architectures = ("BigBirdForTokenClassification",)
 
-    def __init__(
-        self,
-        tokenizer: BigBirdTokenizer,
-        config: BigBirdConfig,
-        model: Any = None,
-        *,
-        options: TokenClassificationOptions | None = None,
-        max_tokens_per_batch: int | None = None,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.config = config
-        self.model = model
-        self.options = options or TokenClassificationOptions()
-        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens_per_batch(model)
-        self._labels = LabelSet(config.id2label)
+    @cached_property
+    def labels(self) -> LabelSet:
+        return LabelSet(self.config.id2label)
 
-    def preprocess(
-        self, examples: Sequence[object], options: TokenClassificationOptions | None = None
-    ) -> list[PreparedTokens | Failed]:
-        """Tokenize and cut into windows."""
-        chosen = options or self.options
-
-        def build(texts: list[TokenizedText]) -> PreparedTokens:
-            room = chosen.length_limit(self.config.max_position_embeddings) - 2
-            (text,) = texts
-            windows, truncated = plan(len(text), room, chosen, what="text")
-            return PreparedTokens(
-                rows=window_rows(self.tokenizer, text, windows),
-                num_tokens=windows[-1].stop,
-                num_windows=len(windows),
-                truncated=truncated,
-                text=text.head(windows[-1].stop),
-                windows=windows,
-            )
-
-        return prepare(
-            examples,
-            tokenizer=self.tokenizer,
-            vocab_size=self.config.vocab_size,
-            options=chosen,
-            texts_of=single_text,
-            build=build,
+    def build(self, texts: list[TokenizedText], options: TokenClassificationOptions) -> PreparedTokens:
+        """Cut into windows."""
+        room = options.length_limit(self.config.max_position_embeddings) - 2
+        (text,) = texts
+        windows, truncated = plan(len(text), room, options, what="text")
+        return PreparedTokens(
+            rows=window_rows(self.tokenizer, text, windows),
+            num_tokens=windows[-1].stop,
+            num_windows=len(windows),
+            truncated=truncated,
+            text=text.head(windows[-1].stop),
+            windows=windows,
         )
 
-    def forward(self, prepared: Sequence[PreparedTokens | Failed]) -> list[np.ndarray | None]:
-        """Logits of each document's tokens, (tokens, num_labels) float32; None for a Failed."""
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
+        return split_rows(self.model.classifier(states), packed)
 
-        def read(states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
-            return split_rows(self.model.classifier(states), packed)
+    def gather(self, item: PreparedTokens, arrays: list[np.ndarray]) -> np.ndarray:
+        """The logits of the document's tokens, (tokens, num_labels) float32."""
+        return stitch(item.windows, [array[1:-1] for array in arrays])
 
-        def gather(item: PreparedTokens, arrays: list[np.ndarray]) -> np.ndarray:
-            return stitch(item.windows, [array[1:-1] for array in arrays])
-
-        run = partial(encode_rows, self.model.bert, self.max_tokens_per_batch, read)
-        return forward_examples(prepared, attrgetter("rows"), run, gather)
-
-    def postprocess(
-        self,
-        prepared: Sequence[PreparedTokens | Failed],
-        outputs: Sequence[np.ndarray | None],
-        options: TokenClassificationOptions | None = None,
-    ) -> list[Record]:
+    def decode(self, item: PreparedTokens, logits: np.ndarray, options: TokenClassificationOptions) -> Record:
         """{"entities": [...]}: entity_group, score, word, start, end; with strategy "none" entity and index instead
         of entity_group, for every token. start and end are characters of the text as given; index counts the
         tokens from [CLS], which is 0; `word` is what transformers gives: the tokens decoded, not the text between
         start and end."""
-        chosen = options or self.options
-
-        def decode(item: PreparedTokens, logits: np.ndarray) -> Record:
-            return {"entities": self._entities(item.text, logits, chosen)}
-
-        return to_records(prepared, outputs, decode)
-
-    def __call__(self, examples: Sequence[object], options: TokenClassificationOptions | None = None) -> list[Record]:
-        """Records of the same length and order as the examples."""
-        prepared = self.preprocess(examples, options)
-        return self.postprocess(prepared, self.forward(prepared), options)
+        return {"entities": self._entities(item.text, logits, options)}
 
     def _entities(self, text: TokenizedText, logits: np.ndarray, options: TokenClassificationOptions) -> list[Record]:
         strategy = options.aggregation_strategy
         starts = word_starts(text.text, text.offsets, text.ids == self.tokenizer.unk_token_id)
-        entities = aggregate(logits, self._labels, strategy, starts, options.ignore_labels)
+        entities = aggregate(logits, self.labels, strategy, starts, options.ignore_labels)
         return [self._record(text, entity, strategy) for entity in entities]
 
     def _record(self, text: TokenizedText, entity: Entity, strategy: Strategy) -> Record:

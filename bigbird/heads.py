@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bigbird.config import BigBirdConfig
-from bigbird.errors import InputError
+from bigbird.errors import ConfigError, InputError
 from bigbird.head_layers import (
     LanguageModelHead,
+    Predictions,
     PreTrainingHeads,
     QuestionAnsweringHead,
     SequenceClassificationHead,
@@ -52,9 +53,14 @@ class _TiedLanguageModel(PretrainedModel):
             self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
 
     def resize_token_embeddings(self, num_tokens: int) -> None:
-        """Grow or shrink the vocabulary in place; new words and their biases are drawn as at the beginning."""
-        super().resize_token_embeddings(num_tokens)
+        """Grow or shrink the vocabulary in place; new words and their biases are drawn as at the beginning.
+
+        Raises ConfigError for a model that is prepared for inference.
+        """
         predictions = self.cls.predictions
+        if not isinstance(predictions, Predictions):
+            raise ConfigError("this model is prepared for inference; resize the loaded one")
+        super().resize_token_embeddings(num_tokens)
         kept = min(num_tokens, predictions.bias.shape[0])
         bias = predictions.bias.new_zeros(num_tokens)
         bias[:kept] = predictions.bias.detach()[:kept]

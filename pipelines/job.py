@@ -31,13 +31,8 @@ from pipelines.schemas import check_input_types, output_schema, result_fields, t
 from pipelines.stages import REPLACES, ScoreUnit, Stage
 from pipelines.storage import Place, locate
 from pipelines.tokenizing import TokenizeRows
-from pipelines.units import Unit
+from pipelines.units import Unit, size_of_units
 from pipelines.watch import start_watch
-
-# One unit becomes one file, and is what a killed process loses. On a CPU a few megabytes are minutes of work.
-LARGEST_UNIT_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
-SMALLEST_UNIT_BYTES = 256 << 10
-UNITS_PER_ACTOR = 8
 
 # Reports of progress that one watching actor is asked to take; actors of large pools report less often.
 REPORTS_PER_S = 500
@@ -132,6 +127,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelF
     """
     began = time.monotonic()
     options = job.options
+    actors = options.max_actors or options.num_actors or 4
     columns = options.columns.of_task(job.task)
     if job.limit is not None and job.limit < 1:
         raise InputError(f"limit is {job.limit}, expected at least 1")
@@ -148,7 +144,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelF
         output,
         fingerprint=_fingerprint(job, facts, columns, schema),
         listing=listing,
-        unit_bytes=job.unit_bytes or _unit_bytes(listing, options),
+        unit_bytes=job.unit_bytes or size_of_units(listing.files, options.device, actors),
         overwrite=job.overwrite,
     )
     if job.id_column:
@@ -280,13 +276,6 @@ def _fingerprint(job: Job, facts: ModelFacts, columns: dict[str, str], schema: p
         "input_columns": dict(columns),
         "output_columns": [f"{field.name}: {field.type}" for field in schema],
     }
-
-
-def _unit_bytes(listing: Listing, options: ScoreOptions) -> int:
-    total = sum(size for file in listing.files for _, size in file.groups)
-    actors = options.max_actors or options.num_actors or 4
-    even = total // (UNITS_PER_ACTOR * actors)
-    return max(SMALLEST_UNIT_BYTES, min(even, LARGEST_UNIT_BYTES[options.device]))
 
 
 def _require_complete(ledger: Ledger, listing: Listing, limit: int | None) -> None:

@@ -15,6 +15,11 @@ SOURCE_ROW = "source_row"
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # how Hive writes a null
 
+# One unit becomes one file, is what a killed process loses, and what the last actor works at while the others have
+# nothing left. A core of a CPU may read a kilobyte or two a second: few documents are divided among actors as well.
+LARGEST_UNIT_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
+SMALLEST_UNIT_BYTES = {"cpu": 16 << 10, "cuda": 256 << 10}
+UNITS_PER_ACTOR = 8
 _MAX_UNIT_ROWS = 200_000
 
 
@@ -63,6 +68,13 @@ class Unit:
     @property
     def rows(self) -> int:
         return sum(piece.stop - piece.start for piece in self.pieces)
+
+
+def size_of_units(files: Iterable[InputFile], device: str, num_actors: int) -> int:
+    """Bytes of input text to a unit: several units for each actor, of a size that `device` ("cpu", "cuda") bounds."""
+    total = sum(size for file in files for _, size in file.groups)
+    even = total // (UNITS_PER_ACTOR * num_actors)
+    return max(SMALLEST_UNIT_BYTES[device], min(even, LARGEST_UNIT_BYTES[device]))
 
 
 def cut_units(files: Iterable[InputFile], unit_bytes: int, *, limit: int | None = None) -> list[Unit]:

@@ -187,6 +187,9 @@ def test_what_cannot_be_prepared_is_refused_by_name(tiny_config, monkeypatch):
         prepare(model, "float16")
     with pytest.raises(ConfigError, match="prepared for inference already"):
         prepare(prepare(model))
+    if can_pack(torch.float32):
+        with pytest.raises(ConfigError, match="resize the loaded one"):
+            prepare(made(BigBirdForMaskedLM, tiny_config)).resize_token_embeddings(600)
     monkeypatch.setattr(inference, "can_pack", lambda dtype: False)
     with pytest.raises(ConfigError, match="8-bit products"):
         prepare(model, "int8")

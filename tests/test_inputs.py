@@ -17,7 +17,7 @@ from pipelines.inputs import list_inputs
 from pipelines.reading import READ_ERROR, read_unit
 from pipelines.resume import Footer, open_output, part_name, ranges_of, read_parts, write_part
 from pipelines.storage import locate, names_in, read_whole, write_whole
-from pipelines.units import SOURCE_FILE, SOURCE_ROW, Unit, cut_units
+from pipelines.units import SOURCE_FILE, SOURCE_ROW, Unit, cut_units, size_of_units
 
 
 def write(path, rows, **options):
@@ -53,6 +53,14 @@ def test_rows_come_with_their_origin_whatever_the_units(tmp_path):
         found = {(file[-9], row): text for file, row, text in zip(*columns, strict=True)}
         assert table.num_rows == len(found) == 100
         assert all(text.startswith(f"{name}{row}") for (name, row), text in found.items())
+
+
+def test_few_documents_keep_every_actor_at_work(tmp_path):
+    write(tmp_path / "a.parquet", {"text": [f"word {number:2}" * 800 for number in range(32)]})  # 180 kB
+    files = list_inputs([str(tmp_path)]).files
+    counts = [len(cut_units(files, size_of_units(files, "cpu", actors))) for actors in (1, 2, 100)]
+    assert all(8 <= count <= 12 for count in counts)  # a hundred actors: none smaller than 16 KiB
+    assert size_of_units(files, "cuda", 2) > 180_000
 
 
 def test_partition_columns_are_typed_by_all_their_values(tmp_path):

@@ -46,9 +46,9 @@ class Answers:
             if (kind is None or item.kind == kind) and (status is None or item.status == status)
         ]
 
-    def rate(self, status: int = 200) -> float:
-        """Answers of this status a second."""
-        return len(self.of(status=status)) / self.seconds
+    def rate(self, kind: str | None = None) -> float:
+        """Answers with status 200 a second."""
+        return len(self.of(kind, 200)) / self.seconds
 
     def percentile_ms(self, percent: float, kind: str | None = None) -> float:
         """Of the time that answers with status 200 took; nan without any."""
@@ -57,13 +57,13 @@ class Answers:
             return float("nan")
         return 1000 * times[min(len(times) - 1, int(len(times) * percent / 100))]
 
-    @property
-    def statuses(self) -> dict[int, int]:
-        return dict(Counter(item.status for item in self.items))
+    def statuses(self, kind: str | None = None) -> dict[int, int]:
+        return dict(Counter(item.status for item in self.of(kind)))
 
     def line(self, kind: str | None = None) -> str:
         p50, p99 = self.percentile_ms(50, kind), self.percentile_ms(99, kind)
-        return f"{self.rate():7.1f} answers/s   p50 {p50:8.1f} ms   p99 {p99:8.1f} ms   statuses {self.statuses}"
+        times = f"p50 {p50:8.1f} ms   p99 {p99:8.1f} ms"
+        return f"{self.rate(kind):7.1f} answers/s   {times}   statuses {self.statuses(kind)}"
 
 
 async def _ask(client: httpx.AsyncClient, url: str, kind: str, body: Body, started: float, into: Answers) -> None:

@@ -82,7 +82,7 @@ def chaos(bench: Bench) -> list[Row]:
     counts = ", ".join(f"{sum(one == target for one, _ in kills)} {target}" for target in (TASK, GENERATION, "gateway"))
     rows = [
         ("killed", counts),
-        ("scoring requests failed", f"{failed} of {len(scored.items)} {scored.statuses}"),
+        ("scoring requests failed", f"{failed} of {len(scored.items)} {scored.statuses()}"),
         ("slowest scoring request", f"{max((item.took_s for item in scored.items), default=0):.1f} s"),
         ("streams", f"{whole} whole, {told} ended with an error event, {refused} refused, {silent} just stopped"),
     ]

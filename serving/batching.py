@@ -133,7 +133,8 @@ class TokenBudgetBatcher:
             self._worker = asyncio.create_task(self._work())
         self._wake.set()
         try:
-            return await asyncio.wait_for(request.future, None if timeout_s == float("inf") else timeout_s)
+            async with asyncio.timeout(None if timeout_s == float("inf") else timeout_s):
+                return await request.future
         except TimeoutError:
             raise ServingError("deadline_exceeded", f"not answered within {timeout_s:.3g} s") from None
         finally:

@@ -108,7 +108,9 @@ class GenerationReplica:
             while num_open:
                 left_s = request["timeout_s"] - (time.monotonic() - started)
                 try:
-                    arrived = [await asyncio.wait_for(merged.get(), max(left_s, 0.0))]
+                    # Not `wait_for`: in Python 3.11 it forgets that it was cancelled where an event comes just then.
+                    async with asyncio.timeout(max(left_s, 0.0)):
+                        arrived = [await merged.get()]
                 except TimeoutError:
                     raise ServingError(
                         "deadline_exceeded", f"not finished within {request['timeout_s']:.3g} s"

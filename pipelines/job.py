@@ -211,7 +211,7 @@ def _score(
     rows: Dataset = ray.data.read_datasource(
         UnitSource(units, listing, read_schema, ledger.unit_bytes),
         override_num_blocks=len(units),
-        concurrency=min(len(units), 2 * size),
+        concurrency=min(len(units), size + 1),  # each is a process, and starting one takes seconds
         num_cpus=0,  # the actors own the cores; reading takes little beside scoring
     )
     if tokenizers := num_tokenizers(options, size, cpus):

@@ -47,6 +47,8 @@ def finetune(job: Job) -> dict[str, float]:
         print(f"no evaluation row has the label {', '.join(plan.unmeasured)}: nothing is measured of it", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     join_ray(log_to_driver=True)  # the workers say how far they are
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False  # some seconds' work, and many lines
     # Made before the workers take their CPUs: on a small machine, none would be left to make them with.
     datasets: dict[str, Any] = {
         part: ray.data.read_parquet(path).map_batches(ToTokenRows(job, plan), batch_format="pyarrow").materialize()

@@ -14,11 +14,11 @@ from bigbird.config import BigBirdConfig
 HEADS, DIM = 2, 8
 
 
-def make_plan(lengths, *, seeded=False, is_decoder=False, num_random_blocks=1):
+def make_plan(lengths, *, seeded=False, is_decoder=False, num_random_blocks=1, block_size=8):
     config = BigBirdConfig(
         hidden_size=HEADS * DIM,
         num_attention_heads=HEADS,
-        block_size=8,
+        block_size=block_size,
         num_random_blocks=num_random_blocks,
         is_decoder=is_decoder,
     )
@@ -50,6 +50,20 @@ def test_block_sparse_equals_the_dense_oracle_with_gradients(lengths, seeded, is
     total = sum(lengths)
     attended = torch.rand(total, generator=torch.Generator().manual_seed(seed)) > 0.3 if holes else None
     fused = projections(total, seed)
+    dense, dense_gradient = run(DenseAttention(plan, attended), fused, attended)
+    sparse, sparse_gradient = run(BlockSparseAttention(plan, attended), fused, attended)
+    torch.testing.assert_close(sparse, dense, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(sparse_gradient, dense_gradient, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_a_random_block_that_is_the_short_last_one_ends_with_its_row(holes):
+    plan = make_plan([970, 70, 1001], seeded=True, num_random_blocks=3, block_size=64)  # 16 blocks: the paper's plan
+    part, _ = plan.random_parts(1)
+    assert (part.blocks == 15).any()
+    total = sum(plan.lengths)
+    attended = torch.rand(total, generator=torch.Generator().manual_seed(1)) > 0.3 if holes else None
+    fused = projections(total)
     dense, dense_gradient = run(DenseAttention(plan, attended), fused, attended)
     sparse, sparse_gradient = run(BlockSparseAttention(plan, attended), fused, attended)
     torch.testing.assert_close(sparse, dense, atol=2e-5, rtol=1e-5)

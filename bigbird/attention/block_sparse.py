@@ -118,8 +118,11 @@ class _RandomPiece:
         self.key_bias = attention.key_bias
         heads, count, chosen = part.blocks.shape
         blocks = torch.from_numpy(part.blocks).to(device)
-        tokens = part.row_start + blocks[..., None] * size + torch.arange(size, device=device)
-        self.tokens = tokens.transpose(0, 1).reshape(count, heads, chosen * size)
+        tokens = blocks[..., None] * size + torch.arange(size, device=device)
+        tokens = tokens.transpose(0, 1).reshape(count, heads, chosen * size)
+        beyond = tokens >= part.row_length  # a short last block has none of these
+        self.beyond = beyond.unsqueeze(2) if beyond.any() else None
+        self.tokens = part.row_start + tokens.clamp(max=part.row_length - 1)
         self.heads = torch.arange(heads, device=device)[:, None]
 
     def keys(self, states: Tensor) -> Tensor:
@@ -129,7 +132,11 @@ class _RandomPiece:
         target.index_put_((self.tokens, self.heads.expand_as(self.tokens)), gradient, accumulate=True)
 
     def bias(self, like: Tensor) -> Tensor | None:
-        return None if self.key_bias is None else self.key_bias[self.tokens].unsqueeze(2).to(like.dtype)
+        bias = None if self.key_bias is None else self.key_bias[self.tokens].unsqueeze(2).to(like.dtype)
+        if self.beyond is not None:
+            bias = like.new_zeros(self.beyond.shape) if bias is None else bias
+            bias = bias.masked_fill(self.beyond, MASKED)
+        return bias
 
 
 _Pieces = list[Any]

@@ -60,11 +60,13 @@ class Part(NamedTuple):
 class RandomPart(NamedTuple):
     """Queries of a sparse row's middle blocks, and the blocks they read in addition, which differ by head.
 
-    blocks: (num_heads, query blocks, num_random_blocks), indices of the row's blocks.
+    blocks: (num_heads, query blocks, num_random_blocks), indices of the row's blocks. The last one, which may be short,
+    is among them in rows of the paper's lengths.
     """
 
     queries: Span
     row_start: int
+    row_length: int
     blocks: Indices
 
 
@@ -107,6 +109,7 @@ class AttentionPlan:
             RandomPart(
                 Span(start + size, size, _num_blocks(length, size) - 2, size),
                 start,
+                length,
                 seeded_random_blocks(
                     _num_blocks(length, size),
                     size,

@@ -16,8 +16,10 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 # Byte code is made at the first import of what is imported: to make all of it takes longer than all the rest.
 PINNED_INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt
-# Some of Ray's own processes keep no byte code and would make it again at every start.
-COMPILE_RAY = $(PY) -m compileall -q -j 0 "$$($(PY) -c 'import ray; print(ray.__path__[0])')"
+# Some of Ray's own processes keep no byte code and would make it again at every start; so would every process where
+# Python is told to keep none.
+COMPILE = $(PY) -m compileall -qq -j 0 "$$($(PY) -c 'import os, ray; ours = ray.__path__[0]; \
+  print(os.path.dirname(ours) if os.environ.get("PYTHONDONTWRITEBYTECODE") else ours)')" || true
 
 # Where a system's Python comes without ensurepip, its pip installs one into the environment from outside.
 new_environment = $(PYTHON) -m venv $(1) >/dev/null 2>&1 || { \
@@ -110,13 +112,13 @@ $(VENV)/bin/python:
 $(RUN): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV): once, some minutes"
 	@$(PINNED_INSTALL) -e '.[ray,train]'
-	@$(COMPILE_RAY)
+	@$(COMPILE)
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV), development tools included: once, some minutes"
 	@$(PINNED_INSTALL) -e '.[ray,train,hub,spiece,parity,dev]'
-	@$(COMPILE_RAY)
+	@$(COMPILE)
 	@touch $@ $(RUN)
 
 $(OLD): constraints.txt | $(VENV)/bin/python

@@ -127,7 +127,6 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelF
     """
     began = time.monotonic()
     options = job.options
-    actors = options.max_actors or options.num_actors or 4
     columns = options.columns.of_task(job.task)
     if job.limit is not None and job.limit < 1:
         raise InputError(f"limit is {job.limit}, expected at least 1")
@@ -140,6 +139,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelF
     _refuse_output_among_inputs(output, job.inputs, listing)
     kept = _kept(listing.schema, job)
     schema = output_schema(kept, results)
+    actors = options.max_actors or options.num_actors or 4
     ledger = open_output(
         output,
         fingerprint=_fingerprint(job, facts, columns, schema),

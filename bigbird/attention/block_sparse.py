@@ -120,7 +120,7 @@ class _RandomPiece:
         blocks = torch.from_numpy(part.blocks).to(device)
         tokens = blocks[..., None] * size + torch.arange(size, device=device)
         tokens = tokens.transpose(0, 1).reshape(count, heads, chosen * size)
-        beyond = tokens >= part.row_length  # a short last block has none of these
+        beyond = tokens >= part.row_length  # where a short last block has ended already
         self.beyond = beyond.unsqueeze(2) if beyond.any() else None
         self.tokens = part.row_start + tokens.clamp(max=part.row_length - 1)
         self.heads = torch.arange(heads, device=device)[:, None]

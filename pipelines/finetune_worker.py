@@ -3,6 +3,7 @@
 Knows datasets, ranks, reported checkpoints and TensorBoard; the steps themselves are in `training`.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,9 @@ def work(config: dict[str, Any]) -> None:
             writer.add_scalar("learning_rate", rate, run.step)
             if run.step % 10 == 0 or done:
                 speed = tokens / (time.perf_counter() - began)
-                print(f"step {run.step}/{len(run.steps)} loss {loss:.4f} {speed:.0f} tokens/s", flush=True)
+                # Not `print`, which Ray Train turns into a log line beside the printed one.
+                sys.stdout.write(f"step {run.step}/{len(run.steps)} loss {loss:.4f} {speed:.0f} tokens/s\n")
+                sys.stdout.flush()
         if run.step % job.evaluate_every == 0 or done:
             history.append({"step": run.step, "loss": run.evaluate(held_out)})
             if job.patience is not None and history[-1] is lowest(history):

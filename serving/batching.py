@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.errors import ServingError
+from serving.errors import BUSY_SHARE, ServingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,29 +154,37 @@ class TokenBudgetBatcher:
         self._heap.clear()
 
     def check(self, timeout_s: float = float("inf")) -> None:
-        """Raises what `submit` would raise now for the smallest request: to refuse before any work is done on it."""
-        self._refuse_beyond_limits(0, timeout_s)
+        """Raises what `submit` would raise now for the smallest request: to refuse before any work is done on it.
 
-    def _refuse_beyond_limits(self, tokens: int, timeout_s: float) -> None:
+        A refusal that every other request would meet as well says so (`busy_s`).
+        """
+        self._refuse(self._reason(0, float("inf")), busy_s=BUSY_SHARE * self.estimated_wait_s())
+        self._refuse(self._reason(0, timeout_s))
+
+    def _reason(self, tokens: int, timeout_s: float) -> str | None:
+        """Why a request of so many tokens cannot be taken now, None if it can."""
         limits = self._limits
         wait_s = self.estimated_wait_s()
-        reason = None
         if self.queued_requests >= limits.max_queued_requests:
-            reason = f"{self.queued_requests} requests are waiting, the limit is {limits.max_queued_requests}"
-        elif self.queued_tokens and self.queued_tokens + tokens > limits.max_queued_tokens:
-            reason = (
+            return f"{self.queued_requests} requests are waiting, the limit is {limits.max_queued_requests}"
+        if self.queued_tokens and self.queued_tokens + tokens > limits.max_queued_tokens:
+            return (
                 f"{self.queued_tokens} tokens are waiting and this request has {tokens}, "
                 f"the limit is {limits.max_queued_tokens}"
             )
-        elif wait_s > limits.max_queue_wait_s:
-            reason = f"the wait would be {wait_s:.1f} s, the limit is {limits.max_queue_wait_s:g} s"
-        elif wait_s > timeout_s:
-            reason = f"the wait would be {wait_s:.1f} s, the request allows {timeout_s:.3g} s"
+        if wait_s > limits.max_queue_wait_s:
+            return f"the wait would be {wait_s:.1f} s, the limit is {limits.max_queue_wait_s:g} s"
+        if wait_s > timeout_s:
+            return f"the wait would be {wait_s:.1f} s, the request allows {timeout_s:.3g} s"
+        return None
+
+    def _refuse(self, reason: str | None, *, busy_s: float = 0.0) -> None:
         if reason is not None:
-            raise ServingError("overloaded", reason, retry_after_s=min(60.0, max(1.0, wait_s / 2)))
+            retry_after_s = min(60.0, max(1.0, self.estimated_wait_s() / 2))
+            raise ServingError("overloaded", reason, retry_after_s=retry_after_s, busy_s=busy_s)
 
     def _admit(self, tokens: int, pieces: int, timeout_s: float) -> _Request:
-        self._refuse_beyond_limits(tokens, timeout_s)
+        self._refuse(self._reason(tokens, timeout_s))
         now = self._clock()
         self.queued_requests += 1
         self.queued_tokens += tokens

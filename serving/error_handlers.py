@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from serving.errors import ERROR_TABLE, ServingError
+from serving.errors import BUSY_HEADER, ERROR_TABLE, ServingError
 from serving.schemas import ErrorBody
 
 logger = logging.getLogger("ray.serve.bigbird")
@@ -29,6 +29,8 @@ def install(app: FastAPI, heads: Sequence[str]) -> None:
         headers = {}
         if error.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        if error.busy_s:
+            headers[BUSY_HEADER] = f"{request.state.head} {error.busy_s:.3f}"
         return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
     @app.exception_handler(ServingError)

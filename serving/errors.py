@@ -36,15 +36,29 @@ ERROR_TABLE: dict[str, ErrorKind] = {
 }
 
 
+# A full queue stays nearly full for a twentieth of the time it takes to empty. No longer: the model must not wait.
+BUSY_SHARE = 0.05
+MAX_BUSY_S = 0.25
+# From the gateway to the proxy in front of it, `HEAD SECONDS`; clients do not see it.
+BUSY_HEADER = "x-bigbird-busy"
+
+
 class ServingError(Exception):
     """A failure with a row in `ERROR_TABLE`.
 
     `param` names the field at fault in the request, in dotted form (`inputs.3.question`), or is None.
-    `retry_after_s` is in seconds and becomes the Retry-After header.
+    `retry_after_s` is in seconds and becomes the Retry-After header. For `busy_s` seconds every other request to this
+    head would be refused as well: whoever stands in front of the head may say so without asking it.
     """
 
     def __init__(
-        self, kind: str, message: str, *, param: str | None = None, retry_after_s: float | None = None
+        self,
+        kind: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        busy_s: float = 0.0,
     ) -> None:
         super().__init__(kind, message)
         if kind not in ERROR_TABLE:
@@ -53,6 +67,7 @@ class ServingError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.busy_s = min(busy_s, MAX_BUSY_S)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
@@ -71,11 +86,12 @@ class ServingError(Exception):
             "message": self.message,
             "param": self.param,
             "retry_after_s": self.retry_after_s,
+            "busy_s": self.busy_s,
         }
 
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Self:
-        return cls(wire["kind"], wire["message"], param=wire["param"], retry_after_s=wire["retry_after_s"])
+        return cls(**wire)
 
 
 def error_body(kind: str, message: str, param: str | None = None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """In front of Serve's HTTP proxy: what the gateway cannot do for itself, because it may be what died.
 
 A request whose gateway went away before it answered is sent again; a stream that breaks ends with an error event;
-and what the proxy says in plain text (time limit, full queue, nothing deployed) gets the one error body. It knows
-ASGI, this application's paths and the error table, not Ray.
+what the proxy says in plain text (time limit, full queue, nothing deployed) gets the one error body; and while a head
+is too busy for anybody, it is said here: a refusal must not cost what an answer costs. It knows ASGI, this
+application's paths and the error table, not Ray.
 
 Serve calls `middlewares` where a proxy starts, if `PROXY_CALLBACK` stands in the proxy's environment.
 """
@@ -13,14 +14,18 @@ import asyncio
 import json
 import logging
 import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.edge import request_id
-from serving.errors import ServingError
+from serving.edge import RequestReport, request_id
+from serving.errors import BUSY_HEADER, ServingError
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -40,18 +45,22 @@ _KINDS = {404: "not_found", 408: "proxy_timeout", 429: "overloaded", 503: "head_
 
 def middlewares() -> list[Middleware]:
     """What Serve puts around its proxy."""
-    return [Middleware(Resend)]
+    from serving.metrics import GatewayMetrics  # of Ray, which is where a proxy runs
+
+    return [Middleware(Resend, report=GatewayMetrics().request)]
 
 
 class Resend:
-    """Wraps the proxy.
+    """Wraps the proxy. `report` is told of what is refused here, as the gateway's `Edge` tells of the rest.
 
     Every request of this application may be sent twice: none changes anything on the server, and an answer that has
     begun is never repeated.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, report: RequestReport) -> None:
         self._app = app
+        self._report = report
+        self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _OURS.fullmatch(scope["path"]):
@@ -61,7 +70,14 @@ class Resend:
         headers["x-request-id"] = request_id(headers)
         scope = {**scope, "headers": headers.raw}
         body = _Body(receive)
-        answer = _Answer(send, headers["x-request-id"])
+        place = (scope["path"], headers.get("origin", ""))
+        answer = _Answer(send, headers["x-request-id"], partial(self._refusals.remember, place))
+        if refusal := self._refusals.of(place):
+            started = time.monotonic()
+            await body.skip()
+            await answer.refuse(refusal.head, refusal.body)
+            self._report(refusal.task, 429, time.monotonic() - started, "overloaded")
+            return
         for attempt in range(_MAX_SENDINGS):
             # The proxy returns without a word when the gateway's replica is lost, and when the client has left.
             await self._app(dict(scope), body.receive, answer.take)
@@ -73,6 +89,34 @@ class Resend:
             body.rewind()
         if not body.client_left:
             await answer.end()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a head said, head and body of the answer, and until when it holds for everybody."""
+
+    task: str
+    until: float
+    head: Message
+    body: Message
+
+
+class Refusals:
+    """What heads too busy for anybody last said: at which path, and to pages of which origin."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], Refusal] = {}
+
+    def remember(self, place: tuple[str, str], busy: str, head: Message, body: Message) -> None:
+        """busy: the value of BUSY_HEADER."""
+        task, seconds = busy.split()
+        now = time.monotonic()
+        self._last = {place: refusal for place, refusal in self._last.items() if refusal.until > now}
+        self._last[place] = Refusal(task, now + float(seconds), head, body)
+
+    def of(self, place: tuple[str, str]) -> Refusal | None:
+        refusal = self._last.get(place)
+        return refusal if refusal is not None and refusal.until > time.monotonic() else None
 
 
 class _Body:
@@ -106,12 +150,18 @@ class _Body:
     def rewind(self) -> None:
         self._next = 0
 
+    async def skip(self) -> None:
+        """Reads all of it, so that the connection can be used again."""
+        while (await self._receive()).get("more_body", False):
+            pass
+
 
 class _Answer:
     """What goes back to the client. Its head is held until a body follows: so long, nothing has begun."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, remember: Callable[[str, Message, Message], None]) -> None:
         self._send = send
+        self._remember = remember
         self._request_id = request_id
         self._head: Message | None = None
         self._replaced: ServingError | None = None
@@ -135,8 +185,19 @@ class _Answer:
             return
         if self._head is not None:
             head, self._head, self.begun = self._head, None, True
+            if busy := Headers(raw=head["headers"]).get(BUSY_HEADER):
+                head = {**head, "headers": [pair for pair in head["headers"] if pair[0] != BUSY_HEADER.encode()]}
+                self._remember(busy, head, message)
             await self._send(head)
         self._complete = not more
+        await self._send(message)
+
+    async def refuse(self, head: Message, message: Message) -> None:
+        """Says to this client what another one was told."""
+        own = (b"x-request-id", self._request_id.encode())
+        headers = [own if name == own[0] else (name, value) for name, value in head["headers"]]
+        self.begun = self._complete = True
+        await self._send({**head, "headers": headers})
         await self._send(message)
 
     async def end(self) -> None:

@@ -275,6 +275,37 @@ def test_a_wait_beyond_the_limit_is_refused_at_the_door():
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("timeout_s", "wait_limit_s", "busy_s"),
+    [(60.0, 2.0, 0.2), (3.0, 60.0, 0.0)],
+    ids=["the queue is too long for anybody", "for this request only"],
+)
+def test_a_refusal_says_whether_it_holds_for_every_other_request(timeout_s, wait_limit_s, busy_s):
+    async def main():
+        now = 0.0
+        gate = asyncio.Event()
+
+        async def slow(items):
+            nonlocal now
+            now += 4.0
+            if "held" in items:
+                await gate.wait()
+            return items
+
+        batcher = TokenBudgetBatcher(slow, limits(max_queue_wait_s=wait_limit_s), clock=lambda: now)
+        await batcher.submit(["warm"], [10])
+        held = asyncio.create_task(batcher.submit(["held"], [10]))
+        await settle()
+        with pytest.raises(ServingError) as caught:
+            batcher.check(timeout_s)
+        assert caught.value.busy_s == pytest.approx(busy_s)
+        gate.set()
+        await held
+        await batcher.close()
+
+    run(main())
+
+
 def test_one_failing_request_does_not_fail_its_neighbours():
     async def main():
         model = FakeModel(gated=True)

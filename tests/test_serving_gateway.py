@@ -203,6 +203,11 @@ def test_what_a_head_says_becomes_its_row_of_the_table(server, kind):
     assert server.metrics.requests[-1] == ("fill-mask", ERROR_TABLE[kind].status, kind)
 
 
+def test_the_proxy_is_told_for_how_long_a_head_refuses_everybody(server):
+    server.heads["fill-mask"].failure = ServingError("overloaded", "full", retry_after_s=2, busy_s=0.1)
+    assert server.post("/v1/fill-mask", {"inputs": "a"}).headers["x-bigbird-busy"] == "fill-mask 0.100"
+
+
 def test_a_defect_is_500_without_details(server):
     server.heads["fill-mask"].failure = RuntimeError("secret path /srv/x")
     response = server.post("/v1/fill-mask", {"inputs": "a"})
@@ -441,5 +446,5 @@ def test_an_unknown_kind_of_error_cannot_be_raised():
 
 
 def test_errors_cross_a_process_border_unchanged():
-    error = ServingError("overloaded", "full", param="inputs", retry_after_s=3.5)
+    error = ServingError("overloaded", "full", param="inputs", retry_after_s=3.5, busy_s=0.125)
     assert vars(ServingError.from_wire(error.to_wire())) == vars(error)

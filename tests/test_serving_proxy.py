@@ -63,7 +63,8 @@ def ask(
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    asyncio.run(Resend(proxy)({"type": "http", "path": path, "headers": list(headers)}, receive, send))
+    resend = proxy if isinstance(proxy, Resend) else Resend(proxy, report=lambda *_: None)
+    asyncio.run(resend({"type": "http", "path": path, "headers": list(headers)}, receive, send))
     if not sent:
         return 0, {}, b""
     assert [message["type"] for message in sent].count("http.response.start") == 1
@@ -130,6 +131,38 @@ def test_what_the_proxy_says_in_plain_text_gets_the_one_error_body(status, kind,
     assert headers.get("retry-after") == retry_after
 
 
+BUSY_HEADERS = [(b"x-request-id", b"first"), (b"x-bigbird-busy", b"fill-mask 30")]
+BUSY = [start(429, b"application/json", *BUSY_HEADERS), body(b"full")]
+GOOD = [start(200), body(b"good")]
+
+
+def test_while_a_head_is_too_busy_for_anybody_its_gateway_is_not_asked():
+    proxy, reported = Proxy(BUSY, GOOD), []
+    resend = Resend(proxy, report=lambda *facts: reported.append(facts))
+    told = {"content-type": "application/json"}
+    assert ask(resend) == (429, {**told, "x-request-id": "first"}, b"full")
+    again = ask(resend, headers=((b"x-request-id", b"second"),), chunks=(b"{", b"}"))
+    assert again == (429, {**told, "x-request-id": "second"}, b"full")
+    assert len(proxy.bodies) == 1
+    ((head, status, seconds, kind),) = reported
+    assert (head, status, kind) == ("fill-mask", 429, "overloaded")
+    assert seconds >= 0
+    assert ask(resend, "/v1/token-classification")[2] == b"good"
+
+
+def test_a_page_of_another_origin_is_not_told_what_was_for_the_first():
+    resend = Resend(Proxy(BUSY, GOOD), report=lambda *_: None)
+    ask(resend, headers=((b"origin", b"https://a.example"),))
+    assert ask(resend, headers=((b"origin", b"https://b.example"),))[2] == b"good"
+
+
+def test_a_refusal_that_no_longer_holds_is_forgotten():
+    past = [start(429, b"application/json", (b"x-bigbird-busy", b"fill-mask 0.000")), body(b"full")]
+    resend = Resend(Proxy(past, GOOD), report=lambda *_: None)
+    assert ask(resend)[0] == 429
+    assert ask(resend)[2] == b"good"
+
+
 def test_other_applications_keep_their_own_ways():
     proxy = Proxy([start(503, b"text/plain"), body(b"theirs")])
     assert ask(proxy, "/other/v1/x")[::2] == (503, b"theirs")
@@ -143,6 +176,7 @@ def test_an_id_that_is_unfit_for_a_log_is_replaced_before_anything_logs_it(given
     assert proxy.ids[0]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Serve's own, where it is imported
 def test_serve_finds_what_the_environment_names():
     from ray._common.utils import import_attr
 

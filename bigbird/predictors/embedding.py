@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from bigbird.packing import PackedBatch
-from bigbird.predictors.examples import Prepared, Record, Row, TokenizedText, window_rows
+from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.windows import LengthOptions, plan, require_choice
+from bigbird.predictors.windows import LengthOptions, require_choice
 
 Pooling = Literal["cls", "mean"]
 
@@ -36,33 +36,18 @@ class FeatureExtractionOptions(LengthOptions):
         require_choice("pooling", self.pooling, ("cls", "mean"))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PreparedText(Prepared):
-    """A text's windows, and the weight of each: (windows,) float32, sum 1."""
-
-    weights: np.ndarray
-
-
-class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, PreparedText, np.ndarray]):
+class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, PreparedWindows, np.ndarray]):
     """Predictor for the encoder of any checkpoint. An example is a text."""
 
     task = "feature-extraction"
     options_class = FeatureExtractionOptions
     architectures = ()
 
-    def build(self, texts: list[TokenizedText], options: FeatureExtractionOptions) -> PreparedText:
+    def build(self, texts: list[TokenizedText], options: FeatureExtractionOptions) -> PreparedWindows:
         """Cut into windows."""
-        room = options.length_limit(self.config.max_position_embeddings) - 2
         (text,) = texts
-        windows, truncated = plan(len(text), room, options, what="text")
-        kept = windows[-1].stop
-        return PreparedText(
-            rows=window_rows(self.tokenizer, text, windows),
-            num_tokens=kept,
-            num_windows=len(windows),
-            truncated=truncated,
-            weights=np.array([window.num_kept / kept for window in windows], dtype=np.float32),
-        )
+        limit = options.length_limit(self.config.max_position_embeddings)
+        return PreparedWindows.cut(self.tokenizer, text, limit, options)
 
     @property
     def encoder(self) -> Any:
@@ -75,11 +60,12 @@ class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, Prep
         ]
         return list(torch.stack(pooled).cpu().numpy())
 
-    def gather(self, item: PreparedText, vectors: list[np.ndarray]) -> np.ndarray:
+    def gather(self, item: PreparedWindows, vectors: list[np.ndarray]) -> np.ndarray:
         """Both poolings of the document, (2, hidden_size) float32: cls and mean."""
-        return np.asarray(np.tensordot(item.weights, np.stack(vectors), axes=1))
+        weights = np.array([window.num_kept / item.num_tokens for window in item.windows], dtype=np.float32)
+        return np.asarray(np.tensordot(weights, np.stack(vectors), axes=1))
 
-    def decode(self, item: PreparedText, vectors: np.ndarray, options: FeatureExtractionOptions) -> Record:
+    def decode(self, item: PreparedWindows, vectors: np.ndarray, options: FeatureExtractionOptions) -> Record:
         """{"embedding": hidden_size floats}."""
         vector = vectors[("cls", "mean").index(options.pooling)]
         if options.normalize:

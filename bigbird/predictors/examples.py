@@ -6,12 +6,12 @@ is in the task's own file. Needs a tokenizer, no weights.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
 from bigbird.errors import InputError
-from bigbird.predictors.windows import LengthOptions, Window
+from bigbird.predictors.windows import LengthOptions, Window, plan
 from bigbird.tokenizer import BigBirdTokenizer
 
 Record = dict[str, Any]
@@ -148,6 +148,33 @@ def pair_row(tokenizer: BigBirdTokenizer, first: np.ndarray, second: np.ndarray)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     ids = np.concatenate([[cls], first, [sep], second, [sep]]).astype(np.int32)
     return Row(ids, second=len(first) + 2)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedWindows(Prepared):
+    """A single text cut into windows, one a row.
+
+    text: its tokens as far as they are read.
+    """
+
+    text: TokenizedText
+    windows: tuple[Window, ...]
+
+    @classmethod
+    def cut(
+        cls, tokenizer: BigBirdTokenizer, text: TokenizedText, limit: int, options: LengthOptions, **task_fields: Any
+    ) -> Self:
+        """Rows of at most `limit` tokens; task_fields: what a task's own class adds."""
+        windows, truncated = plan(len(text), limit - 2, options, what="text")
+        return cls(
+            rows=window_rows(tokenizer, text, windows),
+            num_tokens=windows[-1].stop,
+            num_windows=len(windows),
+            truncated=truncated,
+            text=text.head(windows[-1].stop),
+            windows=windows,
+            **task_fields,
+        )
 
 
 def window_rows(tokenizer: BigBirdTokenizer, text: TokenizedText, windows: Sequence[Window]) -> tuple[Row, ...]:

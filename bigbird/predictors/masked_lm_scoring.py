@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from bigbird.packing import PackedBatch
-from bigbird.predictors.examples import Prepared, Record, TokenizedText, window_rows
+from bigbird.predictors.examples import PreparedWindows, Record, TokenizedText
 from bigbird.predictors.masked_tokens import logits_at, split_like
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.windows import LengthOptions, Window, plan, require_at_least
+from bigbird.predictors.windows import LengthOptions, require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,9 @@ class MaskedRow:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PreparedScoring(Prepared):
-    """A text, its tokens as far as they are scored, its windows, one a row, and the number of passes."""
+class PreparedScoring(PreparedWindows):
+    """Windows, and how often each is read."""
 
-    text: TokenizedText
-    windows: tuple[Window, ...]
     num_passes: int
 
     @property
@@ -97,18 +95,9 @@ class MaskedLMScoringPredictor(EncoderPredictor[MaskedLMScoringOptions, Prepared
 
     def build(self, texts: list[TokenizedText], options: MaskedLMScoringOptions) -> PreparedScoring:
         """Cut into windows; `num_passes` is read here."""
-        room = options.length_limit(self.config.max_position_embeddings) - 2
         (text,) = texts
-        windows, truncated = plan(len(text), room, options, what="text")
-        return PreparedScoring(
-            rows=window_rows(self.tokenizer, text, windows),
-            num_tokens=windows[-1].stop,
-            num_windows=len(windows),
-            truncated=truncated,
-            text=text.head(windows[-1].stop),
-            windows=windows,
-            num_passes=options.num_passes,
-        )
+        limit = options.length_limit(self.config.max_position_embeddings)
+        return PreparedScoring.cut(self.tokenizer, text, limit, options, num_passes=options.num_passes)
 
     def rows_of(self, item: PreparedScoring) -> list[MaskedRow]:
         return [

@@ -12,9 +12,9 @@ from torch import Tensor
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import split_rows
 from bigbird.predictors.entities import STRATEGIES, Entity, LabelSet, Strategy, aggregate, word_starts
-from bigbird.predictors.examples import Prepared, Record, Row, TokenizedText, window_rows
+from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.windows import LengthOptions, Window, plan, require_choice, stitch
+from bigbird.predictors.windows import LengthOptions, require_choice, stitch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +34,7 @@ class TokenClassificationOptions(LengthOptions):
         require_choice("aggregation_strategy", self.aggregation_strategy, STRATEGIES)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PreparedTokens(Prepared):
-    """A text, its tokens as far as they are read, and its windows, one a row."""
-
-    text: TokenizedText
-    windows: tuple[Window, ...]
-
-
-class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, PreparedTokens, np.ndarray]):
+class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, PreparedWindows, np.ndarray]):
     """Predictor for BigBirdForTokenClassification. An example is a text."""
 
     task = "token-classification"
@@ -53,28 +45,20 @@ class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, 
     def labels(self) -> LabelSet:
         return LabelSet(self.config.id2label)
 
-    def build(self, texts: list[TokenizedText], options: TokenClassificationOptions) -> PreparedTokens:
+    def build(self, texts: list[TokenizedText], options: TokenClassificationOptions) -> PreparedWindows:
         """Cut into windows."""
-        room = options.length_limit(self.config.max_position_embeddings) - 2
         (text,) = texts
-        windows, truncated = plan(len(text), room, options, what="text")
-        return PreparedTokens(
-            rows=window_rows(self.tokenizer, text, windows),
-            num_tokens=windows[-1].stop,
-            num_windows=len(windows),
-            truncated=truncated,
-            text=text.head(windows[-1].stop),
-            windows=windows,
-        )
+        limit = options.length_limit(self.config.max_position_embeddings)
+        return PreparedWindows.cut(self.tokenizer, text, limit, options)
 
     def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
         return split_rows(self.model.classifier(states), packed)
 
-    def gather(self, item: PreparedTokens, arrays: list[np.ndarray]) -> np.ndarray:
+    def gather(self, item: PreparedWindows, arrays: list[np.ndarray]) -> np.ndarray:
         """The logits of the document's tokens, (tokens, num_labels) float32."""
         return stitch(item.windows, [array[1:-1] for array in arrays])
 
-    def decode(self, item: PreparedTokens, logits: np.ndarray, options: TokenClassificationOptions) -> Record:
+    def decode(self, item: PreparedWindows, logits: np.ndarray, options: TokenClassificationOptions) -> Record:
         """{"entities": [...]}: entity_group, score, word, start, end; with strategy "none" entity and index instead
         of entity_group, for every token. start and end are characters of the text as given; index counts the
         tokens from [CLS], which is 0; `word` is what transformers gives: the tokens decoded, not the text between

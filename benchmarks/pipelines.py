@@ -38,8 +38,9 @@ from bigbird.predictors import load_predictor
 from pipelines.checks import ModelFacts
 from pipelines.inputs import list_inputs
 from pipelines.job import Job, run_job
+from pipelines.parts import Footer, digest, part_name, read_parts, write_part
 from pipelines.pool import ScoreOptions
-from pipelines.resume import Footer, digest, open_output, part_name, read_parts, write_part
+from pipelines.resume import open_output
 from pipelines.storage import locate
 
 THREADS = 2

@@ -23,8 +23,8 @@ from ray.cluster_utils import Cluster
 from benchmarks.measure import machine
 from benchmarks.pipelines import idle
 from pipelines.job import Job, run_job
+from pipelines.parts import read_parts
 from pipelines.pool import ScoreOptions
-from pipelines.resume import read_parts
 from pipelines.storage import locate
 
 ACTORS_A_NODE = 2

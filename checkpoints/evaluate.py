@@ -26,8 +26,9 @@ from bigbird.predictors import load_predictor
 from bigbird.tokenizer import BigBirdTokenizer
 from checkpoints.code_entities import LABELS, Entity
 from checkpoints.corpus_split import fingerprint, read_documents
+from checkpoints.demo_model import SEP
 from checkpoints.entity_patterns import tag
-from checkpoints.pretrain import CLS, MASK, NUM_SPECIAL, SEP
+from checkpoints.pretrain import CLS, MASK, NUM_SPECIAL
 
 Figures = dict[str, Any]
 MASKED_SHARE = 0.15

@@ -18,7 +18,7 @@ from bigbird.checkpoint import load_model
 from bigbird.heads import BigBirdForMaskedLM, BigBirdForTokenClassification
 from bigbird.pretrained import PretrainedModel
 from checkpoints.code_entities import LABELS
-from checkpoints.pretrain import demo_config
+from checkpoints.demo_model import demo_config
 from checkpoints.train_tagger import new_tagger
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

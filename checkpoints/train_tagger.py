@@ -21,7 +21,8 @@ from tokenizers import Tokenizer
 from bigbird.heads import BigBirdForTokenClassification
 from bigbird.packing import pack
 from checkpoints.code_entities import LABELS
-from checkpoints.pretrain import CLS, SEP, Trainer, demo_config, rate
+from checkpoints.demo_model import SEP, demo_config
+from checkpoints.pretrain import CLS, Trainer, rate
 from checkpoints.token_labels import FINAL_WEIGHTS, IGNORED, token_labels
 
 LENGTHS = {512: 0.5, 1024: 0.3, 4096: 0.2}

@@ -22,13 +22,15 @@ from bigbird.errors import InputError
 from pipelines.checks import ModelFacts, check_ids, check_memory
 from pipelines.inputs import Listing, list_inputs
 from pipelines.joining import join_ray
+from pipelines.parts import read_parts
 from pipelines.pool import ScoreOptions, num_tokenizers, pool
 from pipelines.progress import Progress
 from pipelines.reading import read_unit
 from pipelines.report import write_report
-from pipelines.resume import Ledger, open_output, read_parts, refuse_doubles
+from pipelines.resume import Ledger, open_output, refuse_doubles
 from pipelines.schemas import check_input_types, output_schema, result_fields, top_level
-from pipelines.stages import REPLACES, ScoreUnit, Stage
+from pipelines.score_unit import REPLACES, ScoreUnit
+from pipelines.stages import Stage
 from pipelines.storage import Place, locate
 from pipelines.tokenizing import TokenizeRows
 from pipelines.units import Unit, size_of_units

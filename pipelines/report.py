@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.parts import Footer, read_parts
 from pipelines.report_page import MARKED, page
-from pipelines.resume import REPORT_FILES, RUN_FILE, Footer, read_parts
+from pipelines.resume import REPORT_FILES, RUN_FILE
 from pipelines.schemas import column_at, result_fields, top_level
 from pipelines.storage import Place, read_whole, write_whole
 from pipelines.units import SOURCE_FILE, SOURCE_ROW

@@ -10,59 +10,30 @@ kind of run this is; `_inputs.parquet` is the listing of input files it was star
       _inputs.parquet   name, size, mtime_ns, rows and generation of every input file
       _report.html, _report.json
 
-File names follow from the rows in them. A worker that outlives a killed driver and finishes late writes the same
-name with the same rows as the driver started next, so nothing is doubled.
-
 Does not know how rows are scored, nor Ray.
 """
 
-import hashlib
 import io
 import itertools
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bigbird.errors import InputError
 from pipelines.inputs import Listing
+from pipelines.parts import PART_PREFIX, Footer, digest, read_parts
+from pipelines.ranges import Ranges, merge_ranges, ranges_of, subtract
 from pipelines.storage import Place, make_writable, names_in, read_whole, write_whole
 from pipelines.units import SOURCE_FILE, SOURCE_ROW, InputFile, Piece, Unit, cut_units
 
 RUN_FILE = "_run.json"
 INPUTS_FILE = "_inputs.parquet"
 REPORT_FILES = ("_report.html", "_report.json")
-PART_PREFIX = "part-"
-FOOTER_KEY = b"bigbird_score"
-
-_FOOTER_THREADS = 32
-
-Ranges = dict[str, list[tuple[int, int]]]
-
-
-@dataclass(frozen=True)
-class Footer:
-    """What a finished file says of itself: the run it belongs to, its rows, and a summary of them."""
-
-    run: str
-    ranges: tuple[tuple[str, int, int], ...]
-    summary: Mapping[str, Any]
-
-    def dumps(self) -> bytes:
-        return json.dumps({"run": self.run, "ranges": self.ranges, "summary": self.summary}).encode()
-
-    @staticmethod
-    def loads(text: bytes) -> "Footer":
-        content = json.loads(text)
-        ranges = tuple((name, start, stop) for name, start, stop in content["ranges"])
-        return Footer(content["run"], ranges, content["summary"])
 
 
 @dataclass
@@ -144,104 +115,6 @@ def open_output(
     ledger.parts = read_parts(output, run=ledger.run)
     refuse_doubles(output, ledger.parts)
     return ledger
-
-
-def part_name(run: str, ranges: Sequence[tuple[str, int, int]]) -> str:
-    """The name of the file that holds these rows in this run: sorted, names follow the order of the input."""
-    name, start, _ = ranges[0]
-    stem = re.sub(r"[^A-Za-z0-9_]+", "-", name.rpartition("/")[2].partition(".")[0])[:40]
-    return f"{PART_PREFIX}{stem}-{start:09}-{digest([run, list(ranges)])[:16]}.parquet"
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, keys in order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def write_part(output: Place, name: str, table: pa.Table, footer: Footer) -> int:
-    """Write one finished file, whole or not at all; returns its size in bytes."""
-    metadata = {**(table.schema.metadata or {}), FOOTER_KEY: footer.dumps()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-    content = sink.getvalue()
-    write_whole(output.child(name), content)
-    return int(content.size)
-
-
-def read_footer(place: Place) -> Footer | None:
-    """The footer of a finished file, or None where there is no such file.
-
-    Raises InputError for a file that carries none: somebody else's, or rewritten by another tool.
-    """
-    try:
-        metadata = pq.read_metadata(place.path, filesystem=place.filesystem).metadata or {}
-    except FileNotFoundError:
-        return None
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{place.name} is damaged ({error}); delete it to have its rows scored again") from error
-    if FOOTER_KEY not in metadata:
-        raise InputError(f"{place.name} was not written by a scoring job, or rewritten since; move it elsewhere")
-    return Footer.loads(metadata[FOOTER_KEY])
-
-
-def read_parts(output: Place, *, run: str | None = None) -> dict[str, Footer]:
-    """Footers of all finished files by name. Raises InputError for one that belongs to another run than `run`."""
-    names = [name for name in names_in(output) if name.startswith(PART_PREFIX)]
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        footers = pool.map(lambda name: read_footer(output.child(name)), names)
-        parts = {name: footer for name, footer in zip(names, footers, strict=True) if footer is not None}
-    for name, footer in parts.items():
-        if run is not None and footer.run != run:
-            raise InputError(f"{output.child(name).name} belongs to another run; --overwrite starts anew")
-    return parts
-
-
-def ranges_of(files: pa.ChunkedArray | pa.Array, rows: pa.ChunkedArray | pa.Array) -> list[tuple[str, int, int]]:
-    """Origin columns reduced to ranges (file, start, stop), in order; rows need not be sorted."""
-    encoded = pa.chunked_array([files]) if isinstance(files, pa.Array) else files
-    encoded = encoded.combine_chunks().dictionary_encode()
-    codes = np.asarray(encoded.indices.to_numpy(zero_copy_only=False))
-    numbers = np.asarray(rows.to_numpy())
-    order = np.lexsort((numbers, codes))
-    codes, numbers = codes[order], numbers[order]
-    breaks = np.flatnonzero((np.diff(codes) != 0) | (np.diff(numbers) != 1)) + 1
-    starts = np.concatenate([[0], breaks]).astype(int)
-    stops = np.concatenate([breaks, [len(numbers)]]).astype(int)
-    names = encoded.dictionary.to_pylist()
-    ranges = [(names[codes[a]], int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in zip(starts, stops, strict=True)]
-    return sorted(ranges)
-
-
-def merge_ranges(ranges: Iterable[tuple[str, int, int]]) -> Ranges:
-    """Ranges by file, sorted, neighbours joined."""
-    merged: Ranges = {}
-    for name, start, stop in sorted(ranges):
-        known = merged.setdefault(name, [])
-        if known and start <= known[-1][1]:
-            known[-1] = (known[-1][0], max(known[-1][1], stop))
-        else:
-            known.append((start, stop))
-    return merged
-
-
-def subtract(units: Sequence[Unit], done: Ranges) -> list[Unit]:
-    """The units without the rows that are done; a unit of which nothing is left goes."""
-    left = []
-    for unit in units:
-        pieces = []
-        for piece in unit.pieces:
-            start = piece.start
-            for low, high in done.get(piece.file.name, ()):
-                if high <= start or low >= piece.stop:
-                    continue
-                if low > start:
-                    pieces.append(Piece(file=piece.file, start=start, stop=low))
-                start = max(start, high)
-            if start < piece.stop:
-                pieces.append(Piece(file=piece.file, start=start, stop=piece.stop))
-        if pieces:
-            left.append(Unit(pieces=tuple(pieces)))
-    return left
 
 
 def _begin(output: Place, fingerprint: Mapping[str, Any], listing: Listing, unit_bytes: int) -> Ledger:

@@ -214,5 +214,5 @@ def test_chaos_of_many_seeds(cluster, model, tmp_path_factory, seed):
     random_ = random.Random(seed)
     events = random_.choices(["actor", "node", "driver"], k=4)
     job = Job(cluster, model, folder, tmp_path_factory.mktemp("chaos") / "out")
-    run_disturbed(job, cluster, events, random_, calm.num_parts())
+    assert run_disturbed(job, cluster, events, random_, calm.num_parts())
     assert_same(job.records(), calm.records())

@@ -14,8 +14,10 @@ import pytest
 
 from bigbird.errors import InputError
 from pipelines.inputs import list_inputs
+from pipelines.parts import Footer, part_name, read_parts, write_part
+from pipelines.ranges import ranges_of
 from pipelines.reading import READ_ERROR, read_unit
-from pipelines.resume import Footer, open_output, part_name, ranges_of, read_parts, write_part
+from pipelines.resume import open_output
 from pipelines.storage import locate, names_in, read_whole, write_whole
 from pipelines.units import SOURCE_FILE, SOURCE_ROW, Unit, cut_units, size_of_units
 

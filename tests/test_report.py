@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.parts import Footer, write_part
+from pipelines.ranges import ranges_of
 from pipelines.report import SCORES, collect, scores, summarize, write_report
 from pipelines.report_page import page
-from pipelines.resume import Footer, ranges_of, write_part
 from pipelines.schemas import TASKS, output_schema, record_columns, result_fields
 from pipelines.storage import locate, write_whole
 

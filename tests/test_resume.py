@@ -11,18 +11,10 @@ from hypothesis import strategies as st
 
 from bigbird.errors import InputError
 from pipelines.inputs import list_inputs
+from pipelines.parts import Footer, part_name, read_footer, read_parts, write_part
+from pipelines.ranges import merge_ranges, ranges_of, subtract
 from pipelines.reading import read_unit
-from pipelines.resume import (
-    Footer,
-    merge_ranges,
-    open_output,
-    part_name,
-    ranges_of,
-    read_footer,
-    read_parts,
-    subtract,
-    write_part,
-)
+from pipelines.resume import open_output
 from pipelines.schemas import ERROR_TYPE, ORIGIN_FIELDS
 from pipelines.storage import locate
 from pipelines.units import SOURCE_FILE, SOURCE_ROW, InputFile, cut_units

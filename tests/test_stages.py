@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 import bigbird
 from bigbird.predictors import OPTIONS, load_predictor
 from pipelines.schemas import InputColumns, examples, output_schema, result_fields
-from pipelines.stages import WINDOW_CHARS, ScoreRows, Stage, replace_rows
+from pipelines.score_unit import replace_rows
+from pipelines.stages import WINDOW_CHARS, ScoreRows, Stage
 from pipelines.tokenizing import PREPARED, TokenizeRows
 
 HEAD = {

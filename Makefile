@@ -79,7 +79,7 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	  --output out/pretrained
 	$(PY) -m checkpoints.head_data --task fill-mask --corpus out/corpus-all.parquet --output out/fill-mask-data
 	$(PY) -m pipelines.finetune --task masked-lm --model out/pretrained --train out/fill-mask-data/train.parquet \
-	  --eval out/fill-mask-data/validation.parquet --output out/fill-mask --epochs 0.4 --learning-rate 1e-3 \
+	  --eval out/fill-mask-data/validation.parquet --output out/fill-mask --epochs 0.6 --learning-rate 1e-3 \
 	  --mask-share 0.2 --tokens-per-step 4096 --max-tokens-per-batch 4096 --as-in-inference
 	$(PY) -m checkpoints.export --state out/fill-mask --tokenizer out/pretrained --output checkpoints/fill-mask
 	$(PY) -m checkpoints.train_tagger --data out/entities-all --encoder out/pretrain.pt \

@@ -187,7 +187,8 @@ class _Answer:
             head, self._head, self.begun = self._head, None, True
             if busy := Headers(raw=head["headers"]).get(BUSY_HEADER):
                 head = {**head, "headers": [pair for pair in head["headers"] if pair[0] != BUSY_HEADER.encode()]}
-                self._remember(busy, head, message)
+                if not more:
+                    self._remember(busy, head, message)
             await self._send(head)
         self._complete = not more
         await self._send(message)

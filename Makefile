@@ -98,6 +98,13 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	    --output checkpoints/$$name && \
 	  $(PY) -m checkpoints.evaluate_heads --task $$name --data out/$$name || exit 1; \
 	done
+	$(PY) -m checkpoints.head_data --task text-generation --corpus out/corpus.parquet --output out/library
+	$(PY) -m pipelines.finetune --task causal-lm --model checkpoints/text-generation --train out/library/train.parquet \
+	  --eval out/library/validation.parquet --output out/library-generation --epochs 0.3 --seed 1 --learning-rate 1e-3 \
+	  --warmup 0.1 --tokens-per-step 4096 --max-tokens-per-batch 4096 --as-in-inference
+	$(PY) -m checkpoints.export --state out/library-generation --tokenizer checkpoints/fill-mask \
+	  --output checkpoints/text-generation
+	$(PY) -m checkpoints.evaluate_heads --task text-generation --data out/library
 	$(PY) -m checkpoints.evaluate --task fill-mask --corpus out/corpus.parquet
 	$(PY) -m checkpoints.evaluate --task token-classification --data out/entities
 

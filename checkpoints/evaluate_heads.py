@@ -94,7 +94,7 @@ def main() -> None:
     train, rows = (pq.read_table(arguments.data / f"{part}.parquet").to_pylist() for part in ("train", "test"))
     found: dict[str, Any] = {"rows": len(rows)}
     if arguments.task == "text-generation":
-        found |= causal_figures(checkpoint, train, rows, arguments.max_length or 1024)
+        found |= causal_figures(checkpoint, train, rows, arguments.max_length or 4096)
     else:
         found["model"] = head_figures(arguments.task, checkpoint, rows, arguments.max_length)
         found["baselines"] = baseline_figures(arguments.task, train, rows)

@@ -19,9 +19,9 @@ def our_metrics() -> set[str]:
     """Names as Prometheus shows them, from where they are made."""
     serving = (ROOT / "serving" / "metrics.py").read_text()
     names = set(re.findall(r'"(bigbird_\w+)"', serving))
-    stages = (ROOT / "pipelines" / "stages.py").read_text()
-    (whats,) = re.findall(r"for what in \(([^)]*)\)", stages)
-    assert 'f"bigbird_scored_{what}"' in stages
+    source = (ROOT / "pipelines" / "score_unit.py").read_text()
+    (whats,) = re.findall(r"for what in \(([^)]*)\)", source)
+    assert 'f"bigbird_scored_{what}"' in source
     return names | {f"bigbird_scored_{what}" for what in re.findall(r'"(\w+)"', whats)}
 
 

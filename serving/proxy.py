@@ -34,8 +34,9 @@ PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.proxy:mi
 # Other applications behind the same proxy keep their own ways.
 _OURS = re.compile(r"/(v1/.*|health|ready|info|docs|openapi\.json)?")
 
-# A request that kills whoever reads it must not go through every replica there is.
-_MAX_SENDINGS = 4
+# A request that kills whoever reads it must not go through every replica there is. With the pauses between them these
+# take three seconds: a lost node is known by then, and no longer chosen.
+_MAX_SENDINGS = 6
 
 # Above the gateway's usual limit of a body; what is longer is sent once only.
 _MAX_REMEMBERED_BYTES = 32 * 2**20

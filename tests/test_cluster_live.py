@@ -169,7 +169,7 @@ class Traffic:
         while (len(self.statuses) < wanted or len(self.answers) < different) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert len(self.statuses) >= wanted, self.failures
-        assert len(self.answers) == different
+        assert len(self.answers) == different, (self.answers, self.failures)
 
 
 def serve_config(cluster: LocalCluster, checkpoint: Path) -> Path:

@@ -91,7 +91,7 @@ def test_a_request_that_kills_every_gateway_ends_with_503():
     assert (status, json.loads(content)["error"]["type"]) == (503, "head_unavailable")
     assert headers["retry-after"] == "1"
     assert headers["x-request-id"] == proxy.ids[0]
-    assert len(proxy.bodies) == 4
+    assert len(proxy.bodies) == 6
 
 
 def test_an_answer_that_has_begun_is_not_repeated():

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.errors import BUSY_SHARE, ServingError
+from serving.errors import ServingError, overloaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ class TokenBudgetBatcher:
 
         A refusal that every other request would meet as well says so (`busy_s`).
         """
-        self._refuse(self._reason(0, float("inf")), busy_s=BUSY_SHARE * self.estimated_wait_s())
+        self._refuse(self._reason(0, float("inf")), for_all=True)
         self._refuse(self._reason(0, timeout_s))
 
     def _reason(self, tokens: int, timeout_s: float) -> str | None:
@@ -178,10 +178,9 @@ class TokenBudgetBatcher:
             return f"the wait would be {wait_s:.1f} s, the request allows {timeout_s:.3g} s"
         return None
 
-    def _refuse(self, reason: str | None, *, busy_s: float = 0.0) -> None:
+    def _refuse(self, reason: str | None, *, for_all: bool = False) -> None:
         if reason is not None:
-            retry_after_s = min(60.0, max(1.0, self.estimated_wait_s() / 2))
-            raise ServingError("overloaded", reason, retry_after_s=retry_after_s, busy_s=busy_s)
+            raise overloaded(reason, self.estimated_wait_s(), for_all=for_all)
 
     def _admit(self, tokens: int, pieces: int, timeout_s: float) -> _Request:
         self._refuse(self._reason(tokens, timeout_s))

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from serving.errors import BUSY_SHARE, ServingError
+from serving.errors import ServingError, overloaded
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -107,8 +107,7 @@ class EngineLoop:
         elif wait_s > self._max_wait_s:
             reason = f"the wait for a slot would be {wait_s:.1f} s, the limit is {self._max_wait_s:g} s"
         if reason is not None:
-            retry_after_s = min(60.0, max(1.0, wait_s / 2))
-            raise ServingError("overloaded", reason, retry_after_s=retry_after_s, busy_s=BUSY_SHARE * wait_s)
+            raise overloaded(reason, wait_s, for_all=True)
 
     async def close(self) -> None:
         """Stops after the step that is running; readers see an internal error."""

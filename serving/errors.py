@@ -37,8 +37,8 @@ ERROR_TABLE: dict[str, ErrorKind] = {
 
 
 # A full queue stays nearly full for a twentieth of the time it takes to empty. No longer: the model must not wait.
-BUSY_SHARE = 0.05
-MAX_BUSY_S = 0.25
+_BUSY_SHARE = 0.05
+_MAX_BUSY_S = 0.25
 # From the gateway to the proxy in front of it, `HEAD SECONDS`; clients do not see it.
 BUSY_HEADER = "x-bigbird-busy"
 
@@ -67,7 +67,7 @@ class ServingError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
-        self.busy_s = min(busy_s, MAX_BUSY_S)
+        self.busy_s = min(busy_s, _MAX_BUSY_S)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
@@ -92,6 +92,14 @@ class ServingError(Exception):
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Self:
         return cls(**wire)
+
+
+def overloaded(reason: str, wait_s: float, *, for_all: bool) -> ServingError:
+    """What a queue whose wait is `wait_s` seconds says; for_all: it would say so to every request."""
+    retry_after_s = min(60.0, max(1.0, wait_s / 2))
+    return ServingError(
+        "overloaded", reason, retry_after_s=retry_after_s, busy_s=_BUSY_SHARE * wait_s if for_all else 0.0
+    )
 
 
 def error_body(kind: str, message: str, param: str | None = None) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class Resend:
         for attempt in range(_MAX_SENDINGS):
             # The proxy returns without a word when the gateway's replica is lost, and when the client has left.
             await self._app(dict(scope), body.receive, answer.take)
-            if answer.begun or body.client_left or not body.repeatable:
+            last = attempt == _MAX_SENDINGS - 1
+            if answer.begun or body.client_left or not body.repeatable or last:
                 break
             logger.warning("the gateway lost a request to %s, sending %d", scope["path"][:200], attempt + 1)
             # Also gives the proxy's reader of the last sending the time to end.

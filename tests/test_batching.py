@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -249,28 +250,35 @@ def test_a_full_queue_refuses_with_the_time_to_come_back(changes, waiting):
     run(main())
 
 
+@asynccontextmanager
+async def while_one_batch_of(seconds, **bounds):
+    """A batcher whose batches take so many seconds by its clock, while the second one is computed."""
+    now = 0.0
+    gate = asyncio.Event()
+
+    async def slow(items):
+        nonlocal now
+        now += seconds
+        if "held" in items:
+            await gate.wait()
+        return items
+
+    batcher = TokenBudgetBatcher(slow, limits(**bounds), clock=lambda: now)
+    await batcher.submit(["warm"], [10])
+    held = asyncio.create_task(batcher.submit(["held"], [10]))
+    await settle()
+    yield batcher
+    gate.set()
+    await held
+    await batcher.close()
+
+
 def test_a_wait_beyond_the_limit_is_refused_at_the_door():
     async def main():
-        now = 0.0
-        gate = asyncio.Event()
-
-        async def slow(items):
-            nonlocal now
-            now += 10.0
-            if "held" in items:
-                await gate.wait()
-            return items
-
-        batcher = TokenBudgetBatcher(slow, limits(max_queue_wait_s=5), clock=lambda: now)
-        await batcher.submit(["warm"], [10])
-        held = asyncio.create_task(batcher.submit(["held"], [10]))
-        await settle()
-        with pytest.raises(ServingError) as caught:
-            await batcher.submit(["x"], [1])
-        assert caught.value.kind == "overloaded"
-        gate.set()
-        await held
-        await batcher.close()
+        async with while_one_batch_of(10.0, max_queue_wait_s=5) as batcher:
+            with pytest.raises(ServingError) as caught:
+                await batcher.submit(["x"], [1])
+            assert caught.value.kind == "overloaded"
 
     run(main())
 
@@ -282,26 +290,10 @@ def test_a_wait_beyond_the_limit_is_refused_at_the_door():
 )
 def test_a_refusal_says_whether_it_holds_for_every_other_request(timeout_s, wait_limit_s, busy_s):
     async def main():
-        now = 0.0
-        gate = asyncio.Event()
-
-        async def slow(items):
-            nonlocal now
-            now += 4.0
-            if "held" in items:
-                await gate.wait()
-            return items
-
-        batcher = TokenBudgetBatcher(slow, limits(max_queue_wait_s=wait_limit_s), clock=lambda: now)
-        await batcher.submit(["warm"], [10])
-        held = asyncio.create_task(batcher.submit(["held"], [10]))
-        await settle()
-        with pytest.raises(ServingError) as caught:
-            batcher.check(timeout_s)
-        assert caught.value.busy_s == pytest.approx(busy_s)
-        gate.set()
-        await held
-        await batcher.close()
+        async with while_one_batch_of(4.0, max_queue_wait_s=wait_limit_s) as batcher:
+            with pytest.raises(ServingError) as caught:
+                batcher.check(timeout_s)
+            assert caught.value.busy_s == pytest.approx(busy_s)
 
     run(main())
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,10 +64,11 @@ class Node:
 
 @dataclass
 class LocalCluster:
-    """Nodes of one cluster; `environment` is what a client needs to be let in."""
+    """Nodes of one cluster; `environment` is what a client needs to be let in, `variables` what nodes have besides."""
 
     directory: Path
     network: "Network | None"
+    variables: Mapping[str, str] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
 
     @property
@@ -84,7 +85,7 @@ class LocalCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a client with the token, and of every node."""
+        """The environment of a client with the token, and, with `variables`, of every node."""
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTEST_", "PYTHONPATH"))
         }
@@ -113,7 +114,7 @@ class LocalCluster:
                 process = subprocess.Popen(
                     self._command(index, num_cpus, address, namespace, ports),
                     cwd=ROOT,
-                    env=self.environment,
+                    env=self.environment | dict(self.variables),
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
@@ -269,13 +270,16 @@ def network_or_none() -> Network | None:
 
 
 @contextmanager
-def local_cluster(num_cpus: Sequence[int], *, namespaces: bool = True) -> Iterator[LocalCluster]:
+def local_cluster(
+    num_cpus: Sequence[int], *, namespaces: bool = True, variables: Mapping[str, str] | None = None
+) -> Iterator[LocalCluster]:
     """A running cluster with one node an entry of `num_cpus`, the head first; gone afterwards."""
     # A short path: Ray's sockets lie below it, and a socket's path has 107 characters at most.
     directory = Path(tempfile.mkdtemp(prefix="bb-", dir="/tmp"))
     (directory / "token").write_text(secrets.token_hex(32))
     (directory / "token").chmod(0o600)
-    cluster = LocalCluster(directory=directory, network=network_or_none() if namespaces else None)
+    network = network_or_none() if namespaces else None
+    cluster = LocalCluster(directory, network, variables or {})
     try:
         for count in num_cpus:
             cluster.add_node(count)

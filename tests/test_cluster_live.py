@@ -19,6 +19,7 @@ from commands import TIMEOUT_S, run
 
 from bigbird import BigBirdForMaskedLM
 from examples.local_cluster import ROOT, LocalCluster, local_cluster
+from serving.proxy import PROXY_CALLBACK
 
 pytestmark = pytest.mark.ray
 
@@ -27,7 +28,7 @@ NUM_DOCUMENTS = 600
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with local_cluster([1, 1, 1]) as running:
+    with local_cluster([1, 1, 1], variables=PROXY_CALLBACK) as running:
         yield running
 
 
@@ -151,7 +152,7 @@ class Traffic:
             self.ask()
 
     @contextmanager
-    def running(self, num_clients: int = 2) -> Iterator[None]:
+    def running(self, num_clients: int = 8) -> Iterator[None]:
         threads = [threading.Thread(target=self.keep_asking) for _ in range(num_clients)]
         for thread in threads:
             thread.start()

@@ -24,7 +24,7 @@ from bigbird.heads import (
 )
 from bigbird.pretrained import PretrainedModel, load_config
 from bigbird.tokenizer import BigBirdTokenizer
-from pipelines.labelled import TASKS, Task, check_documents, check_split, find_labels, from_words
+from pipelines.labelled import TASKS, Task, check_documents, check_split, find_labels, from_words, labels_whole_words
 from pipelines.token_rows import Counts, ToRows
 from pipelines.training import TrainingOptions
 
@@ -60,7 +60,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is settled before anything starts: labels, limits, and what the data holds."""
+    """What is settled before anything starts: labels, limits, and what the data holds.
+
+    aggregation_strategy: of a tagger, kept in its config: if all labelled spans are whole words, so are its entities.
+    """
 
     labels: tuple[str, ...]
     unmeasured: tuple[str, ...]
@@ -68,6 +71,7 @@ class Plan:
     max_length: int
     counts: Mapping[str, Counts]
     fingerprint: str
+    aggregation_strategy: str | None = None
 
 
 def read_documents(parquet: str, part: str) -> list[dict[str, Any]]:
@@ -105,6 +109,9 @@ def plan_job(job: Job) -> Plan:
     unmeasured = check_split(documents["train"], documents["eval"], job.task, problem_type)
     to_rows = make_rows(job, labels, problem_type, max_length)
     counts = {part: to_rows.rows(rows)[1] for part, rows in documents.items()}
+    aggregation_strategy = None
+    if job.task == "token-classification":
+        aggregation_strategy = "words" if labels_whole_words(documents["train"]) else "simple"
     digest = hashlib.sha256()
     for path in (job.train, job.held_out):
         for file in sorted(Path(path).rglob("*.parquet")) if Path(path).is_dir() else [Path(path)]:
@@ -116,6 +123,7 @@ def plan_job(job: Job) -> Plan:
         max_length=max_length,
         counts=counts,
         fingerprint=digest.hexdigest()[:16],
+        aggregation_strategy=aggregation_strategy,
     )
 
 
@@ -125,4 +133,7 @@ def new_model(job: Job, plan: Plan) -> Any:
     changes: dict[str, Any] = {"is_decoder": job.task == "causal-lm"}
     if plan.labels:
         changes |= {"id2label": dict(enumerate(plan.labels)), "problem_type": plan.problem_type}
+    if plan.aggregation_strategy:
+        params = {job.task: {"aggregation_strategy": plan.aggregation_strategy}}
+        changes["extra"] = {**load_config(job.model).extra, "task_specific_params": params}
     return HEADS[job.task].from_pretrained(job.model, dtype=torch.float32, **changes)

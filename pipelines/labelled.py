@@ -13,6 +13,7 @@ Knows no tokens, no model and no Ray.
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -34,6 +35,8 @@ COLUMNS: Mapping[Task, tuple[tuple[str, ...], str | None]] = {
     "question-answering": (("context", "question"), "answers"),
 }
 TASKS = tuple(COLUMNS)
+
+_JOINED = re.compile(r"\w\w")
 
 
 def text_hash(*texts: Any) -> str:
@@ -104,6 +107,16 @@ def _check_spans(text: str, entities: Iterable[Document], row: str) -> None:
         if not entity["label"] or entity["label"] == "O":
             raise InputError(f"{row}: span {entity['start']}..{entity['end']} has the label {entity['label']!r}")
         end = entity["end"]
+
+
+def labels_whole_words(documents: Iterable[Document]) -> bool:
+    """Whether no labelled span begins or ends inside a word: a run of letters, digits and underscores."""
+    return not any(
+        _JOINED.fullmatch(document["text"][max(0, place - 1) : place + 1])
+        for document in documents
+        for entity in document["entities"]
+        for place in (entity["start"], entity["end"])
+    )
 
 
 def _check_label(label: Any, row: str) -> None:

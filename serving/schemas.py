@@ -61,7 +61,9 @@ class FillMaskParameters(Parameters):
 
 
 class TokenClassificationParameters(Parameters):
-    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max", "words"] | None = Field(
+        default=None, description='What the checkpoint asks for, or "simple", by default.'
+    )
     ignore_labels: list[Text] | None = Field(default=None, max_length=1000, description='["O"] by default.')
     stride: int | None = Field(default=None, ge=0, description="Another name for window_overlap.")
     renamed = {"stride": "window_overlap"}

@@ -16,7 +16,7 @@ from bigbird.checkpoint import load_model
 from bigbird.errors import InputError
 from bigbird.heads import BigBirdForCausalLM, BigBirdForMaskedLM, BigBirdForSequenceClassification
 from bigbird.tokenizer import BigBirdTokenizer
-from pipelines.labelled import check_documents, check_split, find_labels
+from pipelines.labelled import check_documents, check_split, find_labels, labels_whole_words
 from pipelines.metrics import label_figures, span_figures
 from pipelines.model_card import learning_curve
 from pipelines.token_rows import IGNORED, Counts, TokenRow, ToRows
@@ -202,6 +202,21 @@ def test_macro_f1_is_the_mean_over_the_labels_that_occur() -> None:
     assert figures["macro_f1"] == pytest.approx((2 / 3 + 2 / 3) / 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "span", "whole"),
+    [
+        ("in x_1.", (3, 6), True),
+        ("ab", (0, 2), True),
+        ("in x_1.", (3, 7), True),
+        ("in x_1.", (3, 4), False),
+        ("\u6771\u4eac\u306b", (0, 2), False),
+    ],
+)
+def test_labels_that_part_a_word_are_found(text: str, span: tuple[int, int], whole: bool) -> None:
+    entity = {"start": span[0], "end": span[1], "label": "X"}
+    assert labels_whole_words([{"text": text, "entities": [entity]}]) is whole
+
+
 def test_the_learning_curve_is_a_picture() -> None:
     assert learning_curve([2.0, 1.0], [{"step": 2, "loss": 1.5}]).startswith("<svg")
 
@@ -251,4 +266,6 @@ def test_from_parquet_to_a_checkpoint_that_finds_entities(
     kept = Run(Objective(load_model(tmp_path / "hasty", dtype=torch.float32), job.task, options, None), [], options)
     assert kept.evaluate(held_out) == pytest.approx(min(losses), rel=1e-4)
     assert "learning-curve.svg" in (tmp_path / "out" / "README.md").read_text()
-    assert load_model(tmp_path / "out").config.id2label[1] == "B-PLACE"
+    config = load_model(tmp_path / "out").config
+    assert config.id2label[1] == "B-PLACE"
+    assert config.extra["task_specific_params"] == {"token-classification": {"aggregation_strategy": "words"}}

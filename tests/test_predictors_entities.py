@@ -1,5 +1,7 @@
 """Entities from logits: equal to transformers' token-classification pipeline, strategy by strategy."""
 
+import json
+import re
 import warnings
 
 import numpy as np
@@ -10,9 +12,11 @@ from hypothesis import strategies as st
 from tiny_predictors import SPECIAL_ROLES, tiny_predictor, train
 from tokenizers import Tokenizer
 
+from bigbird import BigBirdForTokenClassification
 from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
-from bigbird.predictors.entities import STRATEGIES, LabelSet, aggregate, word_starts
+from bigbird.predictors import load_predictor
+from bigbird.predictors.entities import STRATEGIES, LabelSet, aggregate, name_starts, word_starts
 from bigbird.predictors.token_classification import TokenClassificationOptions, TokenClassificationPredictor
 from bigbird.tokenizer import BigBirdTokenizer
 
@@ -29,8 +33,8 @@ LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "LOC", "MISC-THING"]
 @pytest.fixture(scope="module", params=["byte-level", "sentence-piece"])
 def oracle_and_predictor(request):
     transformers = pytest.importorskip("transformers")
-    json = train(request.param).to_str()
-    oracle_tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json), **SPECIAL_ROLES)
+    saved = train(request.param).to_str()
+    oracle_tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(saved), **SPECIAL_ROLES)
     shape = {
         "vocab_size": len(oracle_tokenizer),
         "hidden_size": 8,
@@ -41,7 +45,7 @@ def oracle_and_predictor(request):
     id2label = dict(enumerate(LABELS))
     model = transformers.BigBirdForTokenClassification(transformers.BigBirdConfig(**shape, id2label=id2label))
     oracle = transformers.TokenClassificationPipeline(model=model, tokenizer=oracle_tokenizer, device="cpu")
-    tokenizer = BigBirdTokenizer(Tokenizer.from_str(json), SPECIAL_ROLES)
+    tokenizer = BigBirdTokenizer(Tokenizer.from_str(saved), SPECIAL_ROLES)
     return oracle, TokenClassificationPredictor(tokenizer, BigBirdConfig(**shape, id2label=id2label))
 
 
@@ -70,7 +74,7 @@ def logits_with_runs(num_tokens, seed):
     return logits
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [strategy for strategy in STRATEGIES if strategy != "words"])
 @given(
     text=st.sampled_from(TEXTS) | st.text("ab\u00e9 \n.\U0001f642\u0627", min_size=1),
     seed=st.integers(0, 2**32 - 1),
@@ -116,6 +120,33 @@ def test_words_begin_at_spaces_at_the_start_and_at_unknown_tokens():
     offsets = np.array([[0, 1], [1, 2], [2, 5], [6, 7], [7, 8]])
     unknown = np.array([False, False, False, False, True])
     assert word_starts(text, offsets, unknown).tolist() == [0, 2, 3, 4]
+
+
+def test_for_source_code_a_word_is_a_name_and_every_sign_stands_alone():
+    text = "x.run_it(\u00e9a1)"
+    offsets = np.array([[0, 1], [1, 2], [2, 5], [5, 8], [8, 9], [9, 11], [11, 12], [12, 13]])
+    assert name_starts(text, offsets).tolist() == [0, 1, 2, 4, 5, 7]
+
+
+def test_a_checkpoint_can_ask_for_words_and_a_call_for_something_else(tiny_checkpoint):
+    directory = tiny_checkpoint(BigBirdForTokenClassification, num_labels=3)
+    text = "def run_it(argument_one, two): return argument_one + two " * 20
+    by_tokens = load_predictor("token-classification", directory)([text])[0]["entities"]
+    config = json.loads((directory / "config.json").read_text())
+    config["task_specific_params"] = {"token-classification": {"aggregation_strategy": "words"}}
+    (directory / "config.json").write_text(json.dumps(config))
+    predictor = load_predictor("token-classification", directory)
+    assert predictor([text], TokenClassificationOptions(aggregation_strategy="simple"))[0]["entities"] == by_tokens
+    by_words = predictor([text])[0]["entities"]
+    inside = re.compile(r"\w\w")
+    places = {place for entity in by_words for place in (entity["start"], entity["end"])}
+    assert by_words != by_tokens
+    assert not any(inside.fullmatch(text[place - 1 : place + 1]) for place in places if place)
+
+    config["task_specific_params"]["token-classification"]["aggregation_strategy"] = "none"
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"params\.aggregation_strategy is 'none', expected one of simple"):
+        load_predictor("token-classification", directory)
 
 
 def test_an_unknown_strategy_is_refused_by_name():

@@ -2,10 +2,12 @@
 
 Reproduces `TokenClassificationPipeline` of transformers 5.23 on equal logits, for tokenizers that have no
 continuation prefix (BigBird's have none): there a token belongs to the word before it when no space stands at its
-first character or right before it. Works on whole documents: nothing here loops over tokens, only over entities.
+first character or right before it. One strategy is ours: "words", for text whose words are not parted by spaces alone,
+such as source code. Works on whole documents: nothing here loops over tokens, only over entities.
 Knows nothing of models, windows or tokenizers.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-Strategy = Literal["none", "simple", "first", "average", "max"]
-STRATEGIES = ("none", "simple", "first", "average", "max")
+Strategy = Literal["none", "simple", "first", "average", "max", "words"]
+STRATEGIES = ("none", "simple", "first", "average", "max", "words")
+
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,16 @@ def word_starts(text: str, offsets: np.ndarray, unknown: np.ndarray) -> np.ndarr
     return np.flatnonzero(starts)
 
 
+def name_starts(text: str, offsets: np.ndarray) -> np.ndarray:
+    """As `word_starts`, for "words": a word is a run of letters, digits and underscores, or any other token."""
+    inside = np.zeros(len(text) + 1, dtype=bool)
+    for word in _WORD.finditer(text):
+        inside[word.start() + 1 : word.end()] = True
+    starts = ~inside[offsets[:, 0]]
+    starts[:1] = True
+    return np.flatnonzero(starts)
+
+
 def aggregate(
     logits: np.ndarray,
     labels: LabelSet,
@@ -82,8 +96,8 @@ def aggregate(
 ) -> list[Entity]:
     """Entities of a document, from left to right.
 
-    logits: (tokens, labels), special tokens left out, tokens at least 1. starts: `word_starts`; read by the
-    strategies of words only ("first", "average", "max").
+    logits: (tokens, labels), special tokens left out, tokens at least 1. starts: of the words, `name_starts` for
+    "words" and `word_starts` for "first", "average" and "max"; the others do not read it.
     """
     scores = softmax(logits)
     num_tokens = len(scores)
@@ -91,7 +105,7 @@ def aggregate(
         starts = np.arange(num_tokens)
     elif strategy == "first":
         scores = scores[starts]
-    elif strategy == "average":
+    elif strategy in ("average", "words"):
         sizes = np.diff(starts, append=num_tokens)
         scores = np.add.reduceat(scores, starts, axis=0) / sizes[:, None].astype(scores.dtype)
     else:

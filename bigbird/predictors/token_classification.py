@@ -5,16 +5,19 @@ Knows how a document's token logits become records. The aggregation itself is in
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from bigbird.config import BigBirdConfig
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import split_rows
-from bigbird.predictors.entities import STRATEGIES, Entity, LabelSet, Strategy, aggregate, word_starts
+from bigbird.predictors.entities import STRATEGIES, Entity, LabelSet, Strategy, aggregate, name_starts, word_starts
 from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import LengthOptions, require_choice, stitch
+from bigbird.tokenizer import BigBirdTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +26,19 @@ class TokenClassificationOptions(LengthOptions):
 
     aggregation_strategy: as in transformers. "none" gives every token with its label; "simple" joins neighbours of
     one label, respecting B- and I-; "first", "average" and "max" first give each word one label, by its first
-    token, its mean probabilities, or its surest token. ignore_labels: labels (or groups) left out of the record.
+    token, its mean probabilities, or its surest token. Ours is "words": "average", where a word is not what stands
+    between spaces but a run of letters, digits and underscores. None: what the checkpoint's config asks for
+    (`task_specific_params`), "simple" where it asks for nothing. ignore_labels: labels (or groups) left out of the
+    record.
     """
 
-    aggregation_strategy: Strategy = "simple"
+    aggregation_strategy: Strategy | None = None
     ignore_labels: tuple[str, ...] = ("O",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("aggregation_strategy", self.aggregation_strategy, STRATEGIES)
+        if self.aggregation_strategy is not None:
+            require_choice("aggregation_strategy", self.aggregation_strategy, STRATEGIES)
 
 
 class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, PreparedWindows, np.ndarray]):
@@ -40,6 +47,12 @@ class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, 
     task = "token-classification"
     options_class = TokenClassificationOptions
     architectures = ("BigBirdForTokenClassification",)
+
+    def __init__(self, tokenizer: BigBirdTokenizer, config: BigBirdConfig, model: Any = None, **settings: Any) -> None:
+        super().__init__(tokenizer, config, model, **settings)
+        asked = (config.extra.get("task_specific_params") or {}).get(self.task, {})
+        self.default_strategy: Strategy = asked.get("aggregation_strategy", "simple")
+        require_choice("task_specific_params.aggregation_strategy", self.default_strategy, STRATEGIES[1:])
 
     @cached_property
     def labels(self) -> LabelSet:
@@ -66,8 +79,11 @@ class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, 
         return {"entities": self._entities(item.text, logits, options)}
 
     def _entities(self, text: TokenizedText, logits: np.ndarray, options: TokenClassificationOptions) -> list[Record]:
-        strategy = options.aggregation_strategy
-        starts = word_starts(text.text, text.offsets, text.ids == self.tokenizer.unk_token_id)
+        strategy = options.aggregation_strategy or self.default_strategy
+        if strategy == "words":
+            starts = name_starts(text.text, text.offsets)
+        else:
+            starts = word_starts(text.text, text.offsets, text.ids == self.tokenizer.unk_token_id)
         entities = aggregate(logits, self.labels, strategy, starts, options.ignore_labels)
         return [self._record(text, entity, strategy) for entity in entities]
 
@@ -78,7 +94,7 @@ class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, 
             (word,) = self._tokens(text, first, first + 1)
             return {"entity": entity.label, "score": entity.score, "index": first + 1, "word": word,
                     "start": start, "end": end}  # fmt: skip
-        if strategy == "simple":
+        if strategy in ("simple", "words"):
             words = self._tokens(text, first, last + 1)
         else:
             # transformers decodes each word, then the words once more as if they were tokens; so its result for

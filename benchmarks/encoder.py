@@ -39,7 +39,8 @@ def main() -> None:
         f"{name} {dtype}": Peer(python, PEER, str(options.layers), str(options.threads), dtype)
         for name, python in pythons.items()
         for dtype in dtypes
-        if python is not None
+        # transformers 5 does not run under autocast: its sparse attention scatters one type into another.
+        if python is not None and (name, dtype) != ("transformers 5", "autocast")
     }
     print(f"{machine(options.threads)}; {options.layers} layers, {options.dtype}, one row, median of {options.rounds}")
     for length in options.lengths:

@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serving.auth import ApiKeys
 from serving.batching import BatchReport, QueueLimits, TokenBudgetBatcher
-from serving.errors import ServingError
+from serving.errors import ServingError, overloaded
 from serving.gateway import create_app
 from serving.metrics import GatewayMetrics, HeadMetrics
 from serving.outages import Outages
@@ -72,8 +72,8 @@ class ScoringReplica:
             self._ordinary.batcher.check(request["timeout_s"])
             if self._num_open >= self._arguments.max_queued_requests:
                 limit = self._arguments.max_queued_requests
-                message = f"{self._num_open} requests are here, the limit is {limit}"
-                raise ServingError("overloaded", message, retry_after_s=1)
+                reason = f"{self._num_open} requests are here, the limit is {limit}"
+                raise overloaded(reason, self._ordinary.batcher.estimated_wait_s(), for_all=True)
             self._num_open += 1
             try:
                 return await self._score(request)

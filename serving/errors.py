@@ -36,9 +36,9 @@ ERROR_TABLE: dict[str, ErrorKind] = {
 }
 
 
-# A full queue stays nearly full for a twentieth of the time it takes to empty. No longer: the model must not wait.
-_BUSY_SHARE = 0.05
-_MAX_BUSY_S = 0.25
+# For a quarter of the time it takes to empty, a full queue has enough for the model. No longer: it must not wait.
+_BUSY_SHARE = 0.25
+_MAX_BUSY_S = 0.5
 # From the gateway to the proxy in front of it, `HEAD SECONDS`; clients do not see it.
 BUSY_HEADER = "x-bigbird-busy"
 

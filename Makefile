@@ -75,16 +75,17 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	$(PY) -m checkpoints.train_tokenizer --corpus out/corpus-all.parquet --output checkpoints/fill-mask
 	$(PY) -m checkpoints.pretrain --corpus out/corpus-all.parquet --entities out/entities-all/train.parquet \
 	  --tokenizer checkpoints/fill-mask --state out/pretrain.pt
-	$(PY) -m checkpoints.export --state out/pretrain.pt --task fill-mask --tokenizer checkpoints/fill-mask \
-	  --output out/pretrained
+	$(PY) -m checkpoints.export --state out/pretrain.pt --tokenizer checkpoints/fill-mask --output out/pretrained
 	$(PY) -m checkpoints.head_data --task fill-mask --corpus out/corpus-all.parquet --output out/fill-mask-data
 	$(PY) -m pipelines.finetune --task masked-lm --model out/pretrained --train out/fill-mask-data/train.parquet \
 	  --eval out/fill-mask-data/validation.parquet --output out/fill-mask --epochs 0.6 --learning-rate 1e-3 \
 	  --mask-share 0.2 --tokens-per-step 4096 --max-tokens-per-batch 4096 --as-in-inference
 	$(PY) -m checkpoints.export --state out/fill-mask --tokenizer out/pretrained --output checkpoints/fill-mask
-	$(PY) -m checkpoints.train_tagger --data out/entities-all --encoder out/pretrain.pt \
-	  --tokenizer checkpoints/fill-mask --state out/tagger.pt
-	$(PY) -m checkpoints.export --state out/tagger.pt --task token-classification --tokenizer checkpoints/fill-mask \
+	$(PY) -m pipelines.finetune --task token-classification --scheme io --model checkpoints/fill-mask \
+	  --train out/entities-all/train.parquet --eval out/entities/validation.parquet \
+	  --output out/heads/token-classification --epochs 1.4 --learning-rate 1e-3 --warmup 0.04 \
+	  --tokens-per-step 4096 --max-tokens-per-batch 4096 --as-in-inference --dtype bfloat16
+	$(PY) -m checkpoints.export --state out/heads/token-classification --tokenizer checkpoints/fill-mask \
 	  --output checkpoints/token-classification
 	@for head in text-classification:text-classification:0.3:5e-4 question-answering:question-answering:1.3:5e-4 \
 	    multiple-choice:multiple-choice:0.7:5e-4 text-generation:causal-lm:0.13:1e-3; do \

@@ -1,9 +1,9 @@
 """A training state becomes a checkpoint directory in Hugging Face format: float16 weights, configuration, tokenizer.
 
-    python -m checkpoints.export --state out/pretrain.pt --task fill-mask --tokenizer checkpoints/fill-mask \\
-        --output checkpoints/fill-mask
+    python -m checkpoints.export --state out/pretrain.pt --tokenizer checkpoints/fill-mask --output out/pretrained
 
-Of `pipelines.finetune` the state is the directory it wrote, which knows its own head.
+The state is that of `checkpoints.pretrain`, a masked language model, or the directory that `pipelines.finetune` wrote,
+which knows its own head.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ from pathlib import Path
 import torch
 
 from bigbird.checkpoint import load_model
-from bigbird.heads import BigBirdForMaskedLM, BigBirdForTokenClassification
+from bigbird.heads import BigBirdForMaskedLM
 from bigbird.pretrained import PretrainedModel
-from checkpoints.code_entities import LABELS
 from checkpoints.demo_model import demo_config
-from checkpoints.train_tagger import new_tagger
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def export(state: Path, task: str, tokenizer: Path, output: Path) -> None:
+def export(state: Path, tokenizer: Path, output: Path) -> None:
     """Write config.json, model.safetensors and the tokenizer's files into `output`."""
-    model = load_model(state, dtype=torch.float32) if state.is_dir() else _from_training(state, task)
+    model = load_model(state, dtype=torch.float32) if state.is_dir() else _from_pretraining(state)
     output.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(output)
     for name in TOKENIZER_FILES:
@@ -34,27 +32,19 @@ def export(state: Path, task: str, tokenizer: Path, output: Path) -> None:
             shutil.copyfile(tokenizer / name, output / name)
 
 
-def _from_training(state: Path, task: str) -> PretrainedModel:
-    weights = torch.load(state, weights_only=True)
-    model: BigBirdForMaskedLM | BigBirdForTokenClassification
-    if task == "fill-mask":
-        model = BigBirdForMaskedLM(demo_config())
-    elif "classifier.weight" not in weights["model"]:
-        return new_tagger(state)  # straight from pre-training, not fine-tuned
-    else:
-        model = BigBirdForTokenClassification(demo_config().replace(id2label=dict(enumerate(LABELS))))
-    model.load_state_dict(weights["model"])
+def _from_pretraining(state: Path) -> PretrainedModel:
+    model = BigBirdForMaskedLM(demo_config())
+    model.load_state_dict(torch.load(state, weights_only=True)["model"])
     return model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--task", choices=["fill-mask", "token-classification"], help="of a training state")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    export(arguments.state, arguments.task, arguments.tokenizer, arguments.output)
+    export(arguments.state, arguments.tokenizer, arguments.output)
 
 
 if __name__ == "__main__":

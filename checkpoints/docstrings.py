@@ -1,16 +1,12 @@
 """Rows for question-answering: "What does NAME do?", a stretch of Python, and the first line of NAME's docstring.
 
 Names, docstrings and their places come from `ast` and are exact. The name is defined once in the stretch.
-
-For training, a row is also written with another name in place of NAME: a model this small learns some thousand names
-by heart before it learns to look one up, and a name that says nothing of its docstring can only be looked up.
 """
 
 from __future__ import annotations
 
 import ast
 import random
-import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -18,10 +14,8 @@ from typing import Any
 from checkpoints.corpus_split import Document
 
 # characters of a stretch, and how many of a hundred have that size
-SIZES = {1000: 45, 2500: 30, 6000: 15, 12000: 10}
-PER_DOCUMENT = 60
-RENAMED = 2
-QUESTION = "What does {} do?"
+SIZES = {1000: 60, 2000: 30, 4000: 7, 12000: 3}
+PER_DOCUMENT = 24
 ANSWER_CHARS = (10, 60)  # as long as a predictor's answers are by default: 15 tokens
 
 
@@ -65,28 +59,7 @@ def rows(document: Document, others: list[Document], draw: random.Random) -> Ite
         if alone and len(inside) > 1 and ANSWER_CHARS[0] <= len(answer) <= ANSWER_CHARS[1]:
             start = sum(len(line) + 1 for line in lines[first:place]) + lines[place].index(answer)
             yield {
-                "question": QUESTION.format(name),
+                "question": f"What does {name} do?",
                 "context": "\n".join(lines[first:last]),
                 "answers": {"text": [answer], "answer_start": [start]},
             }
-
-
-def renamed(rows: list[dict[str, Any]], draw: random.Random) -> Iterator[dict[str, Any]]:
-    """The rows, each `RENAMED` times with another row's name in place of its own, in question and context alike."""
-    before, after = QUESTION.split("{}")
-    names = sorted({row["question"].removeprefix(before).removesuffix(after) for row in rows})
-    for row in rows * RENAMED:
-        name, other = row["question"].removeprefix(before).removesuffix(after), draw.choice(names)
-        whole_name = re.compile(rf"\b{re.escape(name)}\b")
-        start = row["answers"]["answer_start"][0]
-        answer = row["answers"]["text"][0]
-        head, tail = row["context"][:start], row["context"][start + len(answer) :]
-        if re.search(rf"\b{re.escape(other)}\b", row["context"]) or whole_name.search(answer):
-            continue
-        head = whole_name.sub(other, head)
-        yield {
-            **row,
-            "question": QUESTION.format(other),
-            "context": head + answer + whole_name.sub(other, tail),
-            "answers": {"text": [answer], "answer_start": [len(head)]},
-        }

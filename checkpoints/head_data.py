@@ -61,8 +61,6 @@ def main() -> None:
         # Files differ and still share passages, such as a licence: those stand in one part only.
         rows = [row for row in rows if (row.get("text") or row.get("prompt") or row.get("context")) not in seen]
         seen |= {row.get("text") or row.get("prompt") or row.get("context") for row in rows}
-        if part == "train" and arguments.task == "question-answering":
-            rows += list(docstrings.renamed(rows, random.Random(0)))
         if part == "validation" and len(rows) > MOST_VALIDATION_ROWS:
             rows = random.Random(0).sample(rows, MOST_VALIDATION_ROWS)
         pq.write_table(pa.Table.from_pylist(rows), arguments.output / f"{part}.parquet")

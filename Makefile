@@ -87,7 +87,7 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	  --tokens-per-step 4096 --max-tokens-per-batch 4096 --as-in-inference --dtype bfloat16
 	$(PY) -m checkpoints.export --state out/heads/token-classification --tokenizer checkpoints/fill-mask \
 	  --output checkpoints/token-classification
-	@for head in text-classification:text-classification:0.3:5e-4 question-answering:question-answering:1.3:5e-4 \
+	@for head in text-classification:text-classification:3.5:1e-3 question-answering:question-answering:1.3:5e-4 \
 	    multiple-choice:multiple-choice:0.7:5e-4 text-generation:causal-lm:0.13:1e-3; do \
 	  set -- $$(echo $$head | tr : ' '); name=$$1 task=$$2 epochs=$$3 rate=$$4; \
 	  limit=$$([ $$task = causal-lm ] && echo "--max-length 1024"); \

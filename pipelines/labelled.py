@@ -13,11 +13,11 @@ Knows no tokens, no model and no Ray.
 
 import hashlib
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from bigbird.errors import InputError
+from bigbird.predictors.entities import inside_words
 
 Task = Literal[
     "masked-lm", "causal-lm", "text-classification", "token-classification", "multiple-choice", "question-answering"
@@ -35,8 +35,6 @@ COLUMNS: Mapping[Task, tuple[tuple[str, ...], str | None]] = {
     "question-answering": (("context", "question"), "answers"),
 }
 TASKS = tuple(COLUMNS)
-
-_JOINED = re.compile(r"\w\w")
 
 
 def text_hash(*texts: Any) -> str:
@@ -110,13 +108,12 @@ def _check_spans(text: str, entities: Iterable[Document], row: str) -> None:
 
 
 def labels_whole_words(documents: Iterable[Document]) -> bool:
-    """Whether no labelled span begins or ends inside a word: a run of letters, digits and underscores."""
-    return not any(
-        _JOINED.fullmatch(document["text"][max(0, place - 1) : place + 1])
-        for document in documents
-        for entity in document["entities"]
-        for place in (entity["start"], entity["end"])
-    )
+    """Whether no labelled span begins or ends inside a word, as the aggregation strategy "words" sees words."""
+    for document in documents:
+        inside = inside_words(document["text"])
+        if any(inside[entity["start"]] or inside[entity["end"]] for entity in document["entities"]):
+            return False
+    return True
 
 
 def _check_label(label: Any, row: str) -> None:

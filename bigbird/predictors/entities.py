@@ -77,12 +77,17 @@ def word_starts(text: str, offsets: np.ndarray, unknown: np.ndarray) -> np.ndarr
     return np.flatnonzero(starts)
 
 
-def name_starts(text: str, offsets: np.ndarray) -> np.ndarray:
-    """As `word_starts`, for "words": a word is a run of letters, digits and underscores, or any other token."""
+def inside_words(text: str) -> np.ndarray:
+    """(characters + 1,) bool: a cut before the character would part a run of letters, digits and underscores."""
     inside = np.zeros(len(text) + 1, dtype=bool)
     for word in _WORD.finditer(text):
         inside[word.start() + 1 : word.end()] = True
-    starts = ~inside[offsets[:, 0]]
+    return inside
+
+
+def name_starts(text: str, offsets: np.ndarray) -> np.ndarray:
+    """As `word_starts`, for "words": a word is a run of letters, digits and underscores, or any other token."""
+    starts = ~inside_words(text)[offsets[:, 0]]
     starts[:1] = True
     return np.flatnonzero(starts)
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +68,7 @@ class LocalCluster:
 
     directory: Path
     network: "Network | None"
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: dict[str, str]
     nodes: list[Node] = field(default_factory=list)
 
     @property
@@ -114,7 +114,7 @@ class LocalCluster:
                 process = subprocess.Popen(
                     self._command(index, num_cpus, address, namespace, ports),
                     cwd=ROOT,
-                    env=self.environment | dict(self.variables),
+                    env=self.environment | self.variables,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
@@ -271,7 +271,7 @@ def network_or_none() -> Network | None:
 
 @contextmanager
 def local_cluster(
-    num_cpus: Sequence[int], *, namespaces: bool = True, variables: Mapping[str, str] | None = None
+    num_cpus: Sequence[int], *, namespaces: bool = True, variables: dict[str, str] | None = None
 ) -> Iterator[LocalCluster]:
     """A running cluster with one node an entry of `num_cpus`, the head first; gone afterwards."""
     # A short path: Ray's sockets lie below it, and a socket's path has 107 characters at most.

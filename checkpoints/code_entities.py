@@ -135,6 +135,26 @@ def entities(text: str, path: str = "", index: Index | None = None) -> list[Enti
     return sorted(found)
 
 
+def definitions(text: str) -> dict[int, list[int]]:
+    """Where the plain names of a source are defined: the start of every use, and the starts of the same name in the
+    class, def, signature or import that it refers to; none for variables and built-ins. Raises SyntaxError where
+    `ast.parse` does."""
+    _, references = read_scopes(_parse(text), "", "")
+    places = _Places(text)
+    uses: dict[int, int | None] = {}
+    defined: dict[int | None, list[int]] = {}
+    for reference in references:
+        bindings = reference.scope.look_up(reference.name)
+        thing = None if bindings is None else id(bindings)  # one list for all names that refer to the same thing
+        if (span := places.span(reference)) is None:
+            continue
+        if isinstance(reference.node, ast.Name):
+            uses[span[0]] = thing
+        elif thing is not None:
+            defined.setdefault(thing, []).append(span[0])
+    return {start: defined.get(thing, []) for start, thing in uses.items()}
+
+
 def _label(reference: Reference, index: Index | None) -> str | None:
     if reference.label:
         return reference.label

@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import ast
 import random
+import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from checkpoints.corpus_split import Document
 
+QUESTION = "What does {} do?"
 # characters of a stretch, and how many of a hundred have that size
 SIZES = {1000: 60, 2000: 30, 4000: 7, 12000: 3}
 PER_DOCUMENT = 24
 ANSWER_CHARS = (10, 60)  # as long as a predictor's answers are by default: 15 tokens
 
 
-def described(text: str) -> list[tuple[str, int, int, str]]:
-    """Classes and functions with a docstring: name, line of the definition from 0, line of the docstring's first
-    words, and those. Raises SyntaxError where `ast.parse` does."""
+class Described(NamedTuple):
+    """A class or function with a docstring. Lines count from 0, columns are characters."""
+
+    name: str
+    line: int
+    column: int
+    answer_line: int
+    answer: str
+
+
+def described(text: str) -> list[Described]:
+    """Classes and functions with a docstring, in order. Raises SyntaxError where `ast.parse` does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the source, such as an invalid escape: none of our business
         tree = ast.parse(text)
@@ -32,13 +44,14 @@ def described(text: str) -> list[tuple[str, int, int, str]]:
             answer = doc.split("\n")[0].strip().rstrip(".")
             place = node.body[0].lineno - 1
             at = next((n for n in (place, place + 1) if n < len(lines) and answer in lines[n]), None)
-            if at is not None and lines[at].count(answer) == 1:
-                found.append((node.name, node.lineno - 1, at, answer))
-    return sorted(found, key=lambda item: item[1])
+            named = re.search(rf"\b(?:def|class)\s+{node.name}\b", lines[node.lineno - 1])
+            if named and at is not None and lines[at].count(answer) == 1:
+                found.append(Described(node.name, node.lineno - 1, named.end() - len(node.name), at, answer))
+    return sorted(found, key=lambda item: item.line)
 
 
 def rows(document: Document, others: list[Document], draw: random.Random) -> Iterator[dict[str, Any]]:
-    """`question`, `context` and `answers`."""
+    """`question`, `context`, `answers`; and `definitions`, where in the context all names and first lines stand."""
     if document.kind != "source" or "\r" in document.text:
         return
     try:
@@ -46,20 +59,30 @@ def rows(document: Document, others: list[Document], draw: random.Random) -> Ite
     except (SyntaxError, ValueError, RecursionError):
         return
     lines = document.text.split("\n")
-    for name, definition, place, answer in draw.sample(known, min(PER_DOCUMENT, len(known))):
+    for asked in draw.sample(known, min(PER_DOCUMENT, len(known))):
         size = draw.choices(list(SIZES), list(SIZES.values()))[0]
         before = draw.randrange(size)  # of the stretch's characters, how many stand before the definition
-        first, last = definition, place + 1
-        while first > 0 and sum(map(len, lines[first - 1 : definition])) < before:
+        first, last = asked.line, asked.answer_line + 1
+        while first > 0 and sum(map(len, lines[first - 1 : asked.line])) < before:
             first -= 1
         while last < len(lines) and sum(map(len, lines[first:last])) < size:
             last += 1
-        inside = [item for item in known if first <= item[1] and item[2] < last]
-        alone = sum(item[0] == name for item in inside) == 1
-        if alone and len(inside) > 1 and ANSWER_CHARS[0] <= len(answer) <= ANSWER_CHARS[1]:
-            start = sum(len(line) + 1 for line in lines[first:place]) + lines[place].index(answer)
+        inside = [item for item in known if first <= item.line and item.answer_line < last]
+        alone = sum(item.name == asked.name for item in inside) == 1
+        if alone and len(inside) > 1 and ANSWER_CHARS[0] <= len(asked.answer) <= ANSWER_CHARS[1]:
+            starts = [0, *accumulate(len(line) + 1 for line in lines[first:last])]
+            definitions = [
+                {
+                    "name": (at := starts[item.line - first] + item.column),
+                    "name_end": at + len(item.name),
+                    "answer": (at := starts[item.answer_line - first] + lines[item.answer_line].index(item.answer)),
+                    "answer_end": at + len(item.answer),
+                }
+                for item in inside
+            ]
             yield {
-                "question": f"What does {name} do?",
+                "question": QUESTION.format(asked.name),
                 "context": "\n".join(lines[first:last]),
-                "answers": {"text": [answer], "answer_start": [start]},
+                "answers": {"text": [asked.answer], "answer_start": [definitions[inside.index(asked)]["answer"]]},
+                "definitions": definitions,
             }

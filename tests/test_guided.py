@@ -1,0 +1,173 @@
+"""Where heads are told to look is exact, and training makes them look there."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from bigbird.checkpoint import load_model
+from bigbird.packing import pack
+from bigbird.tokenizer import BigBirdTokenizer
+from checkpoints import guided
+from checkpoints.code_entities import definitions
+from checkpoints.corpus_split import Document
+from checkpoints.guided import GuidedObjective
+from checkpoints.head_data import rows_of
+from checkpoints.looks import after_the_same_pair, at_definitions, looks_of, names_and_docstrings
+from pipelines.finetune_plan import Job, make_rows, new_model, plan_job
+
+FILL_MASK = Path(__file__).parent.parent / "checkpoints" / "fill-mask"
+SOURCE = '''
+import os
+
+def read_all(path, limit):
+    """Return what stands in a file."""
+    found = open(path).read(limit)
+    return os.linesep + found
+
+def write_all(path):
+    """Put something into it again."""
+    limit = 3
+    return read_all(path, limit)
+'''
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BigBirdTokenizer:
+    return BigBirdTokenizer.from_pretrained(FILL_MASK)
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[dict[str, Any]]:
+    return rows_of("question-answering", [Document(path="here.py", kind="source", text=SOURCE)])
+
+
+def lines_of(found: dict[int, list[int]], name: str) -> list[tuple[int, list[int]]]:
+    """Uses of a name in SOURCE, and where it is defined, as line numbers."""
+    line = lambda place: SOURCE[:place].count("\n")  # noqa: E731
+    return [(line(use), [line(p) for p in places]) for use, places in found.items() if SOURCE.startswith(name, use)]
+
+
+def test_a_use_knows_the_definition_its_scope_gives() -> None:
+    found = definitions(SOURCE)
+    assert lines_of(found, "path") == [(5, [3]), (11, [8])]
+    assert lines_of(found, "limit") == [(5, [3]), (10, []), (11, [])]  # a variable, in the second function
+    assert lines_of(found, "os") == [(6, [1])]
+    assert lines_of(found, "read_all") == [(11, [3])]
+    assert lines_of(found, "open") == [(5, [])]
+
+
+def test_every_token_of_a_use_reads_the_same_token_of_the_nearest_definition(tokenizer: BigBirdTokenizer) -> None:
+    text = "def a(path_to_it): return path_to_it\ndef b(path_to_it): return path_to_it\n"
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    looks = at_definitions(text, tokenizer)
+    assert len(looks) >= 6
+    for token, (place,) in looks.items():
+        assert encoding.ids[token] == encoding.ids[place] or text[slice(*encoding.offsets[token])].strip() == "path"
+        assert text[: encoding.offsets[token][0]].count("\n") == text[: encoding.offsets[place][0]].count("\n")
+        assert place < token
+
+
+def test_a_definition_outside_the_row_is_nowhere(tokenizer: BigBirdTokenizer) -> None:
+    text = "def first(item):\n    return item\n" * 40
+    document = {"text": text, "entities": []}
+    job = Job(task="token-classification", model=str(FILL_MASK), train="", held_out="", output="")
+    rows, _ = make_rows(job, ["O"], None, 30).rows([document])
+    whole = at_definitions(text, tokenizer)
+    found = looks_of("token-classification", document, rows, tokenizer)
+    seen = 0
+    for number, row in enumerate(rows):
+        for token, (place,) in found[row.key][0].items():
+            (far,) = whole[number * 28 + token - 1]
+            assert place == (far - number * 28 + 1 if far >= number * 28 else 0)
+            seen += 1
+    assert seen == len(whole) >= 40
+
+
+def test_after_the_same_pair_is_what_brute_force_finds() -> None:
+    ids = torch.randint(7, 12, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    for token, (place,) in after_the_same_pair(ids).items():
+        before = [end for end in range(2, token) if ids[end - 1 : end + 1] == ids[token - 1 : token + 1]]
+        assert place == (before[-1] + 1 if before else 0)
+
+
+def test_names_read_the_question_and_docstrings_read_their_names(
+    tokenizer: BigBirdTokenizer, questions: list[dict[str, Any]]
+) -> None:
+    row = next(row for row in questions if "write_all" in row["question"])
+    ids = [
+        tokenizer.cls_token_id,
+        *tokenizer.encode(row["question"], add_special_tokens=False).ids,
+        tokenizer.sep_token_id,
+        *tokenizer.encode(row["context"], add_special_tokens=False).ids,
+    ]
+    text = lambda places: tokenizer.decode([ids[place] for place in places])  # noqa: E731
+    equal, described = names_and_docstrings(row, tokenizer)
+    assert {text([token]) for token, places in equal.items() if tuple(places) != (0,)} == {" write", "_all"}
+    assert all(text([token]) == text(places) for token, places in equal.items() if tuple(places) != (0,))
+    assert len(equal) == len(tokenizer.encode(row["context"], add_special_tokens=False).ids)
+    by_name: dict[str, list[int]] = {}
+    for token, places in described.items():
+        by_name.setdefault(text(places), []).append(token)
+    assert {name.strip(): text(tokens).strip(' "') for name, tokens in by_name.items()} == {
+        "read_all": "Return what stands in a file",
+        "write_all": "Put something into it again",
+    }
+
+
+@pytest.mark.parametrize("task", ["token-classification", "causal-lm"])
+def test_the_loss_is_that_of_the_attention_the_model_returns(
+    task: Any, tokenizer: BigBirdTokenizer, tmp_path: Path
+) -> None:
+    entities = [{"start": at, "end": at + 8, "label": "FUNCTION"} for at in (SOURCE.index("read_all"),)]
+    for part, text in (("train", SOURCE), ("eval", SOURCE + "\n")):
+        pq.write_table(pa.Table.from_pylist([{"text": text, "entities": entities}]), tmp_path / part)
+    job = Job(
+        task=task, model=str(FILL_MASK), train=str(tmp_path / "train"), held_out=str(tmp_path / "eval"), output=""
+    )
+    plan = plan_job(job)
+    model = new_model(job, plan).eval()
+    document = {"text": SOURCE, "entities": entities}
+    (row,), _ = make_rows(job, plan.labels, None, 512).rows([document])
+    looks = looks_of(task, document, [row], tokenizer)
+    objective = GuidedObjective(model, job, looks, tokenizer.mask_token_id)
+    plain = objective.loss_sum([row], 0).item() - objective.attention_loss[0] * objective.num_targets(row)
+    packed = pack([list(row.ids)])
+    (layer, head), (places,) = objective.heads[0], looks[row.key]
+    attention = model.bert(packed.input_ids[None], output_attentions=True).attentions[layer][0, head].double()
+    nats = {token: -attention[token, list(some)].log().mean().item() for token, some in places.items()}
+    means = [
+        sum(some) / len(some)
+        for is_sink in (True, False)
+        if (some := [nats[token] for token, read in places.items() if (tuple(read) == (0,)) == is_sink])
+    ]
+    assert len(means) == 2
+    assert objective.attention_loss[0] == pytest.approx(sum(means) / 2, rel=1e-4)
+    objective.looks = {}
+    assert objective.loss_sum([row], 0).item() == pytest.approx(plain, rel=1e-4)
+
+
+def test_guided_training_makes_a_checkpoint_whose_heads_look_there(
+    tokenizer: BigBirdTokenizer, questions: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = rows_of("question-answering", [Document(path="there.py", kind="source", text=SOURCE.replace("_all", "_some"))])
+    for part, rows in (("train", questions), ("eval", held_out)):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{part}.parquet")
+    output = tmp_path / "guided"
+    options = "--task question-answering --epochs 15 --learning-rate 1e-3 --tokens-per-step 100 --as-in-inference"
+    files = f"--model {FILL_MASK} --train {tmp_path}/train.parquet --eval {tmp_path}/eval.parquet --output {output}"
+    monkeypatch.setattr("sys.argv", ["guided", *options.split(), *files.split()])
+    guided.main()
+    model = load_model(output, dtype=torch.float32)
+    job = Job(task="question-answering", model=str(output), train="", held_out="", output="")
+    for document in questions:
+        (row,), _ = make_rows(job, [], None, 4096).rows([document])
+        looks = looks_of(job.task, document, [row], tokenizer)[row.key]
+        types = torch.tensor([row.token_type_ids])
+        attentions = model.bert(torch.tensor([row.ids]), token_type_ids=types, output_attentions=True).attentions
+        for (layer, head), places in zip(guided.GUIDED[job.task], looks, strict=True):
+            read = [attentions[layer][0, head, token, list(some)].sum().item() for token, some in places.items()]
+            assert sum(read) / len(read) > 0.9

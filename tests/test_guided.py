@@ -153,7 +153,8 @@ def test_the_loss_is_that_of_the_attention_the_model_returns(
 def test_guided_training_makes_a_checkpoint_whose_heads_look_there(
     tokenizer: BigBirdTokenizer, questions: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held_out = rows_of("question-answering", [Document(path="there.py", kind="source", text=SOURCE.replace("_all", "_some"))])
+    elsewhere = Document(path="there.py", kind="source", text=SOURCE.replace("_all", "_some"))
+    held_out = rows_of("question-answering", [elsewhere])
     for part, rows in (("train", questions), ("eval", held_out)):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{part}.parquet")
     output = tmp_path / "guided"

@@ -25,6 +25,13 @@ COMPILE = $(PY) -m compileall -qq -j 0 "$$($(PY) -c 'import os, ray; ours = ray.
 new_environment = $(PYTHON) -m venv $(1) >/dev/null 2>&1 || { \
   $(PYTHON) -m venv --clear --without-pip $(1) && $(PYTHON) -m pip --python $(1)/bin/python install --quiet pip; }
 
+# The shipped checkpoints are trained as in inference: no dropout, the random blocks collapsed.
+from_rows = --task $(1) --train out/$(2)/train.parquet --eval out/$(2)/validation.parquet --model $(3) --output $(4) \
+  --max-tokens-per-batch 4096 --as-in-inference
+finetune  = $(PY) -m pipelines.finetune $(from_rows)
+guided    = $(PY) -m checkpoints.guided $(from_rows)
+ship      = $(PY) -m checkpoints.export --state $(2) --tokenizer checkpoints/fill-mask --output checkpoints/$(1)
+
 .PHONY: help install demo serve submit test lint types bench gpu-check gpu-bench parity chaos demo-models clean
 
 help: ## list the targets
@@ -72,42 +79,45 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	$(PY) -m pipelines.corpus --python-docs out/corpus-all.parquet --include-tests
 	$(PY) -m checkpoints.label_corpus --corpus out/corpus.parquet --output out/entities
 	$(PY) -m checkpoints.label_corpus --corpus out/corpus-all.parquet --output out/entities-all
+	cp out/entities/validation.parquet out/entities-all/validation.parquet  # of the library alone
+	@for task in fill-mask text-classification question-answering multiple-choice text-generation; do \
+	  $(PY) -m checkpoints.head_data --task $$task --corpus out/corpus-all.parquet --output out/$$task || exit 1; done
+	$(PY) -m checkpoints.head_data --task text-generation --corpus out/corpus.parquet --output out/library
 	$(PY) -m checkpoints.train_tokenizer --corpus out/corpus-all.parquet --output checkpoints/fill-mask
 	$(PY) -m checkpoints.pretrain --corpus out/corpus-all.parquet --entities out/entities-all/train.parquet \
 	  --tokenizer checkpoints/fill-mask --state out/pretrain.pt
 	$(PY) -m checkpoints.export --state out/pretrain.pt --tokenizer checkpoints/fill-mask --output out/pretrained
-	$(PY) -m checkpoints.head_data --task fill-mask --corpus out/corpus-all.parquet --output out/fill-mask-data
-	$(PY) -m pipelines.finetune --task masked-lm --model out/pretrained --train out/fill-mask-data/train.parquet \
-	  --eval out/fill-mask-data/validation.parquet --output out/fill-mask --epochs 0.6 --learning-rate 1e-3 \
-	  --mask-share 0.2 --tokens-per-step 4096 --max-tokens-per-batch 4096 --as-in-inference
-	$(PY) -m checkpoints.export --state out/fill-mask --tokenizer out/pretrained --output checkpoints/fill-mask
-	$(PY) -m pipelines.finetune --task token-classification --scheme io --model checkpoints/fill-mask \
-	  --train out/entities-all/train.parquet --eval out/entities/validation.parquet \
-	  --output out/heads/token-classification --epochs 1.4 --learning-rate 1e-3 --warmup 0.04 \
-	  --tokens-per-step 4096 --max-tokens-per-batch 4096 --as-in-inference --dtype bfloat16
-	$(PY) -m checkpoints.export --state out/heads/token-classification --tokenizer checkpoints/fill-mask \
-	  --output checkpoints/token-classification
-	@for head in text-classification:text-classification:3.5:1e-3 question-answering:question-answering:1.3:5e-4 \
-	    multiple-choice:multiple-choice:0.7:5e-4 text-generation:causal-lm:0.13:1e-3; do \
-	  set -- $$(echo $$head | tr : ' '); name=$$1 task=$$2 epochs=$$3 rate=$$4; \
-	  limit=$$([ $$task = causal-lm ] && echo "--max-length 1024"); \
-	  $(PY) -m checkpoints.head_data --task $$name --corpus out/corpus-all.parquet --output out/$$name && \
-	  $(PY) -m pipelines.finetune --task $$task --model checkpoints/fill-mask --train out/$$name/train.parquet \
-	    --eval out/$$name/validation.parquet --output out/heads/$$name --epochs $$epochs --learning-rate $$rate \
-	    --warmup 0.1 --tokens-per-step 3072 --max-tokens-per-batch 4096 --as-in-inference $$limit && \
-	  $(PY) -m checkpoints.export --state out/heads/$$name --tokenizer checkpoints/fill-mask \
-	    --output checkpoints/$$name && \
-	  $(PY) -m checkpoints.evaluate_heads --task $$name --data out/$$name || exit 1; \
-	done
-	$(PY) -m checkpoints.head_data --task text-generation --corpus out/corpus.parquet --output out/library
-	$(PY) -m pipelines.finetune --task causal-lm --model checkpoints/text-generation --train out/library/train.parquet \
-	  --eval out/library/validation.parquet --output out/library-generation --epochs 0.3 --seed 1 --learning-rate 1e-3 \
-	  --warmup 0.1 --tokens-per-step 4096 --max-tokens-per-batch 4096 --as-in-inference
-	$(PY) -m checkpoints.export --state out/library-generation --tokenizer checkpoints/fill-mask \
-	  --output checkpoints/text-generation
-	$(PY) -m checkpoints.evaluate_heads --task text-generation --data out/library
+	$(call finetune,masked-lm,fill-mask,out/pretrained,out/heads/fill-mask) --mask-share 0.2 \
+	  --epochs 0.6 --learning-rate 1e-3 --tokens-per-step 4096
+	$(call ship,fill-mask,out/heads/fill-mask)
+	$(call finetune,text-classification,text-classification,checkpoints/fill-mask,out/heads/text-classification) \
+	  --epochs 6.5 --learning-rate 1e-3 --warmup 0.1 --tokens-per-step 3072
+	$(call ship,text-classification,out/heads/text-classification)
+	$(call finetune,multiple-choice,multiple-choice,checkpoints/fill-mask,out/heads/multiple-choice) \
+	  --epochs 0.7 --learning-rate 5e-4 --warmup 0.1 --tokens-per-step 3072
+	$(call ship,multiple-choice,out/heads/multiple-choice)
+	$(call guided,question-answering,question-answering,checkpoints/fill-mask,out/guided/question-answering) \
+	  --epochs 2.5 --learning-rate 1e-3 --warmup 0.03 --tokens-per-step 3072
+	$(call finetune,question-answering,question-answering,out/guided/question-answering,out/heads/question-answering) \
+	  --epochs 0.5 --learning-rate 3e-4 --warmup 0.1 --tokens-per-step 3072
+	$(call ship,question-answering,out/heads/question-answering)
+	$(call finetune,token-classification,entities-all,checkpoints/fill-mask,out/heads/tagger) --scheme io \
+	  --epochs 1.4 --learning-rate 1e-3 --warmup 0.04 --tokens-per-step 4096
+	$(call guided,token-classification,entities-all,out/heads/tagger,out/guided/tagger) --scheme io \
+	  --epochs 0.2 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --max-length 1536
+	$(call finetune,token-classification,entities-all,out/guided/tagger,out/heads/tagger-guided) --scheme io \
+	  --epochs 0.3 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --seed 1
+	$(call ship,token-classification,out/heads/tagger-guided)
+	$(call finetune,causal-lm,text-generation,checkpoints/fill-mask,out/heads/causal-lm) --max-length 1024 \
+	  --epochs 0.13 --learning-rate 1e-3 --warmup 0.1 --tokens-per-step 3072
+	$(call finetune,causal-lm,library,out/heads/causal-lm,out/heads/library) \
+	  --epochs 0.3 --learning-rate 1e-3 --warmup 0.1 --tokens-per-step 4096 --seed 1
+	$(call ship,text-generation,out/heads/library)
 	$(PY) -m checkpoints.evaluate --task fill-mask --corpus out/corpus.parquet
 	$(PY) -m checkpoints.evaluate --task token-classification --data out/entities
+	$(PY) -m checkpoints.evaluate_heads --task text-generation --data out/library
+	@for task in text-classification question-answering multiple-choice; do \
+	  $(PY) -m checkpoints.evaluate_heads --task $$task --data out/$$task || exit 1; done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; \

@@ -46,7 +46,8 @@ def finetune(job: Job) -> dict[str, float]:
     if plan.unmeasured:
         print(f"no evaluation row has the label {', '.join(plan.unmeasured)}: nothing is measured of it", flush=True)
     output.mkdir(parents=True, exist_ok=True)
-    join_ray(log_to_driver=True)  # the workers say how far they are
+    # The workers say how far they are. Ray Train asks the state API every second, and complains where there is none.
+    join_ray(log_to_driver=True, include_dashboard=True)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False  # some seconds' work, and many lines
     # Made before the workers take their CPUs: on a small machine, none would be left to make them with.

@@ -14,8 +14,9 @@ from bigbird.errors import InputError
 PATIENCE_S = 20.0
 
 
-def join_ray(patience_s: float = PATIENCE_S, *, log_to_driver: bool = False) -> None:
+def join_ray(patience_s: float = PATIENCE_S, *, log_to_driver: bool = False, include_dashboard: bool = False) -> None:
     """Does nothing where Ray is initialized already. log_to_driver: what workers print is printed here too.
+    include_dashboard: a Ray of its own has one, and with it the state API.
 
     Raises InputError for a cluster that does not answer; often it is one that ended without `ray stop`.
     """
@@ -23,7 +24,9 @@ def join_ray(patience_s: float = PATIENCE_S, *, log_to_driver: bool = False) -> 
         return
     try:
         _wait_for_head(patience_s)
-        ray.init(include_dashboard=False, log_to_driver=log_to_driver, logging_level=logging.WARNING)
+        ray.init(
+            include_dashboard=include_dashboard, log_to_driver=log_to_driver, logging_level=logging.WARNING
+        )
     except ConnectionError as error:
         raise InputError(
             f"{error}. Start it again, forget it with `ray stop`, or set RAY_ADDRESS=local for a Ray of this job alone"

@@ -3,18 +3,19 @@
     python -m checkpoints.guided --task question-answering --model checkpoints/fill-mask --train TRAIN --eval EVAL \\
         --output out/guided/question-answering --epochs 2
 
-Takes the arguments of `pipelines.finetune`. An encoder of this size hardly uses attention beyond the neighbouring
-tokens, and does not find by itself, in a few million tokens, that a docstring belongs to the name before it. So beside
-the task's loss stands the cross-entropy of single heads' attention against the places that a solution has to read
-(`checkpoints.looks`). The heads are told nothing when the model is used.
+An encoder of this size hardly uses attention beyond the neighbouring tokens, and does not find by itself, in a few
+million tokens, that a docstring belongs to the name before it. So beside the task's loss stands the cross-entropy of
+single heads' attention against the places that a solution has to read (`checkpoints.looks`). The heads are told nothing
+when the model is used.
 
+Takes the arguments of `pipelines.finetune`, and `--go-on` for a model guided before: its heads do not begin anew.
 One process, no Ray; writes a checkpoint directory.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,8 @@ class GuidedObjective(Objective):
         return -sum(each[chosen].mean() for chosen in (is_sink, ~is_sink) if chosen.any()) / 2
 
 
-def train(job: Job) -> Any:
-    """The model after all steps."""
+def train(job: Job, go_on: bool) -> Any:
+    """The model after all steps. go_on: leave its heads as they are, else they begin anew."""
     plan = plan_job(job)
     tokenizer = BigBirdTokenizer.from_pretrained(job.model)
     to_rows = make_rows(job, plan.labels, plan.problem_type, plan.max_length)
@@ -115,7 +116,7 @@ def train(job: Job) -> Any:
         rows += of_document
         looks |= looks_of(job.task, document, of_document, tokenizer)
     model = new_model(job, plan)
-    for layer, head in GUIDED[job.task]:
+    for layer, head in () if go_on else GUIDED[job.task]:
         begin_alike(model.bert.encoder.layer[layer].attention.self, head, seed=layer)
     objective = GuidedObjective(model, job, looks, tokenizer.mask_token_id)
     run = Run(objective, rows, job.options)
@@ -128,9 +129,12 @@ def train(job: Job) -> Any:
 
 
 def main() -> None:
-    job = parse(sys.argv[1:])
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--go-on", action="store_true")
+    own, rest = parser.parse_known_args()
+    job = parse(rest)
     output = Path(job.output)
-    train(job).eval().save_pretrained(output)
+    train(job, own.go_on).eval().save_pretrained(output)
     for name in TOKENIZER_FILES:
         shutil.copyfile(Path(job.model) / name, output / name)
 

@@ -158,12 +158,22 @@ def test_guided_training_makes_a_checkpoint_whose_heads_look_there(
     for part, rows in (("train", questions), ("eval", held_out)):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{part}.parquet")
     output = tmp_path / "guided"
-    options = "--task question-answering --epochs 15 --learning-rate 1e-3 --tokens-per-step 100 --as-in-inference"
-    files = f"--model {FILL_MASK} --train {tmp_path}/train.parquet --eval {tmp_path}/eval.parquet --output {output}"
-    monkeypatch.setattr("sys.argv", ["guided", *options.split(), *files.split()])
-    guided.main()
-    model = load_model(output, dtype=torch.float32)
-    job = Job(task="question-answering", model=str(output), train="", held_out="", output="")
+    again = tmp_path / "again"
+    rest = f"--task question-answering --train {tmp_path}/train.parquet --eval {tmp_path}/eval.parquet"
+    rest += " --learning-rate 1e-3 --tokens-per-step 100 --as-in-inference"
+    first = f"--model {FILL_MASK} --output {output} --epochs 15"
+    for options in (first, f"--model {output} --output {again} --epochs 1 --go-on"):
+        monkeypatch.setattr("sys.argv", ["guided", *options.split(), *rest.split()])
+        guided.main()
+    assert reading(output, questions, tokenizer) > 0.9
+    assert reading(again, questions, tokenizer) > 0.9  # one epoch more would not do, had they begun anew
+
+
+def reading(checkpoint: Path, questions: list[dict[str, Any]], tokenizer: BigBirdTokenizer) -> float:
+    """The share of the guided heads' attention that lies where it has to, the least of all heads and rows."""
+    model = load_model(checkpoint, dtype=torch.float32)
+    job = Job(task="question-answering", model=str(checkpoint), train="", held_out="", output="")
+    shares = []
     for document in questions:
         (row,), _ = make_rows(job, [], None, 4096).rows([document])
         looks = looks_of(job.task, document, [row], tokenizer)[row.key]
@@ -171,4 +181,5 @@ def test_guided_training_makes_a_checkpoint_whose_heads_look_there(
         attentions = model.bert(torch.tensor([row.ids]), token_type_ids=types, output_attentions=True).attentions
         for (layer, head), places in zip(guided.GUIDED[job.task], looks, strict=True):
             read = [attentions[layer][0, head, token, list(some)].sum().item() for token, some in places.items()]
-            assert sum(read) / len(read) > 0.9
+            shares.append(sum(read) / len(read))
+    return min(shares)

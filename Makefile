@@ -105,14 +105,20 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	  --epochs 1.4 --learning-rate 1e-3 --warmup 0.04 --tokens-per-step 4096
 	$(call guided,token-classification,entities-all,out/heads/tagger,out/guided/tagger) --scheme io \
 	  --epochs 0.2 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --max-length 1536
-	$(call finetune,token-classification,entities-all,out/guided/tagger,out/heads/tagger-guided) --scheme io \
-	  --epochs 0.3 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --seed 1
-	$(call ship,token-classification,out/heads/tagger-guided)
+	$(call guided,token-classification,entities-all,out/guided/tagger,out/guided/tagger-again) --scheme io --go-on \
+	  --epochs 0.25 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 3072 --max-length 1024 --seed 1
+	$(call guided,token-classification,entities-all,out/guided/tagger-again,out/guided/tagger-last) --scheme io --go-on \
+	  --epochs 0.22 --learning-rate 7e-4 --warmup 0.03 --tokens-per-step 4096 --max-length 1536 --seed 2
+	$(call ship,token-classification,out/guided/tagger-last)
 	$(call finetune,causal-lm,text-generation,checkpoints/fill-mask,out/heads/causal-lm) --max-length 1024 \
 	  --epochs 0.13 --learning-rate 1e-3 --warmup 0.1 --tokens-per-step 3072
 	$(call finetune,causal-lm,library,out/heads/causal-lm,out/heads/library) \
 	  --epochs 0.3 --learning-rate 1e-3 --warmup 0.1 --tokens-per-step 4096 --seed 1
-	$(call ship,text-generation,out/heads/library)
+	$(call guided,causal-lm,library,out/heads/library,out/guided/library) --max-length 1024 \
+	  --epochs 0.3 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 3072 --seed 2
+	$(call guided,causal-lm,library,out/guided/library,out/guided/library-long) --go-on \
+	  --epochs 0.22 --learning-rate 7e-4 --warmup 0.05 --tokens-per-step 4096 --seed 3
+	$(call ship,text-generation,out/guided/library-long)
 	$(PY) -m checkpoints.evaluate --task fill-mask --corpus out/corpus.parquet
 	$(PY) -m checkpoints.evaluate --task token-classification --data out/entities
 	$(PY) -m checkpoints.evaluate_heads --task text-generation --data out/library

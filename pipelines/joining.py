@@ -24,9 +24,7 @@ def join_ray(patience_s: float = PATIENCE_S, *, log_to_driver: bool = False, inc
         return
     try:
         _wait_for_head(patience_s)
-        ray.init(
-            include_dashboard=include_dashboard, log_to_driver=log_to_driver, logging_level=logging.WARNING
-        )
+        ray.init(include_dashboard=include_dashboard, log_to_driver=log_to_driver, logging_level=logging.WARNING)
     except ConnectionError as error:
         raise InputError(
             f"{error}. Start it again, forget it with `ray stop`, or set RAY_ADDRESS=local for a Ray of this job alone"

@@ -160,13 +160,14 @@ def test_guided_training_makes_a_checkpoint_whose_heads_look_there(
     output = tmp_path / "guided"
     again = tmp_path / "again"
     rest = f"--task question-answering --train {tmp_path}/train.parquet --eval {tmp_path}/eval.parquet"
-    rest += " --learning-rate 1e-3 --tokens-per-step 100 --as-in-inference"
-    first = f"--model {FILL_MASK} --output {output} --epochs 15"
-    for options in (first, f"--model {output} --output {again} --epochs 1 --go-on"):
+    rest += " --tokens-per-step 100 --as-in-inference"
+    first = f"--model {FILL_MASK} --output {output} --epochs 15 --learning-rate 1e-3"
+    second = f"--model {output} --output {again} --epochs 1 --learning-rate 1e-6 --go-on"
+    for options in (first, second):
         monkeypatch.setattr("sys.argv", ["guided", *options.split(), *rest.split()])
         guided.main()
     assert reading(output, questions, tokenizer) > 0.9
-    assert reading(again, questions, tokenizer) > 0.9  # one epoch more would not do, had they begun anew
+    assert reading(again, questions, tokenizer) > 0.9  # such steps would teach nothing, had they begun anew
 
 
 def reading(checkpoint: Path, questions: list[dict[str, Any]], tokenizer: BigBirdTokenizer) -> float:

@@ -144,7 +144,7 @@ def definitions(text: str) -> dict[int, list[int]]:
     uses: dict[int, int | None] = {}
     defined: dict[int | None, list[int]] = {}
     for reference in references:
-        bindings = reference.scope.look_up(reference.name)
+        bindings = reference.scope.look_up(reference.name.partition(".")[0])  # `import os.path` binds `os`
         thing = None if bindings is None else id(bindings)  # one list for all names that refer to the same thing
         if (span := places.span(reference)) is None:
             continue

@@ -21,7 +21,7 @@ from pipelines.finetune_plan import Job, make_rows, new_model, plan_job
 
 FILL_MASK = Path(__file__).parent.parent / "checkpoints" / "fill-mask"
 SOURCE = '''
-import os
+import os.path; from elsewhere import thing
 
 def read_all(path, limit):
     """Return what stands in a file."""

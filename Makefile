@@ -102,7 +102,7 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	  --epochs 0.5 --learning-rate 3e-4 --warmup 0.1 --tokens-per-step 3072
 	$(call ship,question-answering,out/heads/question-answering)
 	$(call finetune,token-classification,entities-all,checkpoints/fill-mask,out/heads/tagger) --scheme io \
-	  --epochs 1.4 --learning-rate 1e-3 --warmup 0.04 --tokens-per-step 4096
+	  --epochs 1.4 --learning-rate 1e-3 --warmup 0.04 --tokens-per-step 4096 --dtype bfloat16
 	$(call guided,token-classification,entities-all,out/heads/tagger,out/guided/tagger) --scheme io \
 	  --epochs 0.2 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --max-length 1536
 	$(call guided,token-classification,entities-all,out/guided/tagger,out/guided/tagger-again) --scheme io --go-on \

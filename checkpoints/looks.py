@@ -9,19 +9,21 @@ A token that finds none of it in its row reads [CLS], so that a head can say no.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigbird.tokenizer import BigBirdTokenizer, Encoding
+from bigbird.tokenizer import BigBirdTokenizer
 from checkpoints.code_entities import definitions
 from checkpoints.docstrings import QUESTION
+from checkpoints.token_labels import tokens_between
 from pipelines.token_rows import TokenRow
 
 Looks = Mapping[int, Sequence[int]]
 """A token of the row, and the tokens it is to read, all alike."""
 
 NOWHERE = (0,)
+_NAME = re.compile(r"\w+")
 LONGEST_LINE = 15  # of a docstring's first line so many tokens: what a predictor takes for an answer
 
 # The heads that are told, (layer, head): one for each of what `looks_of` gives.
@@ -71,17 +73,18 @@ def names_and_docstrings(document: Mapping[str, Any], tokenizer: BigBirdTokenize
     context = tokenizer.encode(document["context"], add_special_tokens=False)
     behind = len(question.ids) + 2  # [CLS] question [SEP]
     before, after = QUESTION.split("{}")
-    asked = _tokens(question, len(before), len(document["question"]) - len(after))
+    asked = tokens_between(question.offsets, len(before), len(document["question"]) - len(after))
     same: dict[int, list[int]] = {}
     for place in asked:
         same.setdefault(question.ids[place], []).append(place + 1)
     equal: dict[int, Sequence[int]] = {
         behind + token: same.get(identity, NOWHERE) for token, identity in enumerate(context.ids)
     }
+    offsets = context.offsets
     described: dict[int, Sequence[int]] = {}
     for item in document["definitions"]:
-        name = [behind + token for token in _tokens(context, item["name"], item["name_end"])]
-        for token in _tokens(context, item["answer"], item["answer_end"])[:LONGEST_LINE]:
+        name = [behind + token for token in tokens_between(offsets, item["name"], item["name_end"])]
+        for token in tokens_between(offsets, item["answer"], item["answer_end"])[:LONGEST_LINE]:
             described[behind + token] = name
     return equal, described
 
@@ -91,25 +94,16 @@ def at_definitions(text: str, tokenizer: BigBirdTokenizer) -> Looks:
 
     Tokens as they stand in the text, without [CLS]; [-1] where the name is a variable or built in.
     """
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
     looks: dict[int, Sequence[int]] = {}
     for use, defined in definitions(text).items():
-        end = use
-        while end < len(text) and (text[end].isalnum() or text[end] == "_"):
-            end += 1
-        tokens = _tokens(encoding, use, end)
+        name = _NAME.match(text, use)
+        assert name is not None, "a use is a name"
+        tokens = tokens_between(offsets, use, name.end())
         if not defined:
             looks |= dict.fromkeys(tokens, (-1,))
             continue
         nearest = max((start for start in defined if start < use), default=min(defined))
-        of_definition = _tokens(encoding, nearest, nearest + end - use)
+        of_definition = tokens_between(offsets, nearest, nearest + len(name[0]))
         looks |= {token: (of_definition[min(n, len(of_definition) - 1)],) for n, token in enumerate(tokens)}
     return looks
-
-
-def _tokens(encoding: Encoding, start: int, end: int) -> Sequence[int]:
-    """The tokens that share a character with text[start:end]."""
-    return range(
-        bisect_right(encoding.offsets, start, key=lambda offset: offset[1]),
-        bisect_left(encoding.offsets, end, key=lambda offset: offset[0]),
-    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,19 @@ IGNORED = -100
 WEIGHTS = torch.tensor([{"O": 1.0, "EXCEPTION": 3.0}.get(label, 2.0) for label in LABELS])
 
 
+def tokens_between(offsets: Sequence[tuple[int, int]], start: int, end: int) -> range:
+    """The tokens that share a character with text[start:end]; offsets: of all tokens, [start, end) each, in order."""
+    return range(
+        bisect_right(offsets, start, key=lambda offset: offset[1]),
+        bisect_left(offsets, end, key=lambda offset: offset[0]),
+    )
+
+
 def token_labels(encoding: Encoding, entities: Iterable[Mapping[str, Any]]) -> np.ndarray:
     """(tokens,) int64, indices into `LABELS`: a token has an entity's label if the two share a character."""
     labels = np.zeros(len(encoding.ids), dtype=np.int64)
-    starts = np.array([start for start, _ in encoding.offsets])
-    ends = np.array([end for _, end in encoding.offsets])
+    offsets = encoding.offsets
     for entity in entities:
-        first = int(np.searchsorted(ends, entity["start"], side="right"))
-        last = int(np.searchsorted(starts, entity["end"], side="left"))
-        labels[first:last] = LABELS.index(entity["label"])
+        covered = tokens_between(offsets, entity["start"], entity["end"])
+        labels[covered.start : covered.stop] = LABELS.index(entity["label"])
     return labels

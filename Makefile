@@ -109,7 +109,13 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	  --epochs 0.25 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 3072 --max-length 1024 --seed 1
 	$(call guided,token-classification,entities-all,out/guided/tagger-again,out/guided/tagger-last) --scheme io --go-on \
 	  --epochs 0.22 --learning-rate 7e-4 --warmup 0.03 --tokens-per-step 4096 --max-length 1536 --seed 2
-	$(call ship,token-classification,out/guided/tagger-last)
+	$(call guided,token-classification,entities-all,out/guided/tagger-last,out/guided/tagger-whole) --scheme io --go-on \
+	  --epochs 0.4 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --seed 3
+	$(call guided,token-classification,entities,out/guided/tagger-whole,out/guided/tagger-library) --scheme io --go-on \
+	  --epochs 0.55 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --seed 4
+	$(call finetune,token-classification,entities,out/guided/tagger-library,out/heads/tagger-library) --scheme io \
+	  --epochs 0.3 --learning-rate 4e-4 --warmup 0.05 --tokens-per-step 4096 --seed 5
+	$(call ship,token-classification,out/heads/tagger-library)
 	$(call finetune,causal-lm,text-generation,checkpoints/fill-mask,out/heads/causal-lm) --max-length 1024 \
 	  --epochs 0.13 --learning-rate 1e-3 --warmup 0.1 --tokens-per-step 3072
 	$(call finetune,causal-lm,library,out/heads/causal-lm,out/heads/library) \

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from bigbird.attention import Attention
 from bigbird.attention.past import CrossAttention, heads_first
 from bigbird.config import BigBirdConfig
+from bigbird.training_linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -63,9 +64,9 @@ class SelfAttention(nn.Module):
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        self.query = Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        self.key = Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        self.value = Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
 
     def heads(self, states: Tensor) -> Tensor:
         """(T, C) -> (T, H, D)."""
@@ -81,7 +82,7 @@ class ResidualOutput(nn.Module):
 
     def __init__(self, in_features: int, config: BigBirdConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(in_features, config.hidden_size)
+        self.dense = Linear(in_features, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -123,7 +124,7 @@ class Intermediate(nn.Module):
 
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -197,7 +197,7 @@ class Run:
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
 
     @property
     def step(self) -> int:

@@ -24,6 +24,11 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
+# What a part holds of its keys at a time, on CPU: buffers that a process keeps and that stay in the cache. Fresh memory
+# for all windows of a long row costs as much as half of their attention.
+KEYS_AT_ONCE = 2048
+
+
 class BlockSparseAttention:
     """Attention of one packed batch by its plan.
 
@@ -40,14 +45,18 @@ class BlockSparseAttention:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query, key, value: (T, H, D) -> context (T, H, D)."""
-        pieces: _Pieces = [_Piece(part, self) for part in self.plan.parts]
-        pieces += [_RandomPiece(part, self, query.device) for part in self.plan.random_parts(layer)]
         if _has_flash(query) and self.dropout == 0.0:
+            pieces = self._pieces(layer, query.device, KEYS_AT_ONCE)
             if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
                 context: Tensor = _FlashParts.apply(pieces, query, key, value)  # type: ignore[no-untyped-call]
                 return context
             return _forward(pieces, query, key, value)[0]
-        return _written_out(pieces, query, key, value, self.dropout)
+        return _written_out(self._pieces(layer, query.device), query, key, value, self.dropout)
+
+    def _pieces(self, layer: int, device: torch.device, keys_at_once: int | None = None) -> "_Pieces":
+        pieces: _Pieces = [_Piece(cut, self) for part in self.plan.parts for cut in part.cut(keys_at_once)]
+        random = (cut for part in self.plan.random_parts(layer) for cut in part.cut(keys_at_once))
+        return pieces + [_RandomPiece(part, self, device) for part in random]
 
 
 def _has_flash(states: Tensor) -> bool:
@@ -123,13 +132,14 @@ class _RandomPiece:
         beyond = tokens >= part.row_length  # where a short last block has ended already
         self.beyond = beyond.unsqueeze(2) if beyond.any() else None
         self.tokens = part.row_start + tokens.clamp(max=part.row_length - 1)
-        self.heads = torch.arange(heads, device=device)[:, None]
+        self.places = (self.tokens * heads + torch.arange(heads, device=device)[:, None]).flatten()  # on (T * H, D)
 
     def keys(self, states: Tensor) -> Tensor:
-        return states[self.tokens, self.heads]
+        chosen = states.reshape(-1, states.shape[2]).index_select(0, self.places)
+        return chosen.view(*self.tokens.shape, -1)
 
     def add_to_keys(self, target: Tensor, gradient: Tensor) -> None:
-        target.index_put_((self.tokens, self.heads.expand_as(self.tokens)), gradient, accumulate=True)
+        target.view(-1, target.shape[2]).index_add_(0, self.places, gradient.reshape(-1, target.shape[2]))
 
     def bias(self, like: Tensor) -> Tensor | None:
         bias = None if self.key_bias is None else self.key_bias[self.tokens].unsqueeze(2).to(like.dtype)
@@ -187,7 +197,9 @@ class _FlashParts(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, context, lse = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        d_query, d_key, d_value = (torch.zeros_like(states) for states in (query, key, value))
+        d_query, d_key, d_value = (
+            torch.zeros_like(states, memory_format=torch.contiguous_format) for states in (query, key, value)
+        )
         for piece in ctx.pieces:
             q, k, v = _join(query, piece.queries), piece.keys(key), piece.keys(value)
             d_q, d_k, d_v = _flash_backward(

@@ -15,7 +15,7 @@ the same as once, with log(1 + num_random_blocks) added to its scores. With seed
 those that transformers draws in training, from NumPy's legacy generator seeded with the layer's index.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, groupby
@@ -41,6 +41,10 @@ class Span(NamedTuple):
     runs: int = 1
     step: int = 0
 
+    def some(self, first: int, runs: int) -> "Span":
+        """Of its runs those from `first`, at most `runs`."""
+        return self._replace(start=self.start + first * self.step, runs=min(runs, self.runs - first))
+
 
 class Part(NamedTuple):
     """Queries that read keys: spans are joined along the tokens, and have as many runs.
@@ -56,6 +60,16 @@ class Part(NamedTuple):
     first_block: int = 0
     adds: bool = False
 
+    def cut(self, keys_at_once: int | None) -> "Iterator[Part]":
+        """The same in parts of about so many keys, of one run at least; None: of all."""
+        runs = self.keys[0].runs
+        each = runs if keys_at_once is None else max(1, keys_at_once // sum(span.size for span in self.keys))
+        for first in range(0, runs, each):
+            yield self._replace(
+                queries=tuple(span.some(first, each) for span in self.queries),
+                keys=tuple(span.some(first, each) for span in self.keys),
+            )
+
 
 class RandomPart(NamedTuple):
     """Queries of a sparse row's middle blocks, and the blocks they read in addition, which differ by head.
@@ -68,6 +82,13 @@ class RandomPart(NamedTuple):
     row_start: int
     row_length: int
     blocks: Indices
+
+    def cut(self, keys_at_once: int | None) -> "Iterator[RandomPart]":
+        """The same in parts of about so many keys, of one query block at least; None: of all."""
+        _, count, chosen = self.blocks.shape
+        each = count if keys_at_once is None else max(1, keys_at_once // (chosen * self.queries.size))
+        for first in range(0, count, each):
+            yield self._replace(queries=self.queries.some(first, each), blocks=self.blocks[:, first : first + each])
 
 
 @dataclass(frozen=True)

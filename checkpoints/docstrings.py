@@ -17,7 +17,7 @@ from checkpoints.corpus_split import Document
 
 QUESTION = "What does {} do?"
 # characters of a stretch, and how many of a hundred have that size
-SIZES = {1000: 60, 2000: 30, 4000: 7, 12000: 3}
+SIZES = {1000: 40, 2000: 30, 4000: 18, 12000: 12}
 PER_DOCUMENT = 24
 ANSWER_CHARS = (10, 60)  # as long as a predictor's answers are by default: 15 tokens
 

@@ -6,7 +6,8 @@
 An encoder of this size hardly uses attention beyond the neighbouring tokens, and does not find by itself, in a few
 million tokens, that a docstring belongs to the name before it. So beside the task's loss stands the cross-entropy of
 single heads' attention against the places that a solution has to read (`checkpoints.looks`). The heads are told nothing
-when the model is used.
+when the model is used. And since few rows are long, a row's second text, the context of a question, is read at
+positions further back.
 
 Takes the arguments of `pipelines.finetune`, and `--go-on` for a model guided before: its heads do not begin anew.
 One process, no Ray; writes a checkpoint directory.
@@ -47,6 +48,14 @@ def begin_alike(attention: Any, head: int, seed: int) -> None:
             linear.bias[rows] = 0
 
 
+def moved_back(token_type_ids: Tensor, position_ids: Tensor, num_positions: int, draw: torch.Generator) -> Tensor:
+    """Position ids (T,) in which the second text of every packed row stands further back, seldom very far."""
+    begins = position_ids == 0
+    room = num_positions - 1 - position_ids[begins.roll(-1)]
+    steps = (room * torch.rand(len(room), generator=draw) ** 2).long()
+    return position_ids + token_type_ids * steps[begins.cumsum(0) - 1]
+
+
 class GuidedObjective(Objective):
     """A task's loss, and that of the guided heads' attention, `weight` times as heavy a target."""
 
@@ -61,6 +70,13 @@ class GuidedObjective(Objective):
         self._projected: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for layer, _ in self.heads:
             model.bert.encoder.layer[layer].attention.self.register_forward_hook(self._keep(layer))
+        draw = torch.Generator().manual_seed(job.options.seed)
+
+        def move(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            ids, types, positions, *rest = given
+            return ids, types, moved_back(types, positions, model.config.max_position_embeddings, draw), *rest
+
+        model.bert.embeddings.register_forward_pre_hook(move)
 
     def _keep(self, layer: int) -> Any:
         def keep(module: nn.Module, given: Any, projected: tuple[Tensor, Tensor, Tensor]) -> None:

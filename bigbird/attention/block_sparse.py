@@ -28,6 +28,9 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 # for all windows of a long row costs as much as half of their attention.
 KEYS_AT_ONCE = 2048
 
+_Pieces = list[Any]
+"""_Piece and _RandomPiece, in the plan's order: what adds comes after what it adds to."""
+
 
 class BlockSparseAttention:
     """Attention of one packed batch by its plan.
@@ -53,7 +56,7 @@ class BlockSparseAttention:
             return _forward(pieces, query, key, value)[0]
         return _written_out(self._pieces(layer, query.device), query, key, value, self.dropout)
 
-    def _pieces(self, layer: int, device: torch.device, keys_at_once: int | None = None) -> "_Pieces":
+    def _pieces(self, layer: int, device: torch.device, keys_at_once: int | None = None) -> _Pieces:
         pieces: _Pieces = [_Piece(cut, self) for part in self.plan.parts for cut in part.cut(keys_at_once)]
         random = (cut for part in self.plan.random_parts(layer) for cut in part.cut(keys_at_once))
         return pieces + [_RandomPiece(part, self, device) for part in random]
@@ -147,10 +150,6 @@ class _RandomPiece:
             bias = like.new_zeros(self.beyond.shape) if bias is None else bias
             bias = bias.masked_fill(self.beyond, MASKED)
         return bias
-
-
-_Pieces = list[Any]
-"""_Piece and _RandomPiece, in the plan's order: what adds comes after what it adds to."""
 
 
 def _split(joined: Tensor, spans: tuple[Span, ...]) -> list[tuple[Span, Tensor]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 WIDTH, HEIGHT, MARGIN = 640, 320, 40
+HUB_NAMES = {"masked-lm": "fill-mask", "causal-lm": "text-generation"}  # where the Hub's differs from the task's
 
 
 def write_card(
@@ -28,7 +29,7 @@ def write_card(
     options = ", ".join(f"{name} {value}" for name, value in asdict(job.options).items())
     (output / "README.md").write_text(
         f"""---
-pipeline_tag: {job.task}
+pipeline_tag: {HUB_NAMES.get(job.task, job.task)}
 library_name: bigbird
 ---
 

@@ -19,9 +19,10 @@ from bigbird.checkpoint import load_model
 from bigbird.errors import InputError
 from bigbird.heads import BigBirdForCausalLM, BigBirdForMaskedLM, BigBirdForSequenceClassification
 from bigbird.tokenizer import BigBirdTokenizer
+from pipelines.finetune_plan import Job, Plan
 from pipelines.labelled import check_documents, check_split, find_labels, labels_whole_words
 from pipelines.metrics import label_figures, span_figures
-from pipelines.model_card import learning_curve
+from pipelines.model_card import learning_curve, write_card
 from pipelines.token_rows import IGNORED, Counts, TokenRow, ToRows
 from pipelines.training import Objective, Run, TrainingOptions, micro_batches, plan_steps
 
@@ -224,13 +225,19 @@ def test_the_learning_curve_is_a_picture() -> None:
     assert learning_curve([2.0, 1.0], [{"step": 2, "loss": 1.5}]).startswith("<svg")
 
 
+def test_a_card_names_the_task_as_the_hub_does(tmp_path: Path) -> None:
+    job = Job(task="causal-lm", model="encoder", train="", held_out="", output="")
+    plan = Plan(labels=(), unmeasured=(), problem_type=None, max_length=512, counts={}, fingerprint="0")
+    write_card(tmp_path, job, plan, [2.0], [], {"perplexity": 7.4})
+    assert "pipeline_tag: text-generation\n" in (tmp_path / "README.md").read_text()
+
+
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # Ray Train copies Ray Data's context, deprecated fields and all
 def test_from_parquet_to_a_checkpoint_that_finds_entities(
     tiny_checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipelines.finetune import finetune
-    from pipelines.finetune_plan import Job
 
     rows = list({row["text"]: row for row in tagged(180, 1)}.values())
     pq.write_table(pa.Table.from_pylist(rows[:150]), tmp_path / "train.parquet")

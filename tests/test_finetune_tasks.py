@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from labelled_rows import choices, questions, tagged
 from ray_session import start_ray
 
 from bigbird import BigBirdConfig
@@ -32,25 +33,6 @@ from pipelines.token_rows import ToRows
 from pipelines.training import Objective, Run, TrainingOptions
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-LAKES = ("Zürich", "Como", "Ohrid", "Tana", "Biwa", "Ladoga")
-
-
-def questions(count: int) -> list[dict[str, Any]]:
-    rows = []
-    for number in range(count):
-        lake = LAKES[number % len(LAKES)]
-        before = "reads the first block " * (1 + number % 5) + f"{number}: the lake is "
-        answers = {"text": [lake], "answer_start": [len(before)]}
-        rows.append({"question": "which lake?", "context": f"{before}{lake} and it is long", "answers": answers})
-    return rows
-
-
-def choices(count: int) -> list[dict[str, Any]]:
-    rows = []
-    for number in range(count):
-        texts = [f"{lake} is a lake" if i == number % 3 else f"tokens of {lake}" for i, lake in enumerate(LAKES[:3])]
-        rows.append({"prompt": f"{number}: which is it", "choices": texts, "label": number % 3})
-    return rows
 
 
 def to_rows(task: Any, tokenizer: BigBirdTokenizer, max_length: int = 512, **more: Any) -> ToRows:
@@ -147,16 +129,6 @@ def test_the_loss_of_choices_and_answers_is_that_of_the_padded_forward(
     torch.testing.assert_close(found, expected)
 
 
-def tagged(count: int) -> list[dict[str, Any]]:
-    rows = []
-    for number in range(count):
-        before = f"{number} " + "block of tokens and " * (1 + 8 * (number % 4))
-        lake = LAKES[number % len(LAKES)]
-        entity = {"start": len(before), "end": len(before + lake), "label": "LAKE"}
-        rows.append({"text": f"{before}{lake} is long", "entities": [entity]})
-    return rows
-
-
 def test_fifty_steps_have_the_losses_of_a_transformers_training_loop(
     tiny_checkpoint: Any, tokenizer: BigBirdTokenizer
 ) -> None:
@@ -195,39 +167,6 @@ def test_fifty_steps_have_the_losses_of_a_transformers_training_loop(
         optimizer.zero_grad()
         assert run.advance() == pytest.approx(mean, abs=1e-3)
     assert run.losses[49] < run.losses[0] / 4
-
-
-def test_every_task_learns_more_than_its_baseline(tiny_checkpoint: Any, tmp_path: Path) -> None:
-    """Choices and answers of which a word or a sign tells the right one; chance is a third, and no answer."""
-    encoder = tiny_checkpoint(BigBirdForMaskedLM, **NO_DROPOUT)
-    for task, make, figure, least in (
-        ("multiple-choice", choices, "accuracy", 0.6),
-        ("question-answering", questions, "exact_match", 0.5),
-    ):
-        rows: list[dict[str, Any]] = make(66)
-        found = _train_here(task, encoder, rows[:48], rows[48:], tmp_path / task)  # type: ignore[arg-type]
-        assert found[figure] > least, task
-
-
-def _train_here(task: Any, encoder: Path, train: list[Any], held_out: list[Any], folder: Path) -> dict[str, float]:
-    """What a worker does, in this process."""
-    folder.mkdir()
-    for name, rows in (("train", train), ("eval", held_out)):
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
-    options = TrainingOptions(epochs=12, learning_rate=5e-3, tokens_per_step=400, as_in_inference=True)
-    paths = {"train": str(folder / "train.parquet"), "held_out": str(folder / "eval.parquet")}
-    job = Job(task=task, model=str(encoder), output=str(folder / "out"), options=options, **paths)
-    plan = plan_job(job)
-    model = new_model(job, plan)
-    tokenizer = BigBirdTokenizer.from_pretrained(encoder)
-    run = Run(Objective(model, task, options, None), to_rows(task, tokenizer).rows(train)[0], options)
-    while not run.is_finished:
-        run.advance()
-    model.save_pretrained(folder / "out")
-    (folder / "out" / "tokenizer.json").write_bytes((encoder / "tokenizer.json").read_bytes())
-    from pipelines.metrics import measure
-
-    return measure(task, str(folder / "out"), held_out)
 
 
 def _read(path: Path) -> bytes:

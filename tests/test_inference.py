@@ -176,6 +176,14 @@ def test_a_product_that_computes_something_else_is_not_used(monkeypatch):
     can_pack.cache_clear()
 
 
+def test_trying_a_product_leaves_the_random_numbers_of_whoever_asks():
+    before = torch.random.get_rng_state()
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
+        can_pack.cache_clear()
+        can_pack(dtype)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 class _Missing:
     def __init__(self, *_: object, **__: object) -> None:
         raise RuntimeError("no such operator")

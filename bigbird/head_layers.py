@@ -5,10 +5,10 @@ Knows nothing of rows: whoever calls chooses the states a head is needed for.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bigbird.config import BigBirdConfig
 from bigbird.layers import ACTIVATIONS, Intermediate, ResidualOutput
+from bigbird.training_linear import Linear, linear
 
 
 def classifier_dropout(config: BigBirdConfig) -> float:
@@ -18,7 +18,7 @@ def classifier_dropout(config: BigBirdConfig) -> float:
 class PredictionTransform(nn.Module):
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
@@ -38,7 +38,7 @@ class Predictions(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., hidden_size) -> (..., vocab_size)."""
-        return F.linear(self.transform(states), self.decoder.weight, self.bias)
+        return linear(self.transform(states), self.decoder.weight, self.bias)
 
 
 class LanguageModelHead(nn.Module):

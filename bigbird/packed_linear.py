@@ -31,16 +31,17 @@ def gelu_(states: Tensor, approximate: str) -> Tensor:
 
 
 @lru_cache
+@torch.no_grad()
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether packed products of this type run here and agree with `nn.Linear`; int8 means `Int8Linear`.
 
-    Draws nothing: the first step of a training asks, and its dropout is to be that of its seed.
+    Draws no random number and keeps nothing for a backward pass: the first step of a training asks, whose dropout is
+    that of its seed and whose layers may be computed twice.
     """
     features = torch.linspace(-1, 1, 64).to(torch.float32 if dtype == torch.int8 else dtype)
     linear = nn.utils.skip_init(nn.Linear, 64, 32, dtype=features.dtype)
-    with torch.no_grad():
-        linear.weight.copy_(torch.arange(64.0 * 32).square().sin().view(32, 64) / 4)
-        linear.bias.zero_()
+    linear.weight.copy_(torch.arange(64.0 * 32).square().sin().view(32, 64) / 4)
+    linear.bias.zero_()
     rows = features.repeat(4, 1)
     try:
         packed = Int8Linear(linear) if dtype == torch.int8 else PackedLinear(linear, num_rows=4)

@@ -1,7 +1,8 @@
 """`nn.Linear` whose products in float32 training on CPU are oneDNN's.
 
 torch's own float32 product is MKL's, which on AMD's AVX-512 processors reaches from half to nine tenths of oneDNN's
-rate. The operator that `packed_linear` uses takes plain and transposed weights as well: all that a gradient needs.
+rate in a forward pass. The operator that `packed_linear` uses takes plain and transposed weights as well: all that a
+gradient needs. First derivatives only, as of the attention: no double backward, no `torch.func`.
 """
 
 from typing import Any
@@ -9,25 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from bigbird.packed_linear import can_pack
 
 
 class Linear(nn.Linear):
-    """The same function as `nn.Linear`, to rounding; other types, devices and inference are left to it."""
+    """The same function as `nn.Linear`, to rounding."""
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        if not _is_float32_training(states, self.weight):
-            return super().forward(states)
-        flat = states.reshape(-1, self.in_features)
-        product: Tensor = _Product.apply(flat, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return product.view(*states.shape[:-1], self.out_features)
+        return linear(states, self.weight, self.bias)
+
+
+def linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(..., K), (M, K) and (M,) -> (..., M). Other types, devices and inference are left to torch."""
+    if not _is_float32_training(states, weight):
+        return F.linear(states, weight, bias)
+    product: Tensor = _Product.apply(states.reshape(-1, weight.shape[1]), weight, bias)  # type: ignore[no-untyped-call]
+    return product.view(*states.shape[:-1], weight.shape[0])
 
 
 def _is_float32_training(states: Tensor, weight: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()  # which has products of its own
         and weight.requires_grad
         and states.numel() > 0
         and states.device.type == "cpu"

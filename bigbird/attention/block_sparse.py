@@ -24,8 +24,8 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-# What a part holds of its keys at a time, on CPU: buffers that a process keeps and that stay in the cache. Fresh memory
-# for all windows of a long row costs as much as half of their attention.
+# Tokens whose keys a part holds at a time, on CPU: in buffers that a process keeps and that stay in the cache. Fresh
+# memory for all windows of a long row costs as much as half of their attention.
 KEYS_AT_ONCE = 2048
 
 _Pieces = list[Any]
@@ -48,6 +48,8 @@ class BlockSparseAttention:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query, key, value: (T, H, D) -> context (T, H, D)."""
+        if self.plan.seeded:
+            key, value = key.contiguous(), value.contiguous()  # once, or every gather of blocks would copy them
         if _has_flash(query) and self.dropout == 0.0:
             pieces = self._pieces(layer, query.device, KEYS_AT_ONCE)
             if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):

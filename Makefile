@@ -124,11 +124,13 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	  --epochs 0.3 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 3072 --seed 2
 	$(call guided,causal-lm,library,out/guided/library,out/guided/library-long) --go-on \
 	  --epochs 0.22 --learning-rate 7e-4 --warmup 0.05 --tokens-per-step 4096 --seed 3
-	$(call finetune,causal-lm,library,out/guided/library-long,out/heads/library-again) \
+	$(call finetune,causal-lm,library,out/guided/library-long,out/heads/library-1) \
 	  --epochs 0.25 --learning-rate 5e-4 --warmup 0.05 --tokens-per-step 4096 --seed 4
-	$(call finetune,causal-lm,library,out/heads/library-again,out/heads/library-last) \
+	$(call finetune,causal-lm,library,out/heads/library-1,out/heads/library-2) \
 	  --epochs 0.7 --learning-rate 8e-4 --warmup 0.05 --tokens-per-step 4096 --seed 5
-	$(call ship,text-generation,out/heads/library-last)
+	$(call finetune,causal-lm,library,out/heads/library-2,out/heads/library-3) \
+	  --epochs 0.6 --learning-rate 8e-4 --warmup 0.05 --tokens-per-step 4096 --seed 6
+	$(call ship,text-generation,out/heads/library-3)
 	$(PY) -m checkpoints.evaluate --task fill-mask --corpus out/corpus.parquet
 	$(PY) -m checkpoints.evaluate --task token-classification --data out/entities
 	$(PY) -m checkpoints.evaluate_heads --task text-generation --data out/library

@@ -100,7 +100,17 @@ demo-models: $(DEV) ## train every shipped checkpoint again (hours)
 	  --epochs 2.5 --learning-rate 1e-3 --warmup 0.03 --tokens-per-step 3072
 	$(call finetune,question-answering,question-answering,out/guided/question-answering,out/heads/question-answering) \
 	  --epochs 0.5 --learning-rate 3e-4 --warmup 0.1 --tokens-per-step 3072
-	$(call ship,question-answering,out/heads/question-answering)
+	$(call guided,question-answering,question-answering,out/heads/question-answering,out/guided/answers-1) --go-on \
+	  --epochs 0.8 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --seed 4
+	$(call guided,question-answering,question-answering,out/guided/answers-1,out/guided/answers-2) --go-on \
+	  --epochs 1.2 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --seed 5
+	$(call guided,question-answering,question-answering,out/guided/answers-2,out/guided/answers-3) --go-on \
+	  --epochs 0.8 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --seed 6
+	$(call guided,question-answering,question-answering,out/guided/answers-3,out/guided/answers-4) --go-on \
+	  --epochs 1.6 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --seed 7
+	$(call guided,question-answering,question-answering,out/guided/answers-4,out/guided/answers-5) --go-on \
+	  --epochs 1.6 --learning-rate 1e-3 --warmup 0.05 --tokens-per-step 4096 --seed 9
+	$(call ship,question-answering,out/guided/answers-5)
 	$(call finetune,token-classification,entities-all,checkpoints/fill-mask,out/heads/tagger) --scheme io \
 	  --epochs 1.4 --learning-rate 1e-3 --warmup 0.04 --tokens-per-step 4096 --dtype bfloat16
 	$(call guided,token-classification,entities-all,out/heads/tagger,out/guided/tagger) --scheme io \

@@ -39,6 +39,17 @@ def test_seeded_blocks_are_those_that_transformers_draws_in_training(block_size,
     np.testing.assert_array_equal(ours, drawn)
 
 
+@pytest.mark.parametrize("block_size", [16, 64, 128, 256, 384])
+@pytest.mark.parametrize("num_random_blocks", [1, 2, 3])
+def test_every_sparse_length_has_random_blocks_outside_the_window(block_size, num_random_blocks):
+    for num_blocks in range(2 * num_random_blocks + 6, 4096 // block_size + 1):
+        drawn = seeded_random_blocks(num_blocks, block_size, num_random_blocks, 2, 4096, 0)
+        assert drawn.shape == (2, num_blocks - 2, num_random_blocks)
+        for head in drawn:
+            for query, keys in enumerate(head, start=1):
+                assert len({*keys.tolist(), query - 1, query, query + 1, 0}) == num_random_blocks + 3 + (query > 1)
+
+
 @given(st.integers(7 * 16 + 1, 900))
 def test_collapsed_counts_follow_the_paper(length):
     plan = AttentionPlan(config(num_random_blocks=1), (length,), seeded=False)

@@ -207,12 +207,15 @@ def seeded_random_blocks(
     """The random blocks that transformers draws in training: (num_heads, num_blocks - 2, num_random_blocks).
 
     Entry [h, i - 1] is what query block i reads in head h. Padded lengths 1024, 3072 and 4096 follow the paper's
-    plan, all others a plan by head; both restart NumPy's legacy generator at the layer's index.
+    plan, all others a plan by head; both restart NumPy's legacy generator at the layer's index. Where blocks are so
+    large that the paper's plan leaves too few to choose from, transformers fails, and here the plan is by head.
     """
     random = np.random.RandomState(layer)
-    if num_blocks * block_size in _PAPER_LENGTHS:
-        limit = max_position_embeddings // block_size
-        by_head = [_paper_plan(random, limit, block_size, num_random_blocks) for _ in range(num_heads)]
+    limit = max_position_embeddings // block_size
+    last = _PAPER_LAST_TOKEN // block_size - 1 if 2 * block_size < _PAPER_LAST_TOKEN else limit - 1
+    fewest = min(last, limit - 2) - 3  # that a query block's window leaves to choose from
+    if num_blocks * block_size in _PAPER_LENGTHS and fewest >= num_random_blocks:
+        by_head = [_paper_plan(random, limit, last, num_random_blocks) for _ in range(num_heads)]
         return np.stack(by_head)[:, : num_blocks - 2]
     candidates = 2 * num_random_blocks + 5
     # The draw for the last block is not used, but it moves the generator on for nobody after it.
@@ -234,12 +237,12 @@ def _draw_by_head(random: np.random.RandomState, block: int, candidates: int, wa
     return [int(choice) for choice in order if int(choice) not in barred][:wanted]
 
 
-def _paper_plan(random: np.random.RandomState, num_blocks: int, block_size: int, wanted: int) -> Indices:
-    """One head's draw for a row of `num_blocks` blocks, the longest the model reads: (num_blocks - 2, wanted)."""
+def _paper_plan(random: np.random.RandomState, num_blocks: int, last: int, wanted: int) -> Indices:
+    """One head's draw for a row of `num_blocks` blocks, the longest the model reads: (num_blocks - 2, wanted).
+
+    last: the block up to which random ones are drawn.
+    """
     middle = np.arange(1, num_blocks - 1, dtype=np.int32)
-    last = num_blocks - 1
-    if 2 * block_size < _PAPER_LAST_TOKEN:
-        last = _PAPER_LAST_TOKEN // block_size - 1
     chosen = np.zeros((num_blocks - 2, wanted), dtype=np.int64)
     for block in range(1, num_blocks - 1):
         before = min(block - 2, last)

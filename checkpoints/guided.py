@@ -68,14 +68,7 @@ class GuidedObjective(Objective):
         self.weight = weight
         self.heads = GUIDED[job.task]
         self.attention_loss = [0.0] * len(self.heads)
-        self._projected: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._draw = torch.Generator().manual_seed(job.options.seed)
-
-    def _keep(self, layer: int) -> Any:
-        def keep(module: nn.Module, given: Any, projected: tuple[Tensor, Tensor, Tensor]) -> None:
-            self._projected[layer] = projected
-
-        return keep
 
     def _move(self, module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         ids, types, positions, *rest = given
@@ -83,25 +76,31 @@ class GuidedObjective(Objective):
 
     def loss_sum(self, rows: Sequence[TokenRow], step: int) -> Tensor:
         bert = self.model.bert
+        projected: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = {}
+        guided = [bert.encoder.layer[layer].attention.self for layer, _ in self.heads]
         hooks = [bert.embeddings.register_forward_pre_hook(self._move)]
-        for layer, _ in self.heads:
-            hooks.append(bert.encoder.layer[layer].attention.self.register_forward_hook(self._keep(layer)))
+        hooks += [
+            module.register_forward_hook(lambda module, given, states: projected.update({module: states}))
+            for module in guided
+        ]
         try:
             loss = super().loss_sum(rows, step)
         finally:
             for hook in hooks:
                 hook.remove()
         num_targets = sum(map(self.num_targets, rows))
-        for number in range(len(self.heads)):
-            missed = self._attention_loss(number, rows)
+        for number, module in enumerate(guided):
+            query, key, _ = (states[:, self.heads[number][1]] for states in projected[module])
+            missed = self._attention_loss(number, rows, query, key)
             self.attention_loss[number] = missed.item()
             loss = loss + self.weight / len(self.heads) * num_targets * missed
         return loss
 
-    def _attention_loss(self, number: int, rows: Sequence[TokenRow]) -> Tensor:
-        """Nats a token: half of those that have something to read, half of those that have not."""
-        layer, head = self.heads[number]
-        query, key, _ = (states[:, head] for states in self._projected[layer])
+    def _attention_loss(self, number: int, rows: Sequence[TokenRow], query: Tensor, key: Tensor) -> Tensor:
+        """Nats a token: half of those that have something to read, half of those that have not.
+
+        query, key: (T, head dim) of the guided head with that number.
+        """
         found: list[Tensor] = []
         sinks: list[bool] = []
         start = 0

@@ -49,7 +49,7 @@ class BlockSparseAttention:
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query, key, value: (T, H, D) -> context (T, H, D)."""
         if self.plan.seeded:
-            key, value = key.contiguous(), value.contiguous()  # once, or every gather of blocks would copy them
+            key, value = key.contiguous(), value.contiguous()  # once, for all gathers of blocks
         if _has_flash(query) and self.dropout == 0.0:
             pieces = self._pieces(layer, query.device, KEYS_AT_ONCE)
             if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
@@ -140,7 +140,7 @@ class _RandomPiece:
         self.places = (self.tokens * heads + torch.arange(heads, device=device)[:, None]).flatten()  # on (T * H, D)
 
     def keys(self, states: Tensor) -> Tensor:
-        chosen = states.reshape(-1, states.shape[2]).index_select(0, self.places)
+        chosen = states.view(-1, states.shape[2]).index_select(0, self.places)
         return chosen.view(*self.tokens.shape, -1)
 
     def add_to_keys(self, target: Tensor, gradient: Tensor) -> None:

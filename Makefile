@@ -69,7 +69,7 @@ gpu-bench: $(DEV) ## tokens/s and share of the matrix rate on this machine's GPU
 	@$(PY) -m benchmarks.gpu
 
 parity: $(DEV) $(OLD) ## the whole parity suite, against transformers 5.23 and 4.37
-	@TRANSFORMERS_437_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python $(PY) -m pytest tests/test_parity*.py tests/test_tokenizer.py tests/test_spiece.py tests/test_checkpoint.py
+	@TRANSFORMERS_437_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python $(PY) -m pytest tests/bigbird/test_parity*.py tests/bigbird/test_tokenizer.py tests/bigbird/test_spiece.py tests/bigbird/test_checkpoint.py
 
 chaos: $(DEV) ## kill actors, nodes and the driver of a scoring job, twenty times over (long)
 	@$(PY) -m pytest -m chaos

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from bigbird import BigBirdConfig, BigBirdForCausalLM
-from bigbird.engine import Engine
-from bigbird.generation import GenerationOptions, generate
+from bigbird.generation.engine import Engine
+from bigbird.generation.generate import GenerationOptions, generate
 from bigbird.inference import prepare_for_inference
 
 NEVER = 10**6  # an end-of-sequence token outside of the vocabulary

@@ -14,7 +14,7 @@ from typing import Self
 import torch
 
 from bigbird.config import BigBirdConfig
-from bigbird.packed_linear import PackedLinear, can_pack
+from bigbird.linear.packed import PackedLinear, can_pack
 
 
 def in_turns(runs: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, float]:

@@ -35,13 +35,13 @@ import ray
 from benchmarks.measure import machine
 from bigbird import BigBirdConfig, BigBirdForTokenClassification
 from bigbird.predictors import load_predictor
-from pipelines.checks import ModelFacts
-from pipelines.inputs import list_inputs
-from pipelines.job import Job, run_job
-from pipelines.parts import Footer, digest, part_name, read_parts, write_part
-from pipelines.pool import ScoreOptions
-from pipelines.resume import open_output
-from pipelines.storage import locate
+from pipelines.scoring.actors.pool import ScoreOptions
+from pipelines.scoring.checks import ModelFacts
+from pipelines.scoring.inputs.listing import list_inputs
+from pipelines.scoring.job import Job, run_job
+from pipelines.scoring.ledger.ledger import open_output
+from pipelines.scoring.ledger.parts import Footer, digest, part_name, read_parts, write_part
+from pipelines.scoring.storage import locate
 
 THREADS = 2
 TASK = "token-classification"

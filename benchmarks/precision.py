@@ -18,7 +18,7 @@ from bigbird.packing import pack
 from checkpoints.code_entities import entities
 from checkpoints.corpus_split import part_of
 from pipelines.corpus import Document, python_documents
-from pipelines.metrics import span_figures
+from pipelines.finetuning.metrics import span_figures
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 DTYPES = ("float32", "bfloat16", "int8")

@@ -22,10 +22,10 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.measure import machine
 from benchmarks.pipelines import idle
-from pipelines.job import Job, run_job
-from pipelines.parts import read_parts
-from pipelines.pool import ScoreOptions
-from pipelines.storage import locate
+from pipelines.scoring.actors.pool import ScoreOptions
+from pipelines.scoring.job import Job, run_job
+from pipelines.scoring.ledger.parts import read_parts
+from pipelines.scoring.storage import locate
 
 ACTORS_A_NODE = 2
 SLEEP_S = 0.04

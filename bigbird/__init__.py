@@ -2,7 +2,7 @@
 
 from bigbird.checkpoint import load_model
 from bigbird.config import BigBirdConfig
-from bigbird.generation import generate
+from bigbird.generation.generate import generate
 from bigbird.heads import (
     BigBirdForCausalLM,
     BigBirdForMaskedLM,
@@ -15,7 +15,7 @@ from bigbird.heads import (
 from bigbird.inference import prepare_for_inference
 from bigbird.model import BigBirdModel
 from bigbird.predictors import load_predictor
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 __all__ = [
     "BigBirdConfig",

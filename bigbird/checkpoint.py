@@ -15,9 +15,9 @@ from bigbird.heads import (
     BigBirdForSequenceClassification,
     BigBirdForTokenClassification,
 )
-from bigbird.hub import resolve
+from bigbird.loading.hub import resolve
+from bigbird.loading.pretrained import PretrainedModel, load_config, load_into
 from bigbird.model import BigBirdModel
-from bigbird.pretrained import PretrainedModel, load_config, load_into
 
 CLASSES: dict[str, type[PretrainedModel]] = {
     cls.__name__: cls

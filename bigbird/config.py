@@ -1,7 +1,7 @@
 """BigBirdConfig: the keys of a Hugging Face `config.json`, validated.
 
 Knows what each value may be and what follows from it (head width, the length up to which attention is full).
-Does not read files; `bigbird.pretrained` does.
+Does not read files; `bigbird.loading.pretrained` does.
 """
 
 from collections.abc import Mapping

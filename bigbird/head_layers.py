@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bigbird.config import BigBirdConfig
 from bigbird.layers import ACTIVATIONS, Intermediate, ResidualOutput
-from bigbird.training_linear import Linear, linear
+from bigbird.linear.training import Linear, linear
 
 
 def classifier_dropout(config: BigBirdConfig) -> float:

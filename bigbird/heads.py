@@ -22,6 +22,7 @@ from bigbird.head_layers import (
     SequenceClassificationHead,
     classifier_dropout,
 )
+from bigbird.loading.pretrained import PretrainedModel
 from bigbird.model import BigBirdModel, first_attended
 from bigbird.outputs import (
     BaseModelOutput,
@@ -31,7 +32,6 @@ from bigbird.outputs import (
     PreTrainingOutput,
     QuestionAnsweringOutput,
 )
-from bigbird.pretrained import PretrainedModel
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from bigbird.config import BigBirdConfig
 from bigbird.errors import ConfigError
 from bigbird.head_layers import LanguageModelHead
 from bigbird.layers import ACTIVATIONS, Layer
+from bigbird.linear.packed import GELU, Int8Linear, PackedLinear, can_pack
+from bigbird.loading.pretrained import PretrainedModel
 from bigbird.model import BigBirdModel
-from bigbird.packed_linear import GELU, Int8Linear, PackedLinear, can_pack
-from bigbird.pretrained import PretrainedModel
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from bigbird.attention import Attention
 from bigbird.attention.past import CrossAttention, heads_first
 from bigbird.config import BigBirdConfig
-from bigbird.training_linear import Linear
+from bigbird.linear.training import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

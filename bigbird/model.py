@@ -21,9 +21,9 @@ from bigbird.attention.reference import DenseAttention
 from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
 from bigbird.layers import Embeddings, Encoder
+from bigbird.loading.pretrained import PretrainedModel
 from bigbird.outputs import BaseModelOutput, PastKeyValues
 from bigbird.packing import PackedBatch, Packing
-from bigbird.pretrained import PretrainedModel
 
 
 class BigBirdModel(PretrainedModel):

@@ -1,6 +1,6 @@
 """What needs no model: the baselines the heads' figures stand beside. Each learns from the training rows at most.
 
-Majority and chance are said by `pipelines.metrics` itself.
+Majority and chance are said by `pipelines.finetuning.metrics` itself.
 """
 
 from __future__ import annotations

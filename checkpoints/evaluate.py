@@ -23,7 +23,7 @@ import torch
 from bigbird.checkpoint import load_model
 from bigbird.packing import pack
 from bigbird.predictors import load_predictor
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from checkpoints.code_entities import LABELS, Entity
 from checkpoints.corpus_split import fingerprint, read_documents
 from checkpoints.demo_model import SEP

@@ -21,10 +21,10 @@ import torch
 from bigbird.checkpoint import load_model
 from bigbird.packing import pack
 from bigbird.predictors import load_predictor
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from checkpoints import baselines
-from pipelines.labelled import COLUMNS
-from pipelines.metrics import answer_figures, figures
+from pipelines.finetuning.documents import COLUMNS
+from pipelines.finetuning.metrics import answer_figures, figures
 
 Rows = list[dict[str, Any]]
 

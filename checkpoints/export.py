@@ -16,7 +16,7 @@ import torch
 
 from bigbird.checkpoint import load_model
 from bigbird.heads import BigBirdForMaskedLM
-from bigbird.pretrained import PretrainedModel
+from bigbird.loading.pretrained import PretrainedModel
 from checkpoints.demo_model import demo_config
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from checkpoints.export import TOKENIZER_FILES
 from checkpoints.looks import GUIDED, Looks, looks_of
 from pipelines.finetune import parse
-from pipelines.finetune_plan import Job, make_rows, new_model, plan_job, read_documents
-from pipelines.token_rows import TokenRow
-from pipelines.training import Objective, Run
+from pipelines.finetuning.plan import Job, make_rows, new_model, plan_job, read_documents
+from pipelines.finetuning.token_rows import TokenRow
+from pipelines.finetuning.training import Objective, Run
 
 GAIN = 16.0  # of a head's logits, at first: a token reads what is like itself
 

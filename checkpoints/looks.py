@@ -13,11 +13,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from checkpoints.code_entities import definitions
 from checkpoints.docstrings import QUESTION
 from checkpoints.token_labels import tokens_between
-from pipelines.token_rows import TokenRow
+from pipelines.finetuning.token_rows import TokenRow
 
 Looks = Mapping[int, Sequence[int]]
 """A token of the row, and the tokens it is to read, all alike."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bigbird import BigBirdForCausalLM, BigBirdTokenizer, prepare_for_inference
 from bigbird.errors import BigBirdError
-from bigbird.generation import GenerationOptions, stream
+from bigbird.generation.generate import GenerationOptions, stream
 
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "text-generation"
 

@@ -20,7 +20,7 @@ import torch
 
 import bigbird
 from bigbird import BigBirdTokenizer
-from bigbird.generation import encode_prompt
+from bigbird.generation.generate import encode_prompt
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 ARTICLE = topics["raise"].strip()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from examples.local_cluster import LocalCluster, local_cluster
 from pipelines import corpus
+from tests.support.local_cluster import LocalCluster, local_cluster
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "out" / "submit"

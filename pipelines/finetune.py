@@ -23,14 +23,14 @@ from ray import train
 from ray.train.torch import TorchTrainer
 
 from bigbird.errors import BigBirdError
-from bigbird.hub import resolve
-from pipelines.finetune_plan import Job, new_model, plan_job, read_documents
-from pipelines.finetune_worker import STATE, ToTokenRows, lowest, work
-from pipelines.joining import join_ray
-from pipelines.labelled import TASKS
-from pipelines.metrics import measure
-from pipelines.model_card import write_card
-from pipelines.training import TrainingOptions
+from bigbird.loading.hub import resolve
+from pipelines.finetuning.documents import TASKS
+from pipelines.finetuning.metrics import measure
+from pipelines.finetuning.model_card import write_card
+from pipelines.finetuning.plan import Job, new_model, plan_job, read_documents
+from pipelines.finetuning.training import TrainingOptions
+from pipelines.finetuning.worker import STATE, ToTokenRows, lowest, work
+from pipelines.ray_cluster import join_ray
 
 
 def finetune(job: Job) -> dict[str, float]:

@@ -21,18 +21,18 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from bigbird.errors import BigBirdError, InputError
 from bigbird.predictors import OPTIONS, load_predictor
-from pipelines.checks import inspect_model, parse_options
-from pipelines.job import Job, run_job
-from pipelines.pool import ScoreOptions, num_tokenizers, pool
-from pipelines.schemas import (
+from pipelines.scoring.actors.pool import ScoreOptions, num_tokenizers, pool
+from pipelines.scoring.actors.score_rows import ScoreRows, Stage
+from pipelines.scoring.actors.tokenize_rows import TokenizeRows
+from pipelines.scoring.checks import inspect_model, parse_options
+from pipelines.scoring.job import Job, run_job
+from pipelines.scoring.schemas import (
     TASKS,
     InputColumns,
     check_input_types,
     output_schema,
     result_fields,
 )
-from pipelines.stages import ScoreRows, Stage
-from pipelines.tokenizing import TokenizeRows
 
 __all__ = ["InputColumns", "ScoreOptions", "main", "score"]
 

@@ -21,11 +21,11 @@ import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from serving.deployments import Gateway, ScoringReplica
-from serving.generation import GenerationReplica
-from serving.proxy import PROXY_CALLBACK
-from serving.settings import GatewayArguments, HeadArguments, ServeArguments
-from serving.tasks import GENERATION
+from serving.http.deployment import Gateway
+from serving.http.proxy import PROXY_CALLBACK
+from serving.replicas.generation import GenerationReplica
+from serving.replicas.scoring import ScoringReplica
+from serving.settings import GENERATION, GatewayArguments, HeadArguments, ServeArguments
 
 # The queue that counts tokens is in the replica. Serve's own bounds lie well above it, so that requests get there
 # to be counted, and are the net below it while a replica starts.

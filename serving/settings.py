@@ -12,7 +12,17 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from serving.tasks import ALL_HEADS
+SCORING_TASKS = (
+    "fill-mask",
+    "token-classification",
+    "text-classification",
+    "multiple-choice",
+    "question-answering",
+    "feature-extraction",
+    "masked-lm-scoring",
+)
+GENERATION = "text-generation"
+ALL_HEADS = (*SCORING_TASKS, GENERATION)
 
 # The shipped models are small, and all of them run side by side on a laptop.
 _SHIPPED_NUM_CPUS = 0.1

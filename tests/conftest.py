@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from local_cluster import SHARED_MACHINE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from weights import random_weights
 
 from bigbird import BigBirdConfig
-from bigbird.pretrained import PretrainedModel
-from examples.local_cluster import SHARED_MACHINE
+from bigbird.loading.pretrained import PretrainedModel
 
 # Before Ray is imported, which reads them then.
 os.environ.update(SHARED_MACHINE)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from bigbird.checkpoint import load_model
 from bigbird.predictors import load_predictor
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from checkpoints.code_entities import Entity, Index, entities
 from checkpoints.corpus_split import PARTS, Document, part_of
 from checkpoints.entity_patterns import tag
@@ -17,7 +17,7 @@ from checkpoints.head_data import rows_of
 from checkpoints.hidden_lines import opening_lines, passage
 from checkpoints.token_labels import token_labels
 
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 WEIGHTS = "model.safetensors"
 SHIPPED = tuple(sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json")))
 

@@ -11,16 +11,16 @@ import torch
 from bigbird import BigBirdForQuestionAnswering
 from bigbird.checkpoint import load_model
 from bigbird.packing import pack
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from checkpoints import guided
 from checkpoints.code_entities import definitions
 from checkpoints.corpus_split import Document
 from checkpoints.guided import GuidedObjective, moved_on
 from checkpoints.head_data import rows_of
 from checkpoints.looks import after_the_same_pair, at_definitions, looks_of, names_and_docstrings
-from pipelines.finetune_plan import Job, make_rows, new_model, plan_job
+from pipelines.finetuning.plan import Job, make_rows, new_model, plan_job
 
-FILL_MASK = Path(__file__).parent.parent / "checkpoints" / "fill-mask"
+FILL_MASK = Path(__file__).parents[1] / "checkpoints" / "fill-mask"
 SOURCE = '''
 import os.path; from elsewhere import thing
 

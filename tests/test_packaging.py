@@ -12,8 +12,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from setuptools import find_packages
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONSTRAINTS = [
     Requirement(line)
@@ -63,7 +64,7 @@ def test_the_packages_listed_are_the_packages_there():
         for package in ("bigbird", "pipelines", "serving")
         for file in (ROOT / package).rglob("*.py")
     }
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
+    assert set(find_packages(str(ROOT), **PROJECT["tool"]["setuptools"]["packages"]["find"])) == folders
     for folder in folders:
         assert (ROOT / folder.replace(".", "/") / "__init__.py").is_file(), f"{folder} has no __init__.py"
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bigbird.attention.kv_cache import KVCache
 from bigbird.attention.reference import MASKED
-from bigbird.kv_cache import KVCache
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 

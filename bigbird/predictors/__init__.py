@@ -12,6 +12,7 @@ import torch
 from bigbird.checkpoint import load_model
 from bigbird.errors import CheckpointError, InputError
 from bigbird.inference import Precision, prepare_for_inference
+from bigbird.loading.pretrained import load_config
 from bigbird.predictors.embedding import FeatureExtractionOptions, FeatureExtractionPredictor
 from bigbird.predictors.examples import Failed, Prepared, Record
 from bigbird.predictors.fill_mask import FillMaskOptions, FillMaskPredictor
@@ -23,8 +24,7 @@ from bigbird.predictors.text_classification import TextClassificationOptions, Te
 from bigbird.predictors.text_generation import TextGenerationOptions, TextGenerationPredictor
 from bigbird.predictors.token_classification import TokenClassificationOptions, TokenClassificationPredictor
 from bigbird.predictors.windows import LengthOptions
-from bigbird.pretrained import load_config
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 __all__ = [
     "HEADS",

@@ -12,7 +12,7 @@ import numpy as np
 
 from bigbird.errors import InputError
 from bigbird.predictors.windows import LengthOptions, Window, plan
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 Record = dict[str, Any]
 

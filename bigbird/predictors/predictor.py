@@ -17,7 +17,7 @@ from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import default_max_tokens_per_batch, encode_rows
 from bigbird.predictors.examples import Failed, ModelRow, NamedTexts, Prepared, Record, TokenizedText, prepare
 from bigbird.predictors.windows import LengthOptions
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 OptionsT = TypeVar("OptionsT")
 PreparedT = TypeVar("PreparedT", bound=Prepared)

@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from bigbird.continuation import GenerationChunk
-from bigbird.engine import Engine
 from bigbird.errors import InputError
-from bigbird.generation import GenerationResult, generate
-from bigbird.generation_options import GenerationOptions
+from bigbird.generation.continuation import GenerationChunk
+from bigbird.generation.engine import Engine
+from bigbird.generation.generate import GenerationResult, generate
+from bigbird.generation.options import GenerationOptions
 from bigbird.predictors.examples import Failed, Prepared, Record, Row, TokenizedText
 from bigbird.predictors.predictor import Predictor
 from bigbird.predictors.windows import require_choice
@@ -89,7 +89,7 @@ class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, G
         )
 
     def forward(self, prepared: Sequence[PreparedPrompt | Failed]) -> list[GenerationResult | None]:
-        """The texts, as `bigbird.generation` gives them; None for a Failed."""
+        """The texts, as `bigbird.generation.generate` gives them; None for a Failed."""
         results: list[GenerationResult | None] = [None] * len(prepared)
         together: dict[int, PreparedPrompt] = {}
         for index, item in enumerate(prepared):

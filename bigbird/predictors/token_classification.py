@@ -17,7 +17,7 @@ from bigbird.predictors.entities import STRATEGIES, Entity, LabelSet, Strategy, 
 from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import LengthOptions, require_choice, stitch
-from bigbird.tokenizer import BigBirdTokenizer
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

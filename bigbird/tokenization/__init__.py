@@ -1,0 +1,1 @@
+"""Text to token ids and back, with offsets of the original text: tokenizer, its files, SentencePiece models."""

@@ -1,0 +1,88 @@
+"""What a tokenizer's files say: the stored tokenizer, its settings, and which token plays which part.
+
+Knows tokenizer.json, tokenizer_config.json and special_tokens_map.json; knows nothing of encoding.
+"""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from bigbird.errors import CheckpointError
+from bigbird.tokenization.charsmap import Charsmap
+
+# The tokens of the published checkpoints, used where the files name none.
+_DEFAULT_TOKENS = {
+    "pad_token": "<pad>",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+_REQUIRED = ("pad_token", "cls_token", "sep_token", "mask_token")
+
+
+def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(f"{path}: not a readable tokenizer.json: {error}") from error
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json, completed by special_tokens_map.json; empty when neither exists."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (directory / name).is_file():
+            try:
+                content = json.loads((directory / name).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise CheckpointError(f"{directory / name}: not valid JSON: {error}") from error
+            if not isinstance(content, dict):
+                raise CheckpointError(f"{directory / name}: expected a JSON object, found {type(content).__name__}")
+            settings |= content
+    return settings
+
+
+def token_names(settings: dict[str, Any]) -> dict[str, str]:
+    """Which token plays which part: role such as "mask_token" to its spelling."""
+    names: dict[str, str] = {}
+    for role, default in _DEFAULT_TOKENS.items():
+        value = settings.get(role, default)
+        if isinstance(value, dict):  # a stored AddedToken
+            value = value.get("content")
+        if isinstance(value, str):
+            names[role] = value
+    return names
+
+
+def register_special_tokens(tokenizer: tokenizers.Tokenizer, settings: dict[str, Any]) -> dict[str, str]:
+    """Makes the tokens with a part special, where the file has not; returns role to spelling for those it has."""
+    names = {r: token for r, token in token_names(settings).items() if tokenizer.token_to_id(token) is not None}
+    missing = [f"{role} {token_names(settings).get(role)!r}" for role in _REQUIRED if role not in names]
+    if missing:
+        raise CheckpointError(f"tokenizer: the vocabulary lacks {', '.join(missing)}")
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    for role, token in names.items():
+        if token not in special:
+            # The mask takes the space before it with it: "a [MASK]" is two tokens.
+            mask = role == "mask_token"
+            tokenizer.add_special_tokens([tokenizers.AddedToken(token, lstrip=mask, normalized=False, special=True)])
+    return names
+
+
+def with_exact_charsmap(tokenizer: tokenizers.Tokenizer, as_json: str) -> tuple[Charsmap | None, tokenizers.Tokenizer]:
+    """A SentencePiece character map that comes first is taken out of the tokenizer and run exactly."""
+    content = json.loads(as_json)
+    normalizer = content["normalizer"] or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    if not steps or steps[0].get("type") != "Precompiled":
+        return None, tokenizer
+    protected = [token["content"] for token in content["added_tokens"] if not token["normalized"]]
+    charsmap = Charsmap(base64.b64decode(steps[0]["precompiled_charsmap"]), protected)
+    content["normalizer"] = {"type": "Sequence", "normalizers": steps[1:]} if steps[1:] else None
+    return charsmap, tokenizers.Tokenizer.from_str(json.dumps(content))

@@ -1,0 +1,147 @@
+"""What is settled before a fine-tuning run starts: the job, its labels and limits, the model it begins with.
+
+Knows files, tokenizers and heads; no Ray, and nothing of steps.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from bigbird.errors import InputError
+from bigbird.heads import (
+    BigBirdForCausalLM,
+    BigBirdForMaskedLM,
+    BigBirdForMultipleChoice,
+    BigBirdForQuestionAnswering,
+    BigBirdForSequenceClassification,
+    BigBirdForTokenClassification,
+)
+from bigbird.loading.pretrained import PretrainedModel, load_config
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
+from pipelines.finetuning.documents import (
+    TASKS,
+    Task,
+    check_documents,
+    check_split,
+    find_labels,
+    from_words,
+    labels_whole_words,
+)
+from pipelines.finetuning.token_rows import Counts, ToRows
+from pipelines.finetuning.training import TrainingOptions
+
+HEADS: Mapping[str, type[PretrainedModel]] = {
+    "token-classification": BigBirdForTokenClassification,
+    "text-classification": BigBirdForSequenceClassification,
+    "masked-lm": BigBirdForMaskedLM,
+    "causal-lm": BigBirdForCausalLM,
+    "multiple-choice": BigBirdForMultipleChoice,
+    "question-answering": BigBirdForQuestionAnswering,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One fine-tuning run. Paths are strings, so that the job travels to workers as it is."""
+
+    task: Task
+    model: str
+    train: str
+    held_out: str
+    output: str
+    options: TrainingOptions = field(default_factory=TrainingOptions)
+    max_length: int | None = None
+    scheme: str = "bio"
+    num_workers: int = 1
+    use_gpu: bool = False
+    save_every: int = 100
+    evaluate_every: int = 100
+    patience: int | None = None
+    max_failures: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is settled before anything starts: labels, limits, and what the data holds.
+
+    aggregation_strategy: of a tagger, kept in its config: if all labelled spans are whole words, so are its entities.
+    """
+
+    labels: tuple[str, ...]
+    unmeasured: tuple[str, ...]
+    problem_type: str | None
+    max_length: int
+    counts: Mapping[str, Counts]
+    fingerprint: str
+    aggregation_strategy: str | None = None
+
+
+def read_documents(parquet: str, part: str) -> list[dict[str, Any]]:
+    """The rows of a Parquet file or folder, words as text; raises InputError where there is none to read."""
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(parquet).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{parquet}: expected a Parquet file or folder, {error}") from None
+    return [from_words(row, f"{part}, row {number}") for number, row in enumerate(rows)]
+
+
+def make_rows(job: Job, labels: Sequence[str], problem_type: str | None, max_length: int) -> ToRows:
+    return ToRows(
+        task=job.task,
+        tokenizer=BigBirdTokenizer.from_pretrained(job.model),
+        config=load_config(job.model),
+        labels=labels,
+        max_length=max_length,
+        problem_type=problem_type,
+    )
+
+
+def plan_job(job: Job) -> Plan:
+    """Check the data and the model, before anything starts. Raises InputError or CheckpointError in one line."""
+    if job.task not in TASKS:
+        raise InputError(f"task {job.task!r} is not known; the tasks are {', '.join(TASKS)}")
+    config = load_config(job.model)
+    max_length = job.max_length or config.max_position_embeddings
+    if not 3 <= max_length <= config.max_position_embeddings:
+        raise InputError(f"max_length is {max_length}; the model reads 3 to {config.max_position_embeddings} tokens")
+    documents = {part: read_documents(path, part) for part, path in (("train", job.train), ("eval", job.held_out))}
+    for part, rows in documents.items():
+        check_documents(rows, job.task, part)
+    labels, problem_type = find_labels(documents["train"], job.task, job.scheme)
+    unmeasured = check_split(documents["train"], documents["eval"], job.task, problem_type)
+    to_rows = make_rows(job, labels, problem_type, max_length)
+    counts = {part: to_rows.rows(rows)[1] for part, rows in documents.items()}
+    aggregation_strategy = None
+    if job.task == "token-classification":
+        aggregation_strategy = "words" if labels_whole_words(documents["train"]) else "simple"
+    digest = hashlib.sha256()
+    for path in (job.train, job.held_out):
+        for file in sorted(Path(path).rglob("*.parquet")) if Path(path).is_dir() else [Path(path)]:
+            digest.update(file.read_bytes())
+    return Plan(
+        labels=tuple(labels),
+        unmeasured=tuple(unmeasured),
+        problem_type=problem_type,
+        max_length=max_length,
+        counts=counts,
+        fingerprint=digest.hexdigest()[:16],
+        aggregation_strategy=aggregation_strategy,
+    )
+
+
+def new_model(job: Job, plan: Plan) -> Any:
+    """The checkpoint under the task's head, in float32; a head it does not have is drawn from the seed."""
+    torch.manual_seed(job.options.seed)
+    changes: dict[str, Any] = {"is_decoder": job.task == "causal-lm"}
+    if plan.labels:
+        changes |= {"id2label": dict(enumerate(plan.labels)), "problem_type": plan.problem_type}
+    if plan.aggregation_strategy:
+        params = {job.task: {"aggregation_strategy": plan.aggregation_strategy}}
+        changes["extra"] = {**load_config(job.model).extra, "task_specific_params": params}
+    return HEADS[job.task].from_pretrained(job.model, dtype=torch.float32, **changes)

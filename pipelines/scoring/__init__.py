@@ -1,0 +1,1 @@
+"""The scoring job on Ray Data: plan, score, account."""

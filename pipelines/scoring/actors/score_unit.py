@@ -1,0 +1,167 @@
+"""The job's class for Ray Data: the rows of one unit in, one finished output file out.
+
+A row that kills its process again and again is found with the help of `actors.watch` and marked. Knows nothing of
+command lines, nor of what is already done.
+"""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.util.metrics import Counter
+
+from pipelines.scoring.actors.score_rows import RETRYABLE, Record, ScoreRows, Stage, Window
+from pipelines.scoring.actors.tokenize_rows import prepared_rows
+from pipelines.scoring.actors.watch import DEATHS_TO_MARK_A_ROW, Verdict, split_windows
+from pipelines.scoring.inputs.reading import READ_ERROR
+from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
+from pipelines.scoring.ledger.parts import Footer, part_name, read_footer, write_part
+from pipelines.scoring.ledger.ranges import ranges_of
+from pipelines.scoring.report.report import summarize
+from pipelines.scoring.schemas import examples
+from pipelines.scoring.storage import Place
+
+REPLACES = "__replaces"
+
+_WRITE_ATTEMPTS = 5
+
+
+class ScoreUnit:
+    """`map_batches` class of the job: the rows of one unit in, one finished output file, its name and summary out.
+
+    Called again for a unit that is already written (Ray runs a call again when it loses the answer), it answers
+    from the file's footer.
+    """
+
+    def __init__(
+        self, stage: Stage, output: Place, run: str, schema: pa.Schema, watch: Any, report_interval_s: float
+    ) -> None:
+        self.output = output
+        self.run = run
+        self.schema = schema
+        self.watch = watch
+        self.worker = f"{ray.get_runtime_context().get_node_id()[:8]}-{os.getpid()}-{uuid.uuid4().hex[:4]}"
+        self._counts = dict.fromkeys(("documents", "tokens", "errors", "busy_s"), 0.0)
+        self._report_interval_s = report_interval_s
+        self._reported = 0.0
+        self._metrics = _metrics(stage.task)
+        self._report(now=True)  # there is a process; that it is loading the model is another kind of waiting
+        self.scorer = ScoreRows(stage)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        if table.num_rows == 0:
+            return _answer([], [])
+        replaces = table[REPLACES][0].as_py()
+        ranges = ranges_of(table[SOURCE_FILE], table[SOURCE_ROW])
+        name = replaces or part_name(self.run, ranges)
+        if not replaces:
+            written = read_footer(self.output.child(name))
+            if written is not None and written.run == self.run:
+                return _answer([name], [written.summary])
+        started = time.time()
+        unit = f"{name}/{ranges[0][1]}"
+        records = self._score(table, unit, ray.get(self.watch.begin.remote(unit)))
+        scored = self.scorer.with_results(table, records).select(self.schema.names).cast(self.schema)
+        summary = summarize(scored, self.scorer.stage.task)
+        summary |= {"started": started, "finished": time.time(), "worker": self.worker}
+        if replaces:
+            self._replace(name, scored)
+        else:
+            self._write(name, scored, Footer(self.run, tuple(ranges), summary))
+        self.watch.finish.remote(unit)
+        self._counts["busy_s"] += time.time() - started
+        self._report(now=True)
+        return _answer([name], [summary])
+
+    def _score(self, table: pa.Table, unit: str, verdict: Verdict) -> list[Record]:
+        """Records of all rows. Rows that are unreadable or marked reach the predictor as None, which costs nothing."""
+        rows = examples(table, self.scorer.stage.task, self.scorer.stage.columns)
+        known: dict[int, Record] = {}
+        for index, message in enumerate(table[READ_ERROR].to_pylist()):
+            if message is not None:
+                passing = message.partition(":")[0] in RETRYABLE
+                known[index] = {"error": {"type": "ReadError", "message": message, "retryable": passing}}
+        for index in verdict.marked:
+            message = f"the process that scored this row died {DEATHS_TO_MARK_A_ROW} times"
+            known[index] = {"error": {"type": "ProcessDied", "message": message, "retryable": False}}
+        rows = [None if index in known else row for index, row in enumerate(rows)]
+        windows = self.scorer.windows(rows)
+        if verdict.deaths:
+            stream = self._carefully(unit, rows, split_windows(windows, verdict.suspects))
+        else:
+            stream = self.scorer.records(rows, windows, prepared_rows(table))
+        records = []
+        for index, record in enumerate(stream):
+            records.append(known.get(index, record))
+            self._count(records[-1])
+        return records
+
+    def _carefully(self, unit: str, rows: Sequence[Any], windows: Sequence[Window]) -> Iterator[Record]:
+        for start, stop in windows:
+            ray.get(self.watch.enter.remote(unit, start, stop))
+            yield from self.scorer.score_alone(rows[start:stop])
+
+    def _replace(self, name: str, scored: pa.Table) -> None:
+        """Put rows that were scored again into their file. It keeps its times: throughput is that of whole files."""
+        place = self.output.child(name)
+        footer = read_footer(place)
+        assert footer is not None, f"{place.name} was there when this start began"
+        finished = pq.read_table(place.path, filesystem=place.filesystem, partitioning=None)
+        whole = replace_rows(finished, scored)
+        times = {key: footer.summary[key] for key in ("started", "finished", "worker")}
+        summary = summarize(whole, self.scorer.stage.task) | times
+        self._write(name, whole, Footer(self.run, footer.ranges, summary))
+
+    def _write(self, name: str, table: pa.Table, footer: Footer) -> None:
+        for attempt in range(_WRITE_ATTEMPTS):
+            try:
+                write_part(self.output, name, table, footer)
+                return
+            except OSError:
+                if attempt == _WRITE_ATTEMPTS - 1:
+                    raise
+                time.sleep(2**attempt)
+
+    def _count(self, record: Record) -> None:
+        tokens = record.get("num_tokens") or 0
+        failed = record.get("error") is not None
+        for key, value in (("documents", 1), ("tokens", tokens), ("errors", int(failed))):
+            self._counts[key] += value
+            if value:
+                self._metrics[key].inc(value)
+        self._report()
+
+    def _report(self, now: bool = False) -> None:
+        clock = time.monotonic()
+        if now or clock - self._reported >= self._report_interval_s:
+            self._reported = clock
+            self.watch.progress.remote(self.worker, dict(self._counts))
+
+
+def replace_rows(finished: pa.Table, scored: pa.Table) -> pa.Table:
+    """The rows of a finished file with those that were scored again in their new form, in the old order."""
+    again = set(zip(scored[SOURCE_FILE].to_pylist(), scored[SOURCE_ROW].to_pylist(), strict=True))
+    origins = zip(finished[SOURCE_FILE].to_pylist(), finished[SOURCE_ROW].to_pylist(), strict=True)
+    kept = finished.filter(pa.array([origin not in again for origin in origins], pa.bool_()))
+    merged = pa.concat_tables([kept.replace_schema_metadata(None).cast(scored.schema), scored])
+    return merged.sort_by([(SOURCE_FILE, "ascending"), (SOURCE_ROW, "ascending")])
+
+
+def _answer(names: list[str], summaries: list[Mapping[str, Any]]) -> pa.Table:
+    texts = [json.dumps(summary) for summary in summaries]
+    return pa.table({"part": pa.array(names, pa.string()), "summary": pa.array(texts, pa.string())})
+
+
+def _metrics(task: str) -> dict[str, Any]:
+    counters = {}
+    for what in ("documents", "tokens", "errors"):
+        counter = Counter(f"bigbird_scored_{what}", description=f"{what} scored by jobs", tag_keys=("task",))
+        counter.set_default_tags({"task": task})
+        counters[what] = counter
+    return counters

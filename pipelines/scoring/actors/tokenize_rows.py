@@ -1,0 +1,89 @@
+"""Tokenizing on CPU workers ahead of actors whose time is dear: each row's prepared example travels in a column.
+
+    read -> TokenizeRows (CPU workers) -> ScoreUnit or ScoreRows (actors with GPUs)
+
+A value is one row's prepared example, pickled and compressed: offsets of characters are most of it, and shrink to a
+fraction. A row for itself, so that a block may be cut anywhere. Null means that nobody could, and the actor, which can
+find out which row is to blame, does it itself.
+
+Where actors score on CPUs there is no such column: an actor tokenizes one window ahead of its model.
+"""
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
+from pipelines.scoring.schemas import examples
+
+PREPARED = "__prepared"
+
+_ROWS_A_CALL = 1024
+_SIZE_BYTES = 8
+_ZSTD = pa.Codec("zstd", compression_level=1)
+
+
+class TokenizeRows:
+    """`map_batches` class: a table in, the same table with PREPARED out. Holds a predictor without weights.
+
+    stage: a `actors.score_rows.Stage`. watch: the job's `actors.watch` actor, by which a table that killed the
+    process that tokenized it is handed on as it is; None where nobody watches.
+    """
+
+    def __init__(self, stage: Any, watch: Any = None) -> None:
+        self.stage = stage
+        self.watch = watch
+        self.predictor = stage.predictor(weights=False)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        prepared: list[bytes | None] = [None] * table.num_rows
+        if table.num_rows and not self._killed_one(table):
+            rows = examples(table, self.stage.task, self.stage.columns)
+            prepared = [
+                value
+                for start in range(0, len(rows), _ROWS_A_CALL)
+                for value in self._prepare(rows[start : start + _ROWS_A_CALL])
+            ]
+            self._finished(table)
+        return table.append_column(PREPARED, pa.array(prepared, pa.large_binary()))
+
+    def _prepare(self, rows: Sequence[Any]) -> list[bytes | None]:
+        try:
+            return [pack(example) for example in self.predictor.preprocess(rows)]
+        except Exception:  # which row it was, the actor finds out
+            return [None] * len(rows)
+
+    def _killed_one(self, table: pa.Table) -> bool:
+        return self.watch is not None and ray.get(self.watch.begin.remote(_name(table))).deaths > 0
+
+    def _finished(self, table: pa.Table) -> None:
+        if self.watch is not None:
+            self.watch.finish.remote(_name(table))
+
+
+def prepared_rows(table: pa.Table) -> list[bytes | None]:
+    """The values of PREPARED, all null where the table has no such column."""
+    if PREPARED not in table.column_names:
+        return [None] * table.num_rows
+    values: list[bytes | None] = table[PREPARED].to_pylist()
+    return values
+
+
+def pack(prepared: Any) -> bytes:
+    """A prepared example as bytes."""
+    content = pickle.dumps(prepared, protocol=pickle.HIGHEST_PROTOCOL)
+    compressed: bytes = _ZSTD.compress(content, asbytes=True)
+    return len(content).to_bytes(_SIZE_BYTES, "little") + compressed
+
+
+def unpack(value: bytes) -> Any:
+    """The prepared example that `pack` made bytes of."""
+    size = int.from_bytes(value[:_SIZE_BYTES], "little")
+    return pickle.loads(_ZSTD.decompress(value[_SIZE_BYTES:], decompressed_size=size))
+
+
+def _name(table: pa.Table) -> str:
+    return f"tokens of {table[SOURCE_FILE][0].as_py()}/{table[SOURCE_ROW][0].as_py()}"

@@ -1,0 +1,196 @@
+"""What a job refuses before anything starts: a model without the head, options that do not exist, ids that repeat.
+
+Every refusal is an InputError (or the library's CheckpointError) whose one line names what was expected and what
+was found. Does not know Ray Data or output directories.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors import SafetensorError, safe_open
+
+from bigbird.errors import CheckpointError, InputError
+from bigbird.loading.hub import resolve
+from bigbird.predictors import HEADS
+from pipelines.scoring.inputs.listing import Listing
+from pipelines.scoring.inputs.reading import read_unit
+from pipelines.scoring.inputs.units import InputFile, Piece, Unit
+
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model")
+_BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a job needs to know of a model without loading it. `digest` covers weights, config and tokenizer."""
+
+    digest: str
+    embedding_size: int
+    weight_bytes: int
+
+
+def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelFacts:
+    """Read a checkpoint's files, not its tensors.
+
+    Raises CheckpointError: no such checkpoint, a head that does not do `task`, no weights, token-classification
+    without a label map.
+    """
+    from bigbird.loading.pretrained import load_config  # brings torch, which workers that only read need not load
+
+    config = load_config(model)
+    heads = HEADS[task]
+    found = ", ".join(config.architectures) or "no architecture"
+    if heads and not set(heads) & set(config.architectures):
+        raise CheckpointError(f"task {task} needs a checkpoint of {' or '.join(heads)}; {model!r} has {found}")
+    directory = Path(resolve(model))
+    raw = json.loads((directory / "config.json").read_text())
+    if task == "token-classification" and not raw.get("id2label"):
+        raise CheckpointError(f"{model!r} has no label map: config.json lacks id2label, which {task} needs")
+    files = sorted({path for pattern in _MODEL_FILES for path in directory.glob(pattern) if path.is_file()})
+    sizes = {path: path.stat().st_size for path in files}
+    weights = [path for path in files if path.suffix == ".safetensors"] or [p for p in files if p.suffix == ".bin"]
+    if not weights:
+        raise CheckpointError(f"{model!r} has no weights: neither *.safetensors nor *.bin")
+    for path in weights:
+        _check_whole(path)
+    hashed = hashlib.sha256()
+    for path in files:
+        hashed.update(f"{path.name}:{sizes[path]}\n".encode())
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                hashed.update(chunk)
+    stored = 2 if str(raw.get("dtype", raw.get("torch_dtype"))) in ("float16", "bfloat16") else 4
+    num_weights = sum(sizes[path] for path in weights) // stored
+    return ModelFacts(
+        digest=hashed.hexdigest(),
+        embedding_size=config.hidden_size,
+        weight_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4),
+    )
+
+
+def _check_whole(path: Path) -> None:
+    """Raises CheckpointError for a file of weights that was cut short, as by a disk that was full."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def parse_options(kind: type, assignments: Sequence[str]) -> Any:
+    """An options dataclass from `name=value` texts, each value read as the field's type.
+
+    Raises InputError for a name that does not exist, a value of another type, and what the dataclass refuses.
+    """
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or name not in names:
+            raise InputError(f"option {assignment!r}: expected NAME=VALUE with one of {', '.join(names)}")
+        values[name] = _parse(text, hints[name], name)
+    return kind(**values)
+
+
+def _parse(text: str, hint: Any, name: str) -> Any:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if text.lower() == "none":
+            return None
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        choices = typing.get_args(hint)
+        if text not in map(str, choices):
+            raise InputError(f"option {name}={text!r}: expected one of {', '.join(map(str, choices))}")
+        return next(choice for choice in choices if str(choice) == text)
+    if typing.get_origin(hint) is tuple:
+        return tuple(_parse(part, typing.get_args(hint)[0], name) for part in text.split(",") if part)
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"option {name}={text!r}: expected true or false")
+        return text.lower() == "true"
+    try:
+        return hint(text) if hint in (int, float) else text
+    except ValueError:
+        raise InputError(f"option {name}={text!r}: expected {hint.__name__}") from None
+
+
+def check_ids(listing: Listing, id_column: str) -> None:
+    """Raises InputError naming ids that are null or occur twice. Reads that column of every file, once.
+
+    Holds eight bytes a row: a hash each. Only where two hashes agree are the ids themselves compared.
+    """
+    if id_column not in listing.schema.names:
+        names = ", ".join(listing.schema.names)
+        raise InputError(f"id column {id_column!r} is not in the input; its columns are {names}")
+    schema = pa.schema([listing.schema.field(id_column)])
+    hashes = []
+    for file in listing.files:
+        if not file.rows:
+            continue
+        column = _read_column(listing, schema, file)
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise InputError(f"id column {id_column!r} is null in row {row} of {file.name!r}")
+        hashes.append(_hash(column))
+    every = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
+    values, counts = np.unique(every, return_counts=True)
+    suspects = values[counts > 1]
+    if not len(suspects):
+        return
+    seen: dict[Any, str] = {}
+    for file in listing.files:
+        column = _read_column(listing, schema, file)
+        for row in np.flatnonzero(np.isin(_hash(column), suspects)):
+            value, place = column[int(row)].as_py(), f"row {row} of {file.name!r}"
+            if value in seen:
+                raise InputError(f"id {value!r} occurs twice: {seen[value]} and {place}")
+            seen[value] = place
+
+
+def _read_column(listing: Listing, schema: pa.Schema, file: InputFile) -> pa.ChunkedArray:
+    unit = Unit(pieces=(Piece(file=file, start=0, stop=file.rows),))
+    return read_unit(unit, listing.filesystem, schema).column(0)
+
+
+def _hash(column: pa.ChunkedArray) -> np.ndarray:
+    from pandas.util import hash_array  # ray[data] brings pandas; only this check needs it
+
+    hashes: np.ndarray = hash_array(np.asarray(column.to_pylist(), dtype=object), categorize=False)
+    return hashes
+
+
+def check_memory(facts: ModelFacts, nodes: Sequence[Mapping[str, float]], actors: int, cpus: float) -> int:
+    """How many actors the nodes hold, at least `actors`. `nodes`: resources of each (`CPU`, `memory` in bytes).
+
+    Raises InputError for fewer, and for a model that fits on no node. Counts the weights and half as much again for
+    packed copies and activations.
+    """
+    needed = int(facts.weight_bytes * 1.5)
+    best = max((int(node.get("memory", 0)) for node in nodes), default=0)
+    if needed > best:
+        raise InputError(
+            f"the model needs about {needed / 2**30:.1f} GiB an actor; the largest node offers {best / 2**30:.1f} GiB"
+        )
+    room = sum(
+        min(int(node.get("memory", 0)) // max(needed, 1), int(node.get("CPU", 0) // cpus) if cpus else actors)
+        for node in nodes
+    )
+    if not room:
+        raise InputError(f"no node offers {cpus:g} CPUs and {needed / 2**30:.1f} GiB to one actor")
+    if room < actors:
+        raise InputError(
+            f"{actors} actors of {cpus:g} CPUs and {needed / 2**30:.1f} GiB each; the cluster's nodes hold {room}"
+        )
+    return room

@@ -1,0 +1,1 @@
+"""What a job reads: files and their schema, units of rows, reading a unit."""

@@ -1,0 +1,1 @@
+"""What an output directory holds: opened or resumed, rows left to do, finished files."""

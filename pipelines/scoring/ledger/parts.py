@@ -1,0 +1,92 @@
+"""The files of finished rows: their names, what their footers say, writing and reading them.
+
+File names follow from the rows in them. A worker that outlives a killed driver and finishes late writes the same
+name with the same rows as the driver started next, so nothing is doubled. Knows nothing of a run's whole directory.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bigbird.errors import InputError
+from pipelines.scoring.storage import Place, names_in, write_whole
+
+PART_PREFIX = "part-"
+FOOTER_KEY = b"bigbird_score"
+
+_FOOTER_THREADS = 32
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a finished file says of itself: the run it belongs to, its rows, and a summary of them."""
+
+    run: str
+    ranges: tuple[tuple[str, int, int], ...]
+    summary: Mapping[str, Any]
+
+    def dumps(self) -> bytes:
+        return json.dumps({"run": self.run, "ranges": self.ranges, "summary": self.summary}).encode()
+
+    @staticmethod
+    def loads(text: bytes) -> "Footer":
+        content = json.loads(text)
+        ranges = tuple((name, start, stop) for name, start, stop in content["ranges"])
+        return Footer(content["run"], ranges, content["summary"])
+
+
+def part_name(run: str, ranges: Sequence[tuple[str, int, int]]) -> str:
+    """The name of the file that holds these rows in this run: sorted, names follow the order of the input."""
+    name, start, _ = ranges[0]
+    stem = re.sub(r"[^A-Za-z0-9_]+", "-", name.rpartition("/")[2].partition(".")[0])[:40]
+    return f"{PART_PREFIX}{stem}-{start:09}-{digest([run, list(ranges)])[:16]}.parquet"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, keys in order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_part(output: Place, name: str, table: pa.Table, footer: Footer) -> int:
+    """Write one finished file, whole or not at all; returns its size in bytes."""
+    metadata = {**(table.schema.metadata or {}), FOOTER_KEY: footer.dumps()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    content = sink.getvalue()
+    write_whole(output.child(name), content)
+    return int(content.size)
+
+
+def read_footer(place: Place) -> Footer | None:
+    """The footer of a finished file, or None where there is no such file.
+
+    Raises InputError for a file that carries none: somebody else's, or rewritten by another tool.
+    """
+    try:
+        metadata = pq.read_metadata(place.path, filesystem=place.filesystem).metadata or {}
+    except FileNotFoundError:
+        return None
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{place.name} is damaged ({error}); delete it to have its rows scored again") from error
+    if FOOTER_KEY not in metadata:
+        raise InputError(f"{place.name} was not written by a scoring job, or rewritten since; move it elsewhere")
+    return Footer.loads(metadata[FOOTER_KEY])
+
+
+def read_parts(output: Place, *, run: str | None = None) -> dict[str, Footer]:
+    """Footers of all finished files by name. Raises InputError for one that belongs to another run than `run`."""
+    names = [name for name in names_in(output) if name.startswith(PART_PREFIX)]
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        footers = pool.map(lambda name: read_footer(output.child(name)), names)
+        parts = {name: footer for name, footer in zip(names, footers, strict=True) if footer is not None}
+    for name, footer in parts.items():
+        if run is not None and footer.run != run:
+            raise InputError(f"{output.child(name).name} belongs to another run; --overwrite starts anew")
+    return parts

@@ -1,0 +1,59 @@
+"""The gateway as Serve runs it: handles to all heads, and the HTTP application in front of them."""
+
+from __future__ import annotations
+
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serving.http.auth import ApiKeys
+from serving.http.gateway import create_app
+from serving.http.metrics import GatewayMetrics
+from serving.http.outages import Outages
+from serving.http.remote import RemoteHead
+from serving.settings import GatewayArguments, HeadArguments
+
+
+@serve.ingress()
+class Gateway:
+    """The HTTP side. Serve asks it for its ASGI application once it is constructed."""
+
+    def __init__(
+        self,
+        handles: dict[str, DeploymentHandle[Any]],
+        head_arguments: dict[str, HeadArguments],
+        arguments: GatewayArguments,
+    ) -> None:
+        context = serve.get_replica_context()
+        metrics = GatewayMetrics()
+        least = {task: head.min_replicas for task, head in head_arguments.items()}
+        outages = Outages(context.app_name, least, arguments.outage_grace_s)
+        heads = {
+            task: RemoteHead(task, handle, outages=outages, on_retry=metrics.retry) for task, handle in handles.items()
+        }
+        keys = ApiKeys.load(file=arguments.api_keys_file, environment_variable=arguments.api_keys_variable)
+        self._app = create_app(
+            heads,
+            head_arguments=head_arguments,
+            arguments=arguments,
+            keys=keys,
+            versions=_versions(),
+            metrics=metrics,
+        )
+        threading.Thread(target=outages.watch, name="outages", daemon=True).start()
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self._app
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("bigbird-on-ray", "ray", "torch", "tokenizers", "fastapi"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,158 @@
+"""The outermost layer of the gateway: request ids, keys, body limits, the access log and request metrics.
+
+Plain ASGI, so that what it refuses costs no parsing. It knows paths and headers, not what a body means.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.errors import ServingError
+from serving.http.auth import ApiKeys
+
+logger = logging.getLogger("ray.serve.bigbird")
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+# Who asks whether the server lives, what it offers, or how to use it needs no key.
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
+
+
+def request_id(headers: Headers) -> str:
+    """The id a client gave its request, or a new one where there is none that is fit for a log."""
+    given = headers.get("x-request-id", "")
+    return given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+RequestReport = Callable[[str, int, float, str | None], None]
+
+
+class Edge:
+    """Wraps the application. `report(head, status, seconds, error_kind)` is called once a request.
+
+    The handlers below find the request's id in `scope["state"]["request_id"]` and leave the kind of an error in
+    `scope["state"]["error_kind"]`.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys, max_body_bytes: int, heads: tuple[str, ...],
+                 report: RequestReport) -> None:  # fmt: skip
+        self._app = app
+        self._keys = keys
+        self._max_body_bytes = max_body_bytes
+        self._heads = heads
+        self._report = report
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        headers = Headers(scope=scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id(headers)
+        status = 499
+        finished = False
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status, finished
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body" and not message.get("more_body", False):
+                finished = True
+            await send(message)
+
+        try:
+            self._check_key(scope, headers)
+            body = await self._checked_body(scope, headers, receive)
+            await self._app(scope, _replayed(body, receive), observed_send)
+        except ServingError as error:
+            await _send_error(error, state, observed_send)
+        except Exception:
+            # The layer around this one answers with 500.
+            status, finished, state["error_kind"] = 500, True, "internal"
+            raise
+        finally:
+            self._account(scope, state, status if finished else 499, time.monotonic() - started)
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        if not self._keys.required or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if not self._keys.accept(key.strip() if scheme.lower() == "bearer" else None):
+            raise ServingError("invalid_api_key", "send a valid key as `Authorization: Bearer KEY`")
+
+    async def _checked_body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
+        limit = self._max_body_bytes
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > limit:
+            raise ServingError("payload_too_large", f"the body has {length} bytes, the limit is {limit}")
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ServingError("client_closed", "the client left before its request was whole")
+            body += message.get("body", b"")
+            if len(body) > limit:
+                raise ServingError("payload_too_large", f"the body has more than {limit} bytes")
+            if not message.get("more_body", False):
+                break
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if scope["method"] == "POST" and body and media_type != "application/json":
+            raise ServingError(
+                "unsupported_media_type",
+                f"send Content-Type: application/json, not {json.dumps(media_type[:100]) if media_type else 'none'}",
+            )
+        return bytes(body)
+
+    def _account(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+        path = scope["path"]
+        # Only names of this server become tag values: a scanner must not be able to grow the metrics.
+        head = state.get("head") or path.removeprefix("/v1/")
+        head = head if head in self._heads else "other"
+        kind = "client_closed" if status == 499 else state.get("error_kind")
+        self._report(head, status, seconds, kind)
+        logger.info(
+            "request",
+            extra={
+                "bigbird_request_id": state["request_id"],
+                "method": scope["method"],
+                "path": path[:200],
+                "status": status,
+                "error_kind": kind,
+                "duration_ms": round(1000 * seconds, 3),
+                "num_tokens": state.get("num_tokens"),
+            },
+        )
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """`receive` as if the body had not been read yet; afterwards the real one, which knows of disconnects."""
+    pending = True
+
+    async def replay() -> Message:
+        nonlocal pending
+        if pending:
+            pending = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replay
+
+
+async def _send_error(error: ServingError, state: dict[str, Any], send: Send) -> None:
+    state["error_kind"] = error.kind
+    body = json.dumps(error.body()).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,126 @@
+"""Every way a request can fail inside FastAPI, turned into the one error body, and its description in OpenAPI.
+
+It knows FastAPI's and Starlette's exceptions; which status a kind of error has is in `errors.ERROR_TABLE`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from serving.errors import BUSY_HEADER, ERROR_TABLE, ServingError
+from serving.http.schemas import ErrorBody
+
+logger = logging.getLogger("ray.serve.bigbird")
+
+
+def install(app: FastAPI, heads: Sequence[str]) -> None:
+    """Adds the handlers. `heads` are the tasks served here, for the message of a 404."""
+
+    def respond(request: Request, error: ServingError) -> JSONResponse:
+        request.scope.setdefault("state", {})["error_kind"] = error.kind
+        headers = {}
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        if error.busy_s:
+            headers[BUSY_HEADER] = f"{request.state.head} {error.busy_s:.3f}"
+        return JSONResponse(error.body(), status_code=error.status, headers=headers)
+
+    @app.exception_handler(ServingError)
+    async def serving_error(request: Request, error: ServingError) -> Response:
+        return respond(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return respond(request, from_validation(error.errors(), error.body))
+
+    @app.exception_handler(HTTPException)
+    async def http_exception(request: Request, error: HTTPException) -> Response:
+        path = request.url.path
+        if error.status_code == 404 and path.startswith("/v1/"):
+            known = ", ".join(heads)
+            return respond(request, ServingError("unknown_head", f"no {path[:100]} here; the heads are {known}"))
+        if error.status_code == 404:
+            return respond(request, ServingError("not_found", f"no {path[:100]} here; see /docs"))
+        if error.status_code == 405:
+            response = respond(request, ServingError("method_not_allowed", f"{path[:100]} has no {request.method}"))
+            response.headers.update(error.headers or {})
+            return response
+        if error.status_code == 400:
+            return respond(request, ServingError("malformed_json", "the body is not JSON"))
+        return respond(request, ServingError("internal", "unexpected failure"))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        logger.error("request failed", exc_info=error)
+        return respond(request, ServingError("internal", "unexpected failure; the server's log has the reason"))
+
+
+def from_validation(errors: Sequence[Any], body: Any) -> ServingError:
+    """The first error of a validation, as one ServingError that names the field.
+
+    Pydantic's location also names branches of unions; only what can be followed through the body is kept.
+    """
+    first = errors[0]
+    location = [part for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return ServingError("malformed_json", f"the body is not JSON: {first.get('ctx', {}).get('error', '')}")
+    unknown = first["type"] == "extra_forbidden"
+    message = "unknown field" if unknown else first["msg"].removeprefix("Value error, ")
+    path = _followed(location, body, first["type"] == "missing")
+    if not path:
+        return ServingError("invalid_input", message, param=None)
+    param = ".".join(path)
+    return ServingError("invalid_input", f"{param}: {message}", param=param)
+
+
+def _followed(location: Sequence[Any], body: Any, missing: bool) -> list[str]:
+    path: list[str] = []
+    value = body
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if in_list or (isinstance(value, dict) and part in value):
+            value = value[part]
+        elif isinstance(part, int) or not (last and missing):
+            # Index 0 of a single input that was made a list, or the name of a union's branch.
+            continue
+        path.append(str(part)[:100])
+    return path
+
+
+def responses(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for these kinds of errors, with an example body each; kinds of one status share an entry."""
+    entries: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        row = ERROR_TABLE[kind]
+        entry = entries.setdefault(
+            row.status, {"model": ErrorBody, "description": "", "content": {"application/json": {"examples": {}}}}
+        )
+        entry["description"] = f"{entry['description']} {row.meaning}".strip()
+        example = ServingError(kind, row.meaning).body()
+        entry["content"]["application/json"]["examples"][kind] = {"value": example}
+        if kind in ("overloaded", "head_unavailable"):
+            entry["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return entries
+
+
+EVERYWHERE = ("malformed_json", "invalid_api_key", "payload_too_large", "unsupported_media_type", "invalid_input")
+COMPUTED = (*EVERYWHERE, "proxy_timeout", "overloaded", "internal", "head_unavailable", "deadline_exceeded")
+
+
+def complete_examples(document: dict[str, Any]) -> None:
+    """Puts `param` back into the error bodies of an OpenAPI document: FastAPI leaves out whatever is null."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                for example in response.get("content", {}).get("application/json", {}).get("examples", {}).values():
+                    if "error" in example["value"]:
+                        example["value"]["error"].setdefault("param", None)

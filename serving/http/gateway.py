@@ -1,0 +1,194 @@
+"""The FastAPI application: routes, request limits and time limits, in front of heads that live elsewhere.
+
+It knows HTTP and `Head`; it knows neither Ray nor the model library, so it starts fast and is tested without
+either. What a request means is in `schemas` and `tasks`, what failures look like in `error_handlers`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, Protocol
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.security import HTTPBearer
+from starlette.middleware.cors import CORSMiddleware
+
+from serving.errors import ServingError
+from serving.http import error_handlers, openai_api
+from serving.http.auth import ApiKeys
+from serving.http.edge import Edge
+from serving.http.error_handlers import COMPUTED, responses
+from serving.http.heads import Head
+from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_inputs, cost_headers, time_limit_s
+from serving.http.schemas import HeadInfo, Info
+from serving.http.tasks import TASKS, Task
+from serving.settings import GatewayArguments, HeadArguments
+
+PROBE_TIMEOUT_S = 3.0
+
+# The page has everything inside; nothing from elsewhere may run in it, and it may not be framed.
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Metrics(Protocol):
+    def request(self, head: str, status: int, seconds: float, error_kind: str | None) -> None: ...
+
+
+def create_app(
+    heads: Mapping[str, Head],
+    *,
+    head_arguments: Mapping[str, HeadArguments],
+    arguments: GatewayArguments,
+    keys: ApiKeys,
+    versions: Mapping[str, str],
+    metrics: Metrics,
+) -> FastAPI:
+    """The application that serves `heads`, task by task.
+
+    versions: name to version of what runs here, shown by /info; `bigbird-on-ray` is the application's own.
+    """
+    app = FastAPI(
+        title="BigBird on Ray",
+        version=versions.get("bigbird-on-ray", "0"),
+        # A page of our own instead: the usual one loads its scripts from elsewhere, and clusters are often closed off.
+        docs_url=None,
+        redoc_url=None,
+        description="Long documents through every head of BigBird. Errors have one body: type, message, param.",
+    )
+    error_handlers.install(app, tuple(heads))
+    key_in_docs = [Depends(HTTPBearer(auto_error=False, description="An API key."))] if keys.required else []
+    v1 = APIRouter(prefix="/v1", dependencies=key_in_docs)
+    for task in TASKS.values():
+        if task.name in heads:
+            _add_task(v1, task, heads[task.name], arguments)
+    openai_api.add_routes(v1, heads, arguments)
+    app.include_router(v1)
+    app.include_router(_operations(heads, head_arguments, arguments, versions, key_in_docs))
+    app.add_middleware(
+        Edge, keys=keys, max_body_bytes=arguments.max_body_bytes, heads=tuple(heads), report=metrics.request
+    )
+    if arguments.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(arguments.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeout-Seconds"],
+            expose_headers=[*COST_HEADERS, "Retry-After", "X-Request-ID"],
+        )
+    _complete_document(app)
+    return app
+
+
+def _complete_document(app: FastAPI) -> None:
+    document = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        made = document()
+        error_handlers.complete_examples(made)
+        return made
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_task(router: APIRouter, task: Task, head: Head, arguments: GatewayArguments) -> None:
+    async def endpoint(body: task.request, request: Request) -> Response:  # type: ignore[name-defined]
+        check_inputs(len(body.inputs), arguments)
+        call = {
+            "inputs": [example if isinstance(example, str) else example.model_dump() for example in body.inputs],
+            "options": body.parameters.options(),
+            "request_id": request.state.request_id,
+        }
+        request.state.head = task.name
+        outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
+        records = outcome["records"]
+        return JSONResponse(task.answer_for(body, records), headers=cost_headers(request, outcome))
+
+    router.add_api_route(
+        f"/{task.name}",
+        endpoint,
+        methods=["POST"],
+        name=task.name,
+        summary=task.summary,
+        response_model=None,
+        responses={200: {"model": task.answer, "headers": COST_HEADERS}, **responses(*COMPUTED)},
+        openapi_extra=REQUEST_HEADERS,
+        tags=["tasks"],
+    )
+
+
+def _operations(
+    heads: Mapping[str, Head],
+    head_arguments: Mapping[str, HeadArguments],
+    arguments: GatewayArguments,
+    versions: Mapping[str, str],
+    key_in_docs: list[Any],
+) -> APIRouter:
+    router = APIRouter(tags=["operations"])
+    headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+
+    def add_page(path: str, name: str) -> None:
+        text = files("serving.http").joinpath("static", name).read_text(encoding="utf-8")
+
+        @router.get(path, include_in_schema=False, name=name)
+        async def page() -> HTMLResponse:
+            return HTMLResponse(text, headers=headers)
+
+    add_page("/", "index.html")
+    add_page("/docs", "docs.html")
+
+    @router.get("/health", summary="The server lives.")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/ready", summary="Every head answers.", responses=responses("head_unavailable"))
+    async def ready() -> dict[str, dict[str, str]]:
+        states = dict(zip(heads, await asyncio.gather(*map(_probe, heads.values())), strict=True))
+        broken = {task: state for task, (state, _) in states.items() if state not in ("ready", "asleep")}
+        if broken:
+            message = "; ".join(f"{task}: {state}" for task, state in broken.items())
+            raise ServingError("head_unavailable", message, retry_after_s=5)
+        return {"heads": {task: state for task, (state, _) in states.items()}}
+
+    @router.get("/info", summary="Heads, limits and versions.", dependencies=key_in_docs,
+                responses=responses("invalid_api_key"))  # fmt: skip
+    async def info() -> Info:
+        probes = await asyncio.gather(*map(_probe, heads.values()))
+        limits = arguments.model_dump(include={"max_body_bytes", "max_inputs_per_request", "request_timeout_s"})
+        return Info(
+            version=versions.get("bigbird-on-ray", "0"),
+            versions=dict(versions),
+            limits=limits,
+            heads=[
+                HeadInfo(
+                    task=task,
+                    model=_shown(head_arguments[task].checkpoint),
+                    ready=state == "ready",
+                    limits=head_arguments[task].model_dump(
+                        include={"max_tokens_per_batch", "max_tokens_per_request", "max_queued_requests"}
+                    ),
+                    details=details,
+                )
+                for task, (state, details) in zip(heads, probes, strict=True)
+            ],
+        )
+
+    return router
+
+
+async def _probe(head: Head) -> tuple[str, dict[str, Any] | None]:
+    """The head's state and what it says of itself. A sleeping head is not woken."""
+    if head.asleep():
+        return "asleep", None
+    try:
+        return "ready", (await head.call("describe", {}, timeout_s=PROBE_TIMEOUT_S))["details"]
+    except ServingError as error:
+        return error.message, None
+
+
+def _shown(checkpoint: str) -> str:
+    """A checkpoint's name without the server's directories."""
+    return "/".join(checkpoint.rstrip("/").split("/")[-2:])

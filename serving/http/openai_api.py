@@ -1,0 +1,171 @@
+"""/v1/completions, /v1/embeddings and /v1/models: OpenAI's endpoints over the same heads.
+
+It knows OpenAI's bodies and server-sent events; how text is generated is the replica's business.
+"""
+
+import base64
+import json
+import logging
+import struct
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from serving.errors import ServingError
+from serving.http.error_handlers import COMPUTED, responses
+from serving.http.heads import Head
+from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_inputs, cost_headers, time_limit_s
+from serving.http.openai_schemas import Completion, CompletionRequest, Embeddings, EmbeddingsRequest, Models
+from serving.settings import GENERATION, GatewayArguments
+
+logger = logging.getLogger("ray.serve.bigbird")
+
+EMBEDDING = "feature-extraction"
+
+
+def add_routes(router: APIRouter, heads: Mapping[str, Head], arguments: GatewayArguments) -> None:
+    """Adds /models, and the endpoints whose heads are served here."""
+
+    @router.get("/models", tags=["openai"], summary="The heads as models.", responses=responses("invalid_api_key"))
+    async def models() -> Models:
+        data = [{"id": task, "object": "model", "created": 0, "owned_by": "bigbird-on-ray"} for task in heads]
+        return Models.model_validate({"object": "list", "data": data})
+
+    if GENERATION in heads:
+        _add_completions(router, heads[GENERATION], arguments)
+    if EMBEDDING in heads:
+        _add_embeddings(router, heads[EMBEDDING], arguments)
+
+
+def _add_completions(router: APIRouter, head: Head, arguments: GatewayArguments) -> None:
+    @router.post(
+        "/completions",
+        tags=["openai"],
+        summary="Continue a text, at once or as server-sent events.",
+        response_model=None,
+        responses={
+            200: {"model": Completion, "content": {"text/event-stream": {}}},
+            **responses(*COMPUTED, "unknown_head"),
+        },
+        openapi_extra=REQUEST_HEADERS,
+    )
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        _check_model(body.model, GENERATION)
+        request.state.head = GENERATION
+        prompts = body.prompts
+        n = body.n or 1
+        check_inputs(len(prompts) * n, arguments, "prompt")
+        if body.best_of not in (None, n):
+            raise ServingError("invalid_input", f"best_of: has to equal n, which is {n}", param="best_of")
+        if body.echo and body.logprobs is not None:
+            raise ServingError("invalid_input", "echo: not served together with logprobs", param="echo")
+        call = {
+            "prompts": prompts,
+            "n": n,
+            "echo": bool(body.echo),
+            "options": body.options(),
+            "request_id": request.state.request_id,
+        }
+        timeout_s = time_limit_s(request, arguments)
+        frame = {
+            "id": f"cmpl-{request.state.request_id}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": body.model,
+        }
+        if not body.stream:
+            outcome = await head.call("complete", call, timeout_s=timeout_s)
+            request.state.num_tokens = outcome["usage"]["total_tokens"]
+            return JSONResponse({**frame, "choices": outcome["choices"], "usage": outcome["usage"]})
+        events = head.stream("stream", call, timeout_s=timeout_s)
+        # The first event comes before the status line, so that a refused request has its own status.
+        first = await anext(events)
+        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        return StreamingResponse(
+            _server_sent(first, events, frame, with_usage, request),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+
+
+async def _server_sent(
+    first: dict[str, Any],
+    events: AsyncIterator[dict[str, Any]],
+    frame: dict[str, Any],
+    with_usage: bool,
+    request: Request,
+) -> AsyncIterator[bytes]:
+    """The events as lines. A failure in the middle becomes a last event with the error body, and no [DONE]."""
+    event = first
+    try:
+        while True:
+            if "usage" in event:
+                request.state.num_tokens = event["usage"]["total_tokens"]
+                if with_usage:
+                    yield _line({**frame, "choices": [], "usage": event["usage"]})
+            else:
+                yield _line({**frame, "choices": event["choices"], **({"usage": None} if with_usage else {})})
+            try:
+                event = await anext(events)
+            except StopAsyncIteration:
+                break
+        yield b"data: [DONE]\n\n"
+    except Exception as error:
+        if not isinstance(error, ServingError):
+            logger.error("a stream broke", exc_info=error)
+            error = ServingError("internal", "unexpected failure; the server's log has the reason")
+        request.state.error_kind = error.kind
+        yield _line(error.body())
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+def _line(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
+
+
+def _add_embeddings(router: APIRouter, head: Head, arguments: GatewayArguments) -> None:
+    @router.post(
+        "/embeddings",
+        tags=["openai"],
+        summary="One vector a text.",
+        response_model=None,
+        responses={200: {"model": Embeddings, "headers": COST_HEADERS}, **responses(*COMPUTED, "unknown_head")},
+        openapi_extra=REQUEST_HEADERS,
+    )
+    async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+        _check_model(body.model, EMBEDDING)
+        request.state.head = EMBEDDING
+        inputs = [body.input] if isinstance(body.input, str) else body.input
+        check_inputs(len(inputs), arguments, "input")
+        call = {"inputs": inputs, "options": {}, "request_id": request.state.request_id}
+        try:
+            outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
+        except ServingError as error:
+            if error.param is not None and error.param.startswith("inputs"):
+                error.param = "input" if isinstance(body.input, str) else "input" + error.param.removeprefix("inputs")
+            raise
+        records = outcome["records"]
+        encode = _base64 if body.encoding_format == "base64" else list
+        data = [
+            {"object": "embedding", "index": index, "embedding": encode(record["embedding"])}
+            for index, record in enumerate(records)
+        ]
+        headers = cost_headers(request, outcome)
+        num_tokens = sum(record["num_tokens"] for record in records)
+        usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+        return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage}, headers=headers)
+
+
+def _base64(vector: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _check_model(asked: str, served: str) -> None:
+    if asked != served:
+        raise ServingError(
+            "unknown_head", f"no model {asked[:100]!r} at this path; it serves {served!r}", param="model"
+        )

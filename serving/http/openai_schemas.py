@@ -1,0 +1,188 @@
+"""Wire types of /v1/completions, /v1/embeddings and /v1/models: OpenAI's shapes, as far as they are served.
+
+A field of OpenAI's that is not served is still declared, with the one value that changes nothing, so that asking
+for more is refused by name and never ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from serving.http.schemas import Text, Wire, example
+
+_TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class StreamOptions(Wire):
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class CompletionRequest(Wire):
+    """`logprobs` reports each chosen token's log-probability under the model; alternatives are not listed."""
+
+    model: Text = Field(examples=["text-generation"])
+    prompt: Text | list[Text] | _TokenIds | list[_TokenIds] = Field(examples=["The history of the world"])
+    max_tokens: int | None = Field(default=16, ge=1)
+    temperature: float | None = Field(default=1.0, ge=0, le=2)
+    top_p: float | None = Field(default=1.0, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, description="Not OpenAI's: draw among the k likeliest tokens.")
+    min_p: float | None = Field(
+        default=None, ge=0, le=1, description="Not OpenAI's: leave out tokens rarer than this share."
+    )
+    repetition_penalty: float | None = Field(default=None, gt=0, le=100, description="Not OpenAI's; 1 changes nothing.")
+    min_tokens: int | None = Field(
+        default=None, ge=0, description="Not OpenAI's: no end of text before so many tokens."
+    )
+    n: int | None = Field(default=1, ge=1, le=16)
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=1)
+    echo: bool | None = False
+    stop: Text | list[Text] | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**62)
+    user: Text | None = None
+
+    best_of: int | None = Field(default=None, ge=1, le=16, description="Only as many as n.")
+    frequency_penalty: float | None = Field(default=None, ge=0, le=0, description="Not served.")
+    presence_penalty: float | None = Field(default=None, ge=0, le=0, description="Not served.")
+    logit_bias: dict[str, float] | None = Field(default=None, max_length=0, description="Not served.")
+    suffix: Literal[""] | None = Field(default=None, description="Not served.")
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, prompt: Any) -> Any:
+        if not prompt:
+            raise ValueError("should not be empty")
+        return prompt
+
+    @field_validator("stop")
+    @classmethod
+    def _check_stop(cls, stop: Any) -> Any:
+        stops = [stop] if isinstance(stop, str) else stop or []
+        if len(stops) > 4:
+            raise ValueError(f"has {len(stops)} strings, the limit is 4")
+        if "" in stops or any(len(item) > 200 for item in stops):
+            raise ValueError("should hold strings of 1 to 200 characters")
+        return stop
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Every prompt as a text or as token ids."""
+        prompt: Any = self.prompt
+        many = isinstance(prompt, list) and not isinstance(prompt[0], int)
+        return prompt if many else [prompt]
+
+    def options(self) -> dict[str, Any]:
+        """The library's GenerationOptions this request sets, by name."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        given = {
+            "max_new_tokens": self.max_tokens if self.max_tokens is not None else 16,
+            "min_new_tokens": self.min_tokens,
+            "temperature": self.temperature if self.temperature is not None else 1.0,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "seed": self.seed,
+            "stop": tuple(stop),
+            "logprobs": self.logprobs is not None,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class Logprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Completion(BaseModel):
+    model_config = example(
+        id="cmpl-4f1c",
+        object="text_completion",
+        created=1767225600,
+        model="text-generation",
+        choices=[
+            {
+                "index": 0,
+                "text": " is long",
+                "logprobs": {
+                    "tokens": [" is", " long"],
+                    "token_logprobs": [-0.21, -1.4],
+                    "top_logprobs": [],
+                    "text_offset": [0, 3],
+                },
+                "finish_reason": "stop",
+            }
+        ],
+        usage={"prompt_tokens": 6, "completion_tokens": 2, "total_tokens": 8},
+    )
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class EmbeddingsRequest(Wire):
+    model: Text = Field(examples=["feature-extraction"])
+    input: Text | Annotated[list[Text], Field(min_length=1)] = Field(examples=["A long document."])
+    encoding_format: Literal["float", "base64"] | None = "float"
+    user: Text | None = None
+    dimensions: None = Field(default=None, description="Not served: the model's own size.")
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    model_config = example(
+        object="list",
+        data=[{"object": "embedding", "index": 0, "embedding": [0.021, -0.117, 0.08]}],
+        model="feature-extraction",
+        usage={"prompt_tokens": 6, "total_tokens": 6},
+    )
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingsUsage
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(BaseModel):
+    object: Literal["list"]
+    data: list[Model]

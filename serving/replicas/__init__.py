@@ -1,0 +1,1 @@
+"""What runs in a head's replica: batches by tokens, the generation engine."""

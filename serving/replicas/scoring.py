@@ -1,0 +1,196 @@
+"""The replica of a scoring head: lists of inputs in, lists of records out.
+
+A replica tokenizes on one thread, runs the model on another and keeps its event loop free for requests that come
+and go. It knows predictors and queues; HTTP it does not know, and what a record means neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from serving.errors import ServingError, overloaded
+from serving.replicas.batching import BatchReport, QueueLimits, TokenBudgetBatcher
+from serving.replicas.metrics import HeadMetrics
+from serving.settings import HeadArguments
+
+
+class ScoringReplica:
+    """One head's model, answering lists of inputs with lists of records.
+
+    An input that needs more than one batch (a document of many windows) goes through the model as a whole. So there
+    are two lanes, each with its queue and its thread: whatever fits one batch, and what does not. A short text shares
+    the machine with a long one for as long as that takes, and never waits for its end.
+
+    Failures that the client should see come back as `{"failure": ...}`; see `errors.ServingError.to_wire`.
+    """
+
+    def __init__(self, task: str, arguments: HeadArguments) -> None:
+        # Imported here: torch costs seconds and memory, and the gateway and the driver need neither.
+        import torch
+
+        from bigbird.predictors import load_predictor
+
+        torch.set_num_threads(max(1, int(arguments.num_cpus)))
+        self._task = task
+        self._arguments = arguments
+        self._predictor = load_predictor(
+            task,
+            arguments.checkpoint,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            max_tokens_per_batch=arguments.max_tokens_per_batch,
+        )
+        self._metrics = HeadMetrics(task)
+        self._num_open = 0
+        self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
+        limits = QueueLimits(
+            max_tokens_per_batch=arguments.max_tokens_per_batch,
+            max_queued_requests=arguments.max_queued_requests,
+            max_queued_tokens=arguments.max_queued_tokens,
+            max_queue_wait_s=arguments.max_queue_wait_s,
+        )
+        self._ordinary = _Lane(self._predictor.forward, limits, self._report)
+        self._oversize = _Lane(self._predictor.forward, limits, self._report)
+
+    async def score(self, request: dict[str, Any]) -> dict[str, Any]:
+        """`request`: inputs, options (of the library, by name), timeout_s. Gives records and timings_s."""
+        try:
+            # Before tokenizing: what is refused should cost next to nothing, and what waits for the tokenizer counts.
+            self._ordinary.batcher.check(request["timeout_s"])
+            if self._num_open >= self._arguments.max_queued_requests:
+                limit = self._arguments.max_queued_requests
+                reason = f"{self._num_open} requests are here, the limit is {limit}"
+                raise overloaded(reason, self._ordinary.batcher.estimated_wait_s(), for_all=True)
+            self._num_open += 1
+            try:
+                return await self._score(request)
+            finally:
+                self._num_open -= 1
+                # Batches report this too, but none follows where everybody left.
+                self._metrics.queued(self._queued_tokens)
+        except ServingError as error:
+            return {"failure": error.to_wire()}
+
+    async def describe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What the model is, for /info."""
+        config = self._predictor.config
+        return {
+            "details": {
+                "max_position_embeddings": config.max_position_embeddings,
+                "labels": [config.id2label[index] for index in sorted(config.id2label)],
+                "device": self._arguments.device,
+                "dtype": self._arguments.dtype,
+                "queued_tokens": self._queued_tokens,
+            }
+        }
+
+    async def _score(self, request: dict[str, Any]) -> dict[str, Any]:
+        from bigbird.errors import InputError
+
+        started = time.monotonic()
+        predictor, inputs = self._predictor, request["inputs"]
+        try:
+            options = _with_changes(predictor.options, request["options"])
+        except InputError as error:
+            raise ServingError("invalid_input", f"parameters: {error}", param="parameters") from None
+        prepared = await self._on(self._text_thread, predictor.preprocess, inputs, options)
+        tokenize_s = time.monotonic() - started
+        self._metrics.tokenized(tokenize_s)
+        sizes = self._checked_sizes(prepared)
+        left_s = request["timeout_s"] - (time.monotonic() - started)
+        outputs = await self._compute(prepared, sizes, max(left_s, 1e-3))
+        computed = time.monotonic()
+        records = await self._on(self._text_thread, predictor.postprocess, prepared, outputs, options)
+        for index, record in enumerate(records):
+            if "error" in record:
+                raise ServingError("internal", f"inputs.{index}: {record['error']['message']}")
+        timings_s = {
+            "tokenize": tokenize_s,
+            "queue_and_model": computed - started - tokenize_s,
+            "decode": time.monotonic() - computed,
+        }
+        return {"records": records, "timings_s": timings_s}
+
+    def _checked_sizes(self, prepared: Sequence[Any]) -> list[int]:
+        """Tokens the model reads for each input. Raises ServingError for an input that failed, or for too many."""
+        sizes = []
+        for index, item in enumerate(prepared):
+            if not hasattr(item, "num_model_tokens"):
+                message = item.record["error"]["message"]
+                raise ServingError("invalid_input", f"inputs.{index}: {message}", param=f"inputs.{index}")
+            sizes.append(item.num_model_tokens)
+        limit = self._arguments.max_tokens_per_request
+        if sum(sizes) > limit:
+            raise ServingError(
+                "invalid_input", f"inputs need {sum(sizes)} tokens in the model, the limit is {limit}", param="inputs"
+            )
+        return sizes
+
+    async def _compute(self, prepared: Sequence[Any], sizes: Sequence[int], timeout_s: float) -> list[Any]:
+        """The model's outputs, in order. When one lane refuses its part, what the other has of it is dropped."""
+        budget = self._arguments.max_tokens_per_batch
+        outputs: list[Any] = [None] * len(prepared)
+
+        async def through(lane: _Lane, indices: list[int]) -> None:
+            items, tokens = [prepared[index] for index in indices], [sizes[index] for index in indices]
+            results = await lane.batcher.submit(items, tokens, timeout_s=timeout_s)
+            for index, result in zip(indices, results, strict=True):
+                outputs[index] = result
+
+        fits = [index for index, size in enumerate(sizes) if size <= budget]
+        beyond = [index for index, size in enumerate(sizes) if size > budget]
+        parts = [
+            asyncio.create_task(through(lane, indices))
+            for lane, indices in ((self._ordinary, fits), (self._oversize, beyond))
+            if indices
+        ]
+        try:
+            await asyncio.gather(*parts)
+        finally:
+            for part in parts:
+                part.cancel()
+        return outputs
+
+    @property
+    def _queued_tokens(self) -> int:
+        return self._ordinary.batcher.queued_tokens + self._oversize.batcher.queued_tokens
+
+    async def _on(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+    def _report(self, report: BatchReport) -> None:
+        self._metrics.batch(report)
+
+
+class _Lane:
+    """A queue and the thread that takes batches from it to the model."""
+
+    def __init__(
+        self,
+        forward: Callable[[list[Any]], Sequence[Any]],
+        limits: QueueLimits,
+        on_batch: Callable[[BatchReport], None],
+    ) -> None:
+        self._forward = forward
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.batcher = TokenBudgetBatcher(self._run, limits, on_batch=on_batch)
+
+    async def _run(self, prepared: list[Any]) -> Sequence[Any]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._forward, prepared)
+
+
+def _with_changes(options: Any, changes: dict[str, Any]) -> Any:
+    """The predictor's own options with what the request asks for."""
+    import dataclasses
+
+    known = {field.name for field in dataclasses.fields(options)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise ServingError(
+            "invalid_input", f"parameters.{unknown[0]}: not supported by this head", param=f"parameters.{unknown[0]}"
+        )
+    return dataclasses.replace(options, **changes)

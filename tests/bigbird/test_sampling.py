@@ -1,0 +1,98 @@
+"""Processed distributions are those of transformers; draws follow them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigbird.generation.options import GenerationOptions
+from bigbird.generation.sampling import draw, penalise_repetition, warp
+
+transformers = pytest.importorskip("transformers")
+
+
+def random_logits(rows: int, vocabulary: int, seed: int, scale: float = 3.0) -> torch.Tensor:
+    return torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def their_probabilities(logits: torch.Tensor, options: GenerationOptions) -> torch.Tensor:
+    processors = transformers.LogitsProcessorList()
+    processors.append(transformers.TemperatureLogitsWarper(float(options.temperature)))
+    if options.top_k:
+        processors.append(transformers.TopKLogitsWarper(options.top_k))
+    if options.top_p < 1:
+        processors.append(transformers.TopPLogitsWarper(options.top_p))
+    if options.min_p:
+        processors.append(transformers.MinPLogitsWarper(options.min_p))
+    return processors(torch.zeros(len(logits), 1, dtype=torch.long), logits).softmax(-1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    vocabulary=st.sampled_from([2, 7, 300, 3000]),
+    scale=st.sampled_from([0.05, 1.0, 4.0]),
+    temperature=st.sampled_from([0.3, 1.0, 1.7]),
+    top_k=st.sampled_from([0, 1, 5, 2999, 10_000]),
+    top_p=st.sampled_from([0.01, 0.5, 0.9, 0.999, 1.0]),
+    min_p=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+)
+def test_distributions_equal_transformers(seed, vocabulary, scale, temperature, top_k, top_p, min_p):
+    options = GenerationOptions(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    logits = random_logits(3, vocabulary, seed, scale)
+    ours, theirs = warp(logits, options).softmax(-1), their_probabilities(logits, options)
+    # Sums in another order may move a token that lies exactly at top_p's edge; it then moves on both sides.
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.0, 1.3])
+def test_repetition_penalty_equals_transformers(penalty: float):
+    logits = random_logits(4, 50, seed=1)
+    seen_ids = torch.randint(0, 50, (4, 12), generator=torch.Generator().manual_seed(2))
+    seen = torch.zeros(4, 50, dtype=torch.bool).scatter_(1, seen_ids, True)
+    theirs = transformers.RepetitionPenaltyLogitsProcessor(penalty)(seen_ids, logits.clone())
+    torch.testing.assert_close(penalise_repetition(logits, seen, penalty), theirs)
+
+
+def test_top_p_sorts_everything_when_the_most_likely_do_not_suffice():
+    logits = random_logits(2, 5000, seed=3, scale=0.01)
+    options = GenerationOptions(temperature=1.0, top_p=0.9)
+    ours = warp(logits, options).softmax(-1)
+    assert 4000 < int((ours[0] > 0).sum()) < 4600
+    torch.testing.assert_close(ours, their_probabilities(logits, options), atol=1e-6, rtol=1e-3)
+
+
+def test_a_row_does_not_depend_on_the_others():
+    logits = random_logits(5, 3000, seed=4)
+    logits[1:] *= 0.01  # these need the whole vocabulary, the first row does not
+    options = GenerationOptions(temperature=0.8, top_p=0.95, min_p=0.001)
+    assert torch.equal(warp(logits, options)[:1], warp(logits[:1], options))
+    uniforms = torch.rand(5, dtype=torch.float64)
+    scores = warp(logits, options)
+    assert torch.equal(draw(scores, uniforms)[2:3], draw(scores[2:3], uniforms[2:3]))
+
+
+def test_draws_follow_the_distribution():
+    scores = torch.log(torch.tensor([[0.5, 0.0, 0.2, 0.3, 0.0]]))
+    uniforms = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    counts = draw(scores.expand(10_000, 5), uniforms).bincount(minlength=5)
+    assert counts.tolist() == [5000, 0, 2000, 3000, 0]
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform: float):
+    scores = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]])
+    (token,) = draw(scores, torch.tensor([uniform], dtype=torch.float64)).tolist()
+    assert token == (1 if uniform == 0 else 2)
+
+
+def test_rounding_does_not_draw_past_the_last_possible_token():
+    scores = random_logits(500, 40, seed=6)
+    scores[:, 35:] = -torch.inf
+    assert int(draw(scores, torch.full((500,), 1 - 2**-53, dtype=torch.float64)).max()) < 35
+
+
+def test_tiny_temperatures_are_greedy_and_finite():
+    logits = random_logits(3, 100, seed=5, scale=30)
+    scores = warp(logits, GenerationOptions(temperature=1e-40))
+    assert torch.equal(draw(scores, torch.full((3,), 0.999, dtype=torch.float64)), logits.argmax(-1))

@@ -1,0 +1,218 @@
+"""The scoring job on a cluster that breaks: actors killed, nodes lost, the driver killed and started again.
+
+One seed runs in CI. `make chaos` runs as many as CHAOS_SEEDS says, over 2,000 documents: `-m chaos`.
+"""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray_session import in_the_end
+
+from bigbird import BigBirdForMaskedLM
+
+ROOT = Path(__file__).parents[2]
+WORDS = [
+    "long",
+    "documents",
+    "are",
+    "read",
+    "in",
+    "blocks",
+    "and",
+    "each",
+    "block",
+    "of",
+    "tokens",
+    "reads",
+    "its",
+    "neighbours",
+]
+NUM_SEEDS = int(os.environ.get("CHAOS_SEEDS", "20"))
+PATIENCE_S = 300.0
+HEAD = {"num_cpus": 1, "include_dashboard": False}
+
+# A cluster that is broken on purpose leaves processes and sockets behind.
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def write_corpus(path, num_documents):
+    random_ = random.Random(0)
+    texts = [" ".join(random_.choices(WORDS, k=random_.randint(1, 60))) for _ in range(num_documents)]
+    texts[7] = None
+    table = pa.table({"id": range(num_documents), "text": texts})
+    path.mkdir()
+    for number in range(4):
+        part = table.slice(number * num_documents // 4, num_documents // 4)
+        pq.write_table(part, path / f"{number}.parquet", row_group_size=50)
+
+
+def assert_same(found, expected):
+    """Every row once, and equal: a row scored in another batch may differ in the last digits."""
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        scores = {name: pytest.approx(row[name], rel=1e-4) for name in ("nll", "pseudo_perplexity") if row[name]}
+        assert found[key] == {**row, **scores}
+
+
+class Job:
+    """The command, as a process of its own, on the cluster."""
+
+    def __init__(self, cluster, model, corpus, output):
+        self.output = Path(output)
+        self.command = [
+            *(sys.executable, "-m", "pipelines.score", "--task", "masked-lm-scoring", "--model", str(model)),
+            *("--input", str(corpus), "--output", str(output), "--target-file-size", "2K"),
+            *("--num-actors", "2", "--num-cpus-per-actor", "1", "--option", "num_passes=4"),
+        ]
+        self.environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        self.process = None
+
+    def start(self):
+        log = open(f"{self.output}.log", "ab")  # noqa: SIM115
+        self.process = subprocess.Popen(self.command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+        log.close()
+
+    @property
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def num_parts(self):
+        return len(list(self.output.glob("part-*")))
+
+    def wait_for_parts(self, number):
+        """Until so many files are finished, or the job is."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.running and self.num_parts() < number:
+            assert time.monotonic() < deadline, Path(f"{self.output}.log").read_text()[-3000:]
+            time.sleep(0.02)
+
+    def finish(self):
+        deadline = time.monotonic() + PATIENCE_S
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, Path(f"{self.output}.log").read_text()[-3000:]
+            time.sleep(0.1)
+        assert self.process.returncode == 0, Path(f"{self.output}.log").read_text()[-3000:]
+
+    def records(self):
+        table = pa.concat_tables(pq.read_table(path, partitioning=None) for path in self.output.glob("part-*"))
+        rows = table.replace_schema_metadata(None).to_pylist()
+        assert sorted(row["id"] for row in rows) == list(range(len(rows)))
+        return {row["id"]: row for row in rows}
+
+
+def scoring_actors():
+    """Processes of scoring actors below this process: workers are children of the raylets it started."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (folder / "status").read_text()
+            titles[int(folder.name)] = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        parents[int(folder.name)] = int(status.partition("PPid:")[2].split()[0])
+
+    def ours(process):
+        while process > 1 and process != os.getpid():
+            process = parents.get(process, 0)
+        return process == os.getpid()
+
+    return sorted(p for p, title in titles.items() if b"ScoreUnit" in title and ours(p))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        ray.shutdown()
+        cluster = in_the_end(lambda: Cluster(initialize_head=True, head_node_args=HEAD))
+        for _ in range(2):
+            in_the_end(lambda: cluster.add_node(num_cpus=1))
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    return tiny_checkpoint(BigBirdForMaskedLM)
+
+
+def disturb(job, cluster, event, random_):
+    if event == "actor":
+        actors = scoring_actors()
+        assert actors, "files were written, so there are actors"
+        os.kill(random_.choice(actors), signal.SIGKILL)
+    elif event == "node":
+        cluster.remove_node(random_.choice(sorted(cluster.worker_nodes, key=str)), allow_graceful=False)
+        in_the_end(lambda: cluster.add_node(num_cpus=1))
+    else:
+        job.kill()
+        job.start()
+
+
+def run_disturbed(job, cluster, events, random_, num_parts):
+    """Runs `job` to its end; returns those of `events` that struck before it."""
+    struck = []
+    job.start()
+    for number, event in enumerate(events, start=1):
+        job.wait_for_parts(number * num_parts // (len(events) + 1) + random_.randint(0, 3))
+        if not job.running:
+            break
+        disturb(job, cluster, event, random_)
+        struck.append(event)
+    job.finish()
+    return struck
+
+
+def test_killed_actors_lost_nodes_and_killed_drivers_lose_and_double_nothing(cluster, model, tmp_path):
+    write_corpus(tmp_path / "in", 240)
+    undisturbed = Job(cluster, model, tmp_path / "in", tmp_path / "calm")
+    undisturbed.start()
+    undisturbed.finish()
+    expected = undisturbed.records()
+    assert len(expected) == 240
+    assert expected[7]["error"]["type"] == "InputError"
+    disturbed = Job(cluster, model, tmp_path / "in", tmp_path / "chaos")
+    # The node last: until another one has started, what is left of the job may end.
+    events = ["driver", "actor", "node"]
+    assert run_disturbed(disturbed, cluster, events, random.Random(0), undisturbed.num_parts()) == events
+    assert_same(disturbed.records(), expected)
+    assert disturbed.num_parts() == undisturbed.num_parts()
+    first, *later = re.findall(r"(\d+) done before", Path(f"{disturbed.output}.log").read_text())
+    assert first == "0"
+    assert [int(done) > 0 for done in later] == [True]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(NUM_SEEDS))
+def test_chaos_of_many_seeds(cluster, model, tmp_path_factory, seed):
+    folder = tmp_path_factory.getbasetemp() / "chaos-corpus"
+    calm = Job(cluster, model, folder, folder.with_name("chaos-calm"))
+    if not folder.exists():
+        write_corpus(folder, 2000)
+        calm.start()
+        calm.finish()
+    random_ = random.Random(seed)
+    events = random_.choices(["actor", "node", "driver"], k=4)
+    job = Job(cluster, model, folder, tmp_path_factory.mktemp("chaos") / "out")
+    assert run_disturbed(job, cluster, events, random_, calm.num_parts())
+    assert_same(job.records(), calm.records())

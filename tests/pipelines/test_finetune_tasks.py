@@ -1,0 +1,236 @@
+"""Fine-tuning beyond one process: the loss is the head's and transformers', on one worker or two, killed or not."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from labelled_rows import choices, questions, tagged
+from ray_session import start_ray
+
+from bigbird import BigBirdConfig
+from bigbird.checkpoint import load_model
+from bigbird.errors import InputError
+from bigbird.heads import (
+    BigBirdForMaskedLM,
+    BigBirdForMultipleChoice,
+    BigBirdForQuestionAnswering,
+    BigBirdForTokenClassification,
+)
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
+from pipelines.finetune import finetune
+from pipelines.finetuning.documents import check_documents, find_labels, from_words
+from pipelines.finetuning.metrics import answer_figures, figures
+from pipelines.finetuning.plan import Job, new_model, plan_job
+from pipelines.finetuning.token_rows import ToRows
+from pipelines.finetuning.training import Objective, Run, TrainingOptions
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def to_rows(task: Any, tokenizer: BigBirdTokenizer, max_length: int = 512, **more: Any) -> ToRows:
+    config = BigBirdConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=512)
+    return ToRows(task=task, tokenizer=tokenizer, config=config, max_length=max_length, **more)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer_dir: Path) -> BigBirdTokenizer:
+    return BigBirdTokenizer.from_pretrained(tiny_tokenizer_dir)
+
+
+def test_an_answer_lies_on_its_tokens_in_every_window_that_holds_it(tokenizer: BigBirdTokenizer) -> None:
+    (document,) = questions(1)
+    document["context"] += " of blocks and tokens" * 20
+    rows, counts = to_rows("question-answering", tokenizer, max_length=64).rows([document])
+    assert counts.rows == len(rows) > 1
+    first, last = map(int, rows[0].targets)
+    assert tokenizer.decode(list(rows[0].ids[first : last + 1])).strip() == "Zürich"
+    assert rows[-1].targets == (0, 0)
+
+
+def test_an_answer_that_cuts_a_token_is_given_the_whole_token_and_counted(tokenizer: BigBirdTokenizer) -> None:
+    document = {"question": "who?", "context": "blocks", "answers": {"text": ["lock"], "answer_start": [1]}}
+    (row,), counts = to_rows("question-answering", tokenizer).rows([document])
+    assert counts.cut_tokens == 1
+    assert row.targets[0] >= row.token_type_ids.index(1)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "complaint"),
+    [
+        ("question-answering", {"answers": {"text": ["Como"], "answer_start": [0]}}, "the answer is 'Como'"),
+        ("question-answering", {"question": " "}, "row 0: question is empty"),
+        ("multiple-choice", {"label": 3}, "label is 3, expected the index of one of 3 choices"),
+        ("multiple-choice", {"choices": ["a", "", "c"]}, "a choice is empty"),
+        ("text-classification", {"label": ""}, "label '' is empty"),
+        ("text-classification", {"label": float("nan")}, "expected a finite number"),
+    ],
+)
+def test_a_bad_row_is_named(task: Any, change: dict[str, Any], complaint: str) -> None:
+    rows = {"question-answering": questions, "multiple-choice": choices}
+    (document,) = rows[task](1) if task in rows else [{"text": "a"}]
+    with pytest.raises(InputError, match=complaint):
+        check_documents([{**document, **change}], task, "train")
+
+
+def test_tagged_words_are_spans_of_their_text() -> None:
+    document = from_words({"words": ["Lake", "of", "Como", "Ohrid"], "tags": ["B-X", "O", "B-X", "B-X"]}, "row 0")
+    assert document["text"] == "Lake of Como Ohrid"
+    assert [(e["start"], e["end"], e["label"]) for e in document["entities"]] == [
+        (0, 4, "X"),
+        (8, 12, "X"),
+        (13, 18, "X"),
+    ]
+    with pytest.raises(InputError, match="row 1: 2 words need as many tags, found 1"):
+        from_words({"words": ["a", "b"], "tags": ["O"]}, "row 1")
+
+
+def test_answers_are_compared_as_squad_does() -> None:
+    assert answer_figures([["the Lake Como"], []], ["lake como!", ""]) == {"exact_match": 1.0, "f1": 1.0}
+    assert answer_figures([["lake of Como", "Ohrid"]], ["Como"]) == {"exact_match": 0.0, "f1": pytest.approx(0.5)}
+
+
+def test_the_figures_of_choices_stand_beside_chance() -> None:
+    records = [{"best": 0}, {"best": 0}, {"best": 2}]
+    assert figures("multiple-choice", choices(3), records) == pytest.approx({"accuracy": 2 / 3, "chance": 1 / 3})
+
+
+def test_the_loss_of_choices_and_answers_is_that_of_the_padded_forward(
+    tiny_checkpoint: Any, tokenizer: BigBirdTokenizer
+) -> None:
+    model = load_model(tiny_checkpoint(BigBirdForMultipleChoice), dtype=torch.float32).eval()
+    rows, _ = to_rows("multiple-choice", tokenizer).rows(choices(2))
+    expected = torch.zeros(())
+    for row in rows:
+        width, parts = max(row.lengths), torch.tensor(row.ids).split(list(row.lengths))
+        types = torch.tensor(row.token_type_ids).split(list(row.lengths))
+        ids, kinds, mask = (
+            torch.stack([torch.nn.functional.pad(p, (0, width - len(p))) for p in values])[None]
+            for values in (parts, types, [torch.ones_like(p) for p in parts])
+        )
+        expected += model(ids, mask, token_type_ids=kinds, labels=torch.tensor([int(row.targets[0])])).loss
+    found = Objective(model, "multiple-choice", TrainingOptions(), None).loss_sum(rows, 0)
+    torch.testing.assert_close(found, expected)
+
+    model = load_model(tiny_checkpoint(BigBirdForQuestionAnswering), dtype=torch.float32).eval()
+    rows, _ = to_rows("question-answering", tokenizer).rows(questions(2))
+    expected = torch.zeros(())
+    for row in rows:
+        first, last = (torch.tensor([int(place)]) for place in row.targets)
+        expected += model(torch.tensor([row.ids]), start_positions=first, end_positions=last).loss
+    found = Objective(model, "question-answering", TrainingOptions(), None).loss_sum(rows, 0)
+    torch.testing.assert_close(found, expected)
+
+
+def test_fifty_steps_have_the_losses_of_a_transformers_training_loop(
+    tiny_checkpoint: Any, tokenizer: BigBirdTokenizer
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    options = TrainingOptions(epochs=30, learning_rate=2e-3, tokens_per_step=400, weight_decay=0.1)
+    documents = tagged(24)
+    labels, _ = find_labels(documents, "token-classification")
+    rows, _ = to_rows("token-classification", tokenizer, labels=labels).rows(documents)
+    assert max(len(row.ids) for row in rows) > 112  # so some of them are sparse
+    checkpoint = tiny_checkpoint(BigBirdForTokenClassification, num_labels=3, **NO_DROPOUT)
+    run = Run(
+        Objective(load_model(checkpoint, dtype=torch.float32), "token-classification", options, None), rows, options
+    )
+    theirs = transformers.BigBirdForTokenClassification.from_pretrained(checkpoint).train()
+    groups = [
+        {"params": [p for p in theirs.parameters() if (p.ndim > 1) == decays], "weight_decay": 0.1 * decays}
+        for decays in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
+    schedule = [run.rate(step) for step in range(len(run.steps))]
+    for step in range(50):
+        batch = [run.rows[index] for index in run.steps[step]]
+        total = sum(target >= 0 for row in batch for target in row.targets)
+        mean = 0.0
+        for row in batch:  # one at a time: padding changes what transformers computes
+            theirs.bert.set_attention_type("block_sparse")  # which it forgets after a short row
+            logits = theirs(torch.tensor([row.ids])).logits[0]
+            targets = torch.tensor(row.targets).long()
+            loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / total
+            loss.backward()
+            mean += loss.item()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), options.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule[step]
+        optimizer.step()
+        optimizer.zero_grad()
+        assert run.advance() == pytest.approx(mean, abs=1e-3)
+    assert run.losses[49] < run.losses[0] / 4
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # a process that has ended
+        return b""
+
+
+def _is_ours(process: Path) -> bool:
+    """Whether a process in /proc descends from this one: others may have a Ray on this machine."""
+    while process.name not in ("0", "1", ""):
+        if process.name == str(os.getpid()):
+            return True
+        process = Path("/proc") / _read(process / "stat").decode().rpartition(")")[2].split(maxsplit=2)[1]
+    return False
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")  # Ray Train copies Ray Data's context, deprecated fields and all
+def test_two_workers_of_which_one_is_killed_end_where_one_ends(tiny_checkpoint: Any, tmp_path: Path) -> None:
+    rows = tagged(40)
+    pq.write_table(pa.Table.from_pylist(rows[:32]), tmp_path / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[32:]), tmp_path / "eval.parquet")
+    options = TrainingOptions(epochs=15, learning_rate=1e-3, tokens_per_step=300)
+    job = Job(
+        task="token-classification",
+        model=str(tiny_checkpoint(BigBirdForMaskedLM, **NO_DROPOUT)),
+        train=str(tmp_path / "train.parquet"),
+        held_out=str(tmp_path / "eval.parquet"),
+        output=str(tmp_path / "out"),
+        options=options,
+        num_workers=2,
+        save_every=5,
+        evaluate_every=1000,
+    )
+    plan = plan_job(job)
+    tokenizer = BigBirdTokenizer.from_pretrained(job.model)
+    alone = Run(
+        Objective(new_model(job, plan), job.task, options, None),
+        to_rows(job.task, tokenizer, labels=plan.labels).rows(rows[:32])[0],
+        options,
+    )
+    while not alone.is_finished:
+        alone.advance()
+
+    killed: list[int] = []
+
+    def kill_one_worker() -> None:
+        while not list((tmp_path / "out" / "training").rglob("state.pt")):
+            time.sleep(0.05)
+        workers = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if b"TrainWorker" in _read(path)]
+        killed.extend(int(worker.name) for worker in workers if _is_ours(worker))
+        os.kill(killed[0], signal.SIGKILL)
+
+    start_ray(3)
+    try:
+        threading.Thread(target=kill_one_worker, daemon=True).start()
+        finetune(replace(job, max_failures=3))
+    finally:
+        import ray
+
+        ray.shutdown()
+    assert killed
+    # Losses, not weights: where a gradient is next to nothing, AdamW makes a whole step of its rounding.
+    last = max((tmp_path / "out" / "training").rglob("state.pt"), key=lambda path: path.stat().st_mtime)
+    assert torch.load(last, weights_only=True)["losses"] == pytest.approx(alone.losses, abs=1e-3)

@@ -1,0 +1,178 @@
+"""pipelines.scoring.report.report: summaries that add up to facts, and a page with everything in it."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.scoring.ledger.parts import Footer, write_part
+from pipelines.scoring.ledger.ranges import ranges_of
+from pipelines.scoring.report.page import page
+from pipelines.scoring.report.report import SCORES, collect, scores, summarize, write_report
+from pipelines.scoring.schemas import TASKS, output_schema, record_columns, result_fields
+from pipelines.scoring.storage import locate, write_whole
+
+COUNTS = {"num_tokens": 5, "num_windows": 1, "truncated": False}
+RECORDS = {
+    "fill-mask": {"masks": [{"position": 0, "candidates": [{"token": 1, "token_str": "a", "score": 0.5}]}]},
+    "masked-lm-scoring": {"nll": 2.0, "pseudo_perplexity": 7.4},
+    "token-classification": {"entities": [{"entity_group": "PER", "score": 0.75, "word": "Ada", "start": 0, "end": 3}]},
+    "text-classification": {"labels": [{"label": "good", "score": 0.9}, {"label": "bad", "score": 0.1}]},
+    "multiple-choice": {"choices": [0.2, 0.8], "best": 1},
+    "question-answering": {"answer": "Ada", "score": 0.25, "start": 0, "end": 3},
+    "feature-extraction": {"embedding": [0.0, 1.0]},
+    "text-generation": {
+        "generated_text": "and so on",
+        "finish_reason": "length",
+        "num_prompt_tokens": 5,
+        "num_generated_tokens": 3,
+    },
+}
+FAILED = {"error": {"type": "InputError", "message": "text is empty", "retryable": False}}
+EXPECTED = {"fill-mask": 0.5, "masked-lm-scoring": 2.0, "token-classification": 0.75, "text-classification": 0.9}
+EXPECTED |= {"multiple-choice": 0.8, "question-answering": 0.25, "text-generation": 3.0}
+
+
+def scored(task, records, texts, start=0):
+    fields = result_fields(task)
+    given = pa.table({"text": pa.array(texts, pa.string())})
+    schema = output_schema(given.schema, fields)
+    origin = [pa.array(["in.parquet"] * len(texts)), pa.array(range(start, start + len(texts)))]
+    return pa.table([given["text"], *record_columns(records, task, fields), *origin], schema=schema)
+
+
+def write(output, task, records, texts, start=0, **times):
+    table = scored(task, records, texts, start)
+    summary = summarize(table, task) | {"started": 0.0, "finished": 10.0, "worker": "w1"} | times
+    ranges = tuple(ranges_of(table["source_file"], table["source_row"]))
+    write_part(output, f"part-{start}.parquet", table, Footer("run", ranges, summary))
+
+
+@pytest.fixture
+def output(tmp_path):
+    place = locate(str(tmp_path))
+    run = {"fingerprint": {"task": "token-classification", "input_columns": {"text": "text"}}}
+    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    task = "token-classification"
+    good = {**RECORDS[task], **COUNTS}
+    write(place, task, [good, FAILED], ["Ada <b>& Charles</b>", None])
+    sure = {"entities": [{**RECORDS[task]["entities"][0], "score": 0.99}], **COUNTS, "num_tokens": 90}
+    write(place, task, [sure], ["Ada again"], start=2, started=10.0, finished=20.0, worker="w2")
+    return place
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_a_summary_and_rows_without_result_are_no_score(task):
+    table = scored(task, [{**RECORDS[task], **COUNTS}, FAILED], ["text", None])
+    values = scores(table, task)
+    summary = summarize(table, task)
+    assert (summary["documents"], summary["tokens"], summary["errors"]) == (2, 5, {"InputError": 1})
+    assert values[1] != values[1]
+    if task in SCORES:
+        assert values[0] == EXPECTED[task]
+        assert summary["lowest"] == summary["highest"] == [["in.parquet", 0, EXPECTED[task]]]
+    json.dumps(summary)
+
+
+def test_summaries_of_files_add_up(output):
+    facts = collect(output)
+    assert (facts["documents"], facts["tokens"], facts["files"], facts["errors"]) == (3, 95, 2, {"InputError": 1})
+    assert sum(b["documents"] for b in facts["tokens_per_document"]) == 2
+    assert [b for b in facts["tokens_per_document"] if b["documents"]] == [
+        {"from": 4, "to": 7, "documents": 1},
+        {"from": 64, "to": 127, "documents": 1},
+    ]
+    width = 20.0 / len(facts["throughput"])
+    assert sum(point["tokens_per_s"] for point in facts["throughput"]) * width == pytest.approx(95, rel=0.01)
+    assert [(actor["actor"], actor["files"], actor["busy"]) for actor in facts["actors"]] == [
+        ("w1", 1, 1),
+        ("w2", 1, 1),
+    ]
+    least, most = facts["documents_at_the_ends"]
+    assert (least["end"], least["documents"][0]["row"]) == ("least confident", 0)
+    assert (most["end"], most["documents"][0]["row"]) == ("most confident", 2)
+
+
+def test_the_time_between_two_starts_is_no_time_of_the_job(output):
+    write(output, "token-classification", [FAILED], [None], start=3, started=10_000.0, finished=10_010.0)
+    times = [point["after_s"] for point in collect(output)["throughput"]]
+    assert max(times) < 30
+    assert times[1] == pytest.approx(30 / len(times), abs=0.001)
+
+
+def test_an_answer_far_into_a_context_is_shown_where_it_stands_and_marked(tmp_path):
+    place = locate(str(tmp_path))
+    columns = {"question": "question", "context": "doc.body"}
+    run = {"fingerprint": {"task": "question-answering", "input_columns": columns}}
+    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    body = "x" * 5000 + "Ada" + "y" * 5000
+    record = {"answer": "Ada", "score": 0.25, "start": 5000, "end": 5003, **COUNTS}
+    fields = result_fields("question-answering")
+    given = {"question": ["Who?"], "doc": [{"body": body}], "source_file": ["in"], "source_row": [0]}
+    found = record_columns([record], "question-answering", fields)
+    table = pa.table({**given, **dict(zip([*(field.name for field in fields), "error"], found, strict=True))})
+    summary = summarize(table, "question-answering") | {"started": 0.0, "finished": 1.0, "worker": "w"}
+    write_part(place, "part-0.parquet", table, Footer("run", (("in", 0, 1),), summary))
+    (document,) = collect(place)["documents_at_the_ends"][0]["documents"]
+    (span,) = document["entities"]
+    assert document["context"][span["start"] : span["end"]] == "Ada"
+    assert (document["context"][0], document["context"][-1], document["question"]) == ("…", "…", "Who?")
+    reader = Reader()
+    reader.feed(page(collect(place)))
+    assert reader.marked == ["Ada", "Ada"]
+
+
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [("fill-mask", {"label": "a", "score": 0.5}), ("text-classification", {"label": "good", "score": 0.9})],
+)
+def test_what_was_found_in_a_document_is_shown_beside_it(tmp_path, task, label):
+    place = locate(str(tmp_path))
+    run = {"fingerprint": {"task": task, "input_columns": {"text": "text"}}}
+    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    write(place, task, [{**RECORDS[task], **COUNTS}], ["a text"])
+    (document,) = collect(place)["documents_at_the_ends"][0]["documents"]
+    assert document["labels"][0] == label
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.outside, self.marked = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.outside += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag != "rect":
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "mark":
+            self.marked.append(data)
+
+
+def test_the_page_is_whole_needs_nothing_from_elsewhere_and_escapes_texts(output):
+    write_report(output)
+    html = Path(output.path, "_report.html").read_text()
+    reader = Reader()
+    reader.feed(html)
+    assert reader.open == []
+    assert reader.outside == []
+    assert not re.search(r"<script|@import|url\(", html)
+    assert reader.marked.count("Ada") == 4  # each of the two documents stands at both ends
+    assert "&lt;b&gt;&amp; Charles&lt;/b&gt;" in html
+    assert json.loads(Path(output.path, "_report.json").read_text()) == collect(output)
+
+
+def test_a_page_of_nothing_but_errors_is_drawn(tmp_path):
+    place = locate(str(tmp_path))
+    run = {"fingerprint": {"task": "fill-mask", "input_columns": {"text": "text"}}}
+    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    write(place, "fill-mask", [FAILED], [None])
+    assert "InputError" in page(collect(place))

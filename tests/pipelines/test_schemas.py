@@ -1,0 +1,130 @@
+"""pipelines.scoring.schemas: declared columns, and examples from tables."""
+
+import pyarrow as pa
+import pytest
+
+from bigbird.errors import InputError
+from bigbird.predictors import OPTIONS
+from pipelines.scoring.schemas import (
+    ERROR_TYPE,
+    TASKS,
+    InputColumns,
+    check_input_types,
+    examples,
+    output_schema,
+    record_columns,
+    result_fields,
+)
+
+TEXT = {"text": "text"}
+
+
+def test_every_task_of_the_library_has_a_declared_schema():
+    assert set(OPTIONS) <= set(TASKS)
+    for task in TASKS:
+        names = [field.name for field in result_fields(task)]
+        assert names[-3:] == ["num_tokens", "num_windows", "truncated"]
+
+
+def test_a_batch_of_errors_alone_has_the_types_of_any_other():
+    failed = {"error": {"type": "InputError", "message": "text is null", "retryable": False}}
+    for task in TASKS:
+        fields = result_fields(task, embedding_size=4)
+        columns = record_columns([failed, failed], task, fields)
+        assert [column.type for column in columns] == [*(field.type for field in fields), ERROR_TYPE]
+        assert all(column.null_count == 2 for column in columns[:-1])
+        assert columns[-1].null_count == 0
+
+
+def test_a_record_field_without_a_column_is_not_dropped_silently():
+    record = {"nll": 1.0, "pseudo_perplexity": 2.7, "num_tokens": 1, "num_windows": 1, "truncated": False, "new": 1}
+    with pytest.raises(AssertionError, match="new"):
+        record_columns([record], "masked-lm-scoring", result_fields("masked-lm-scoring"))
+
+
+def test_choices_are_read_from_one_column_and_their_scores_written_to_another():
+    fields = result_fields("multiple-choice")
+    record = {"choices": [0.25, 0.75], "best": 1, "num_tokens": 9, "num_windows": 2, "truncated": False}
+    columns = dict(
+        zip([field.name for field in fields], record_columns([record], "multiple-choice", fields), strict=False)
+    )
+    assert columns["scores"].to_pylist() == [[0.25, 0.75]]
+    output_schema(pa.schema([("prompt", pa.string()), ("choices", pa.list_(pa.string()))]), fields)
+
+
+def test_aggregation_none_declares_tokens_in_the_place_of_groups():
+    class Options:
+        aggregation_strategy = "none"
+
+    (entities, *_) = result_fields("token-classification", options=Options())
+    assert [entities.type.value_type.field(i).name for i in range(2)] == ["entity", "index"]
+
+
+def test_an_embedding_is_a_list_of_fixed_size():
+    assert result_fields("feature-extraction", embedding_size=8)[0].type == pa.list_(pa.float32(), 8)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.dictionary(pa.int8(), pa.large_string()),
+        pa.string_view(),
+    ],
+)
+def test_any_kind_of_string_column_will_do(kind):
+    check_input_types(pa.schema([("text", kind)]), TEXT)
+    table = pa.table({"text": pa.array(["a", None], pa.string()).cast(kind)})
+    assert examples(table, "fill-mask", TEXT) == ["a", None]
+
+
+def test_bytes_that_are_no_text_become_a_string_no_predictor_takes_and_leave_the_others_alone():
+    stored = pa.array([b"good", b"b\xffd", None], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 3, stored.buffers())
+    choices = pa.ListArray.from_arrays(pa.array([0, 2, 2, 3]), text)
+    for column in (text, text.dictionary_encode(), text.cast(pa.string_view())):
+        assert examples(pa.table({"text": column}), "fill-mask", TEXT) == ["good", "b\udcffd", None]
+    columns = {"prompt": "prompt", "choices": "choices"}
+    rows = examples(pa.table({"prompt": ["p"] * 3, "choices": choices}), "multiple-choice", columns)
+    assert [row["choices"] for row in rows] == [["good", "b\udcffd"], [], [None]]
+
+
+def test_a_dotted_name_reaches_into_structs():
+    table = pa.table({"doc": [{"body": {"en": "hi"}}, {"body": None}, None]})
+    columns = {"text": "doc.body.en"}
+    check_input_types(table.schema, columns)
+    assert examples(table, "fill-mask", columns) == ["hi", None, None]
+
+
+@pytest.mark.parametrize(
+    ("schema", "columns", "message"),
+    [
+        (pa.schema([("body", pa.string())]), TEXT, "'text' is not in the input; its columns are body"),
+        (pa.schema([("text", pa.int64())]), TEXT, "'text' has type int64; expected string"),
+        (pa.schema([("text", pa.binary())]), TEXT, "'text' has type binary; expected string"),
+        (pa.schema([("choices", pa.string())]), {"choices": "choices"}, "expected list of string"),
+        (pa.schema([("choices", pa.list_(pa.int8()))]), {"choices": "choices"}, "expected list of string"),
+        (pa.schema([("doc", pa.struct([("a", pa.string())]))]), {"text": "doc.b"}, "'doc.b' is not in the input"),
+    ],
+)
+def test_missing_and_mistyped_columns_are_refused_by_name(schema, columns, message):
+    with pytest.raises(InputError, match=message):
+        check_input_types(schema, columns)
+
+
+def test_a_null_in_any_column_makes_the_example_null():
+    table = pa.table({"question": ["q", None, "q"], "context": ["c", "c", None]})
+    columns = InputColumns().of_task("question-answering")
+    assert examples(table, "question-answering", columns) == [{"question": "q", "context": "c"}, None, None]
+
+
+def test_an_input_column_with_the_name_of_a_result_is_refused():
+    with pytest.raises(InputError, match="'error', 'nll'"):
+        output_schema(pa.schema([("nll", pa.int8()), ("error", pa.string())]), result_fields("masked-lm-scoring"))
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="'summarization' is not known; the tasks are fill-mask,"):
+        InputColumns().of_task("summarization")

@@ -1,0 +1,460 @@
+"""pipelines.score: the job from end to end on Ray, with a stand-in for the predictor where the model is no matter."""
+
+import io
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from ray_session import ray_session
+
+from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
+from bigbird.errors import CheckpointError, InputError
+from bigbird.predictors import OPTIONS
+from pipelines import score
+from pipelines.scoring import progress
+from pipelines.scoring.actors.pool import ScoreOptions, num_tokenizers, pool
+from pipelines.scoring.actors.watch import WatchState, split_windows
+from pipelines.scoring.checks import ModelFacts, check_memory, parse_options
+from pipelines.scoring.job import Job, run_job
+
+NUM_ROWS = 60
+FACTS = {"num_windows": 1, "truncated": False}
+
+# Ray 2.60 warns of its own settings while it copies them, and leaves processes of a node that did not come up.
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class CountCharacters:
+    """A masked-lm-scoring predictor whose nll is the length of the text; some texts do what corpora do."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def preprocess(self, examples, options=None):
+        return list(examples)
+
+    def forward(self, prepared):
+        for text in prepared:
+            if text == "raises":
+                raise RuntimeError("no luck with this one")
+            if text == "kills":
+                os._exit(1)
+            if text == "memory" and not os.path.exists(self.marker):
+                raise MemoryError("not now")
+        return [None if text is None else len(text) for text in prepared]
+
+    def postprocess(self, prepared, outputs, options=None):
+        return [
+            {"error": {"type": "InputError", "message": "text is null, expected a string"}}
+            if length is None
+            else {
+                "nll": length / 3,
+                "pseudo_perplexity": 1.0,
+                "num_tokens": length,
+                "num_windows": 1,
+                "truncated": False,
+            }
+            for length in outputs
+        ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with ray_session(__name__):
+        yield
+
+
+def facts(task, model, dtype="float32"):
+    return ModelFacts(digest=model, embedding_size=4, weight_bytes=1000)
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """The command line with the stand-in in the place of every model."""
+    marker = str(tmp_path / "marker")
+    monkeypatch.setattr(score, "load_predictor", lambda *args, **kwargs: CountCharacters(marker))
+    monkeypatch.setattr(score, "inspect_model", facts)
+
+
+ROWS = [f"{'word ' * (number % 7)}{number}" for number in range(NUM_ROWS)]
+ROWS[23], ROWS[29], ROWS[37], ROWS[41] = None, "raises", "memory", "kills"
+
+
+def write_corpus(path, rows, **columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": list(range(len(rows))), "text": rows, **columns}), path, row_group_size=25)
+    return path
+
+
+def command(folder, *more):
+    return [
+        *("--task", "masked-lm-scoring", "--model", "m", "--input", str(folder / "in")),
+        *("--output", str(folder / "out"), "--target-file-size", "150", "--num-actors", "1", *more),
+    ]
+
+
+def records(folder):
+    rows = [row for name in parts(folder) for row in pq.read_table(folder / "out" / name).to_pylist()]
+    assert len({row["id"] for row in rows}) == len(rows), "a row is there twice"
+    return {row["id"]: row for row in rows}
+
+
+def parts(folder):
+    return {path.name: path.stat().st_mtime_ns for path in sorted((folder / "out").glob("part-*"))}
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory):
+    """One corpus, four starts of one job: the first 20 rows, the rest, again with memory to spare, and again."""
+    folder = tmp_path_factory.mktemp("starts")
+    marker = str(folder / "memory-is-back")
+    write_corpus(folder / "in" / "year=2001" / "a.parquet", ROWS, lang=["en"] * NUM_ROWS)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score, "load_predictor", lambda *args, **kwargs: CountCharacters(marker))
+        patch.setattr(score, "inspect_model", facts)
+        for number, more in enumerate((["--limit", "20"], [], [], [])):
+            out, err = io.StringIO(), io.StringIO()
+            patch.setattr("sys.stdout", out)
+            patch.setattr("sys.stderr", err)
+            if number == 2:
+                (folder / "memory-is-back").touch()
+            if number == 3:
+                (folder / "out" / "_report.html").unlink()  # as if the start before was killed just then
+            status = score.main(command(folder, *more))
+            assert status == 0, err.getvalue()
+            seen.append((records(folder), parts(folder), out.getvalue(), err.getvalue()))
+    return folder, seen
+
+
+def test_a_limit_keeps_the_first_rows(starts):
+    _, ((found, _, out, _), *_) = starts
+    assert sorted(found) == list(range(20))
+    assert "documents  20" in out
+
+
+def test_every_row_is_in_the_output_once_with_its_own_columns(starts):
+    folder, (_, (found, _, out, err), *_) = starts
+    assert [found[number]["text"] for number in range(NUM_ROWS)] == ROWS
+    assert list(found[5])[:4] == ["id", "text", "lang", "year"]
+    assert found[5]["nll"] == len(ROWS[5]) / 3
+    assert found[5]["error"] is None
+    assert (found[5]["lang"], found[5]["year"]) == ("en", 2001)
+    assert found[5]["source_file"] == str(folder / "in" / "year=2001" / "a.parquet")
+    assert found[5]["source_row"] == 5
+    assert "documents  40\nbefore     20" in out
+    assert "errors     4  (InputError 1, MemoryError 1, ProcessDied 1, RuntimeError 1)" in out
+    assert str(folder / "out") in out
+    assert "60 rows; 20 done before, 40 to score" in err
+
+
+def test_a_bad_row_has_its_error_and_its_neighbours_have_none(starts):
+    _, (_, (found, *_), *_) = starts
+    errors = {number: row["error"] for number, row in found.items() if row["error"]}
+    assert errors.pop(41)["type"] == "ProcessDied"
+    assert errors == {
+        23: {"type": "InputError", "message": "text is null, expected a string", "retryable": False},
+        29: {"type": "RuntimeError", "message": "no luck with this one", "retryable": False},
+        37: {"type": "MemoryError", "message": "not now", "retryable": True},
+    }
+
+
+def test_all_files_have_the_declared_schema(starts):
+    folder, (_, (_, files, *_), *_) = starts
+    schemas = {str(pq.read_schema(folder / "out" / name).remove_metadata()) for name in files}
+    assert len(files) > 2
+    assert len(schemas) == 1
+
+
+def test_a_second_start_leaves_finished_files_alone(starts):
+    _, ((_, first, *_), (_, second, *_), *_) = starts
+    assert first.items() <= second.items()
+
+
+def test_a_row_that_failed_for_a_passing_cause_is_scored_by_the_next_start_and_no_other(starts):
+    _, (_, (before, old, *_), (after, new, out, _), _) = starts
+    assert after[37]["nll"] == len("memory") / 3
+    assert {key: row for key, row in after.items() if key != 37} == {k: r for k, r in before.items() if k != 37}
+    assert old.keys() == new.keys()
+    assert sum(old[name] != new[name] for name in old) == 1
+    assert "before     60 were done by earlier starts" in out
+
+
+def test_a_finished_job_started_again_touches_nothing(starts):
+    folder, (*_, (_, old, *_), (_, new, out, _)) = starts
+    assert old == new
+    assert "documents  0" in out
+    assert (folder / "out" / "_report.html").exists()
+
+
+class SaidSoFar(io.StringIO):
+    """What was written, and a call when a text first stands in it."""
+
+    def __init__(self, text, then):
+        super().__init__()
+        self._text, self._then = text, then
+
+    def write(self, said):
+        written = super().write(said)
+        if self._then and self._text in self.getvalue():
+            then, self._then = self._then, None
+            then()
+        return written
+
+
+def test_a_job_that_waits_for_cpus_says_so_and_goes_on_when_they_are_free(stand_in, monkeypatch, tmp_path):
+    @ray.remote(num_cpus=2)
+    class Occupant:
+        def is_there(self):
+            return True
+
+    occupant = Occupant.remote()
+    assert ray.get(occupant.is_there.remote())
+    write_corpus(tmp_path / "in" / "a.parquet", ["one"])
+    monkeypatch.setattr(progress, "INTERVAL_S", 0.5)
+    err = SaidSoFar("waiting for an actor (1 CPUs, 0 of 2 are free in the cluster)", lambda: ray.kill(occupant))
+    monkeypatch.setattr("sys.stderr", err)
+    assert score.main([*command(tmp_path), "--num-cpus-per-actor", "1"]) == 0, err.getvalue()
+    assert err._then is None, "it waited, and said for what"
+    assert len(records(tmp_path)) == 1
+
+
+def test_json_lines_are_read_and_a_damaged_line_keeps_its_place(stand_in, tmp_path):
+    lines = [json.dumps({"id": number, "text": f"text {number}", "kind": "x"}) for number in range(12)]
+    lines[4] = '{"id": 4, "text": '
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text("\n".join(lines))
+    assert score.main(command(tmp_path, "--columns", "id")) == 0
+    rows = pq.read_table(tmp_path / "out").sort_by("source_row").to_pylist()
+    assert list(rows[0])[:2] == ["id", "nll"]
+    assert [row["id"] for row in rows] == [*range(4), None, *range(5, 12)]
+    assert (rows[4]["error"]["type"], rows[4]["error"]["retryable"]) == ("ReadError", False)
+    assert [row["nll"] for row in rows[5:]] == [len(f"text {number}") / 3 for number in range(5, 12)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--task", "summarization"], "task 'summarization' is not known; the tasks are fill-mask"),
+        (["--text-column", "body"], "column 'body' is not in the input; its columns are id, text"),
+        (["--text-column", "id"], "column 'id' has type int64; expected string"),
+        (["--input", "/nowhere/at/all"], "input '/nowhere/at/all' does not exist"),
+        (["--columns", "lang"], "columns 'lang' are not in the input; its columns are id, text"),
+        (["--option", "num_passes=many"], "option num_passes='many': expected int"),
+        (["--option", "top_k=3"], "option 'top_k=3': expected NAME=VALUE with one of"),
+        (["--limit", "0"], "limit is 0, expected at least 1"),
+        (["--num-actors", "0"], "num_actors is 0, expected more than 0"),
+        (["--num-actors", "9"], "9 actors of 1 CPUs and 0 GPUs: the cluster holds 2"),
+        (["--num-gpus-per-actor", "1"], "an actor is to have 1 GPUs; the cluster has 0"),
+        (["--min-actors", "1"], "min_actors and max_actors go together"),
+        (["--target-file-size", "huge"], "size 'huge': expected a number with K, M or G"),
+        (["--id-column", "text"], "id column 'text' is null in row 23 of"),
+        (["--output", "/proc/nowhere"], "output '/proc/nowhere' cannot be written"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_before_anything_starts(stand_in, tmp_path, capsys, change, message):
+    write_corpus(tmp_path / "in" / "a.parquet", ROWS)
+    assert score.main(command(tmp_path) + change) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pipelines.score")]
+    assert message in line
+    assert not list(tmp_path.glob("out/part-*"))
+
+
+def test_a_file_that_is_not_what_its_name_says_is_refused(stand_in, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.parquet").write_text("not Parquet")
+    assert score.main(command(tmp_path)) == 2
+    assert "a.parquet' cannot be read: " in capsys.readouterr().err
+
+
+def test_an_output_among_the_inputs_is_refused(stand_in, tmp_path, capsys):
+    write_corpus(tmp_path / "in" / "a.parquet", ROWS)
+    assert score.main([*command(tmp_path), "--output", str(tmp_path / "in" / "out")]) == 2
+    assert "in/out' lies among the inputs" in capsys.readouterr().err
+
+
+def test_ids_that_repeat_are_refused_by_name(stand_in, tmp_path, capsys):
+    write_corpus(tmp_path / "in" / "a.parquet", ["x", "y"], key=["a", "b"])
+    write_corpus(tmp_path / "in" / "b.parquet", ["z", "y"], key=["c", "a"])
+    assert score.main(command(tmp_path, "--id-column", "key")) == 2
+    assert "id 'a' occurs twice: row 0 of" in capsys.readouterr().err
+
+
+def test_files_with_other_columns_are_refused_by_name(stand_in, tmp_path, capsys):
+    write_corpus(tmp_path / "in" / "a.parquet", ROWS)
+    write_corpus(tmp_path / "in" / "b.parquet", ROWS, lang=["en"] * NUM_ROWS)
+    assert score.main(command(tmp_path)) == 2
+    assert "b.parquet' and" in capsys.readouterr().err
+
+
+NASTY = {
+    "null": None,
+    "empty": "",
+    "blank": "  \t\n ",
+    "one word": "x" * 2_000_000,
+    "emoji": "😀👩‍👩‍👧 and words",
+    "right to left": "שלום עולם مرحبا",
+    "nul": "a nul \0 inside",
+    "long": "some words " * 27_300,
+    "no text": "to be replaced",
+    "plain": "long documents are read in blocks",
+}
+
+
+def test_the_worst_rows_of_corpora_are_all_there_once_the_bad_ones_with_their_error(tiny_checkpoint, tmp_path):
+    stored = pa.array([None if text is None else text.encode() for text in NASTY.values()])
+    bytes_ = stored.buffers()[2].to_pybytes().replace(b"to be replaced", b"\xff\xfe not a text ")
+    text = pa.Array.from_buffers(pa.string(), len(NASTY), [*stored.buffers()[:2], pa.py_buffer(bytes_)])
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": list(NASTY), "text": text}), tmp_path / "in" / "nasty.parquet", row_group_size=4)
+    model = str(tiny_checkpoint(BigBirdForTokenClassification, id2label={0: "O", 1: "X"}))
+    arguments = command(tmp_path, "--task", "token-classification", "--model", model, "--num-tokenizers", "1")
+    assert score.main([*arguments, "--columns", "id", "--target-file-size", "1M"]) == 0
+    rows = {row["id"]: row for name in parts(tmp_path) for row in pq.read_table(tmp_path / "out" / name).to_pylist()}
+    assert rows.keys() == NASTY.keys()
+    assert sum(pq.read_metadata(tmp_path / "out" / name).num_rows for name in parts(tmp_path)) == len(NASTY)
+    messages = {id_: row["error"]["message"] for id_, row in rows.items() if row["error"]}
+    assert messages.keys() == {"null", "empty", "one word", "no text"}
+    assert "max_tokens_per_document" in messages["one word"]
+    assert "is not Unicode text" in messages["no text"]
+    assert rows["long"]["num_windows"] > 100
+    assert all((row["entities"] is None) == (row["error"] is not None) for row in rows.values())
+
+
+def test_the_schema_is_printed_without_a_model(capsys):
+    assert score.main(["--task", "masked-lm-scoring", "--print-schema"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["nll: double", "pseudo_perplexity: double"]
+    assert "error: struct<type: string, message: string, retryable: bool>" in lines
+
+
+def test_scoring_composes_with_any_dataset(stand_in):
+    dataset = ray.data.from_items([{"text": "four"}, {"text": None}, {"text": "seventh"}])
+    load = score.load_predictor
+    scored = score.score(dataset, "masked-lm-scoring", "m", ScoreOptions(num_actors=1), load=load)
+    rows = scored.map_batches(lambda table: table.append_column("twice", table["num_tokens"]), batch_format="pyarrow")
+    found = {row["text"]: row for row in rows.take_all()}
+    assert {text: row["twice"] for text, row in found.items()} == {"four": 4, "seventh": 7, None: None}
+    assert found[None]["error"]["type"] == "InputError"
+
+
+def test_a_dataset_without_the_column_is_refused_when_its_schema_is_known(stand_in):
+    dataset = ray.data.from_arrow(pa.table({"body": ["a"]}))
+    with pytest.raises(InputError, match="column 'text' is not in the input; its columns are body"):
+        score.score(dataset, "masked-lm-scoring", "m")
+
+
+def test_options_beyond_the_model_and_weights_cut_short_are_refused(tiny_checkpoint, tmp_path, capsys):
+    write_corpus(tmp_path / "in" / "a.parquet", ROWS)
+    model = tiny_checkpoint(BigBirdForMaskedLM)
+    arguments = command(tmp_path, "--model", str(model))
+    assert score.main([*arguments, "--option", "max_length=9999"]) == 2
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-9])
+    assert score.main(arguments) == 2
+    long, damaged = capsys.readouterr().err.splitlines()
+    assert "max_length is 9999, but the model reads at most 512 tokens" in long
+    assert "model.safetensors is damaged" in damaged
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_the_head_is_refused(tmp_path):
+    def inspect(*args):
+        raise CheckpointError("needs a checkpoint of BigBirdForMaskedLM")
+
+    write_corpus(tmp_path / "in" / "a.parquet", ROWS)
+    job = Job(task="fill-mask", model="m", inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"))
+    with pytest.raises(CheckpointError):
+        run_job(job, load=lambda *a, **k: None, inspect=inspect, out=io.StringIO())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_fits_on_no_node_is_refused():
+    model = ModelFacts(digest="", embedding_size=1, weight_bytes=4 << 30)
+    with pytest.raises(InputError, match=r"needs about 6\.0 GiB an actor; the largest node offers 5\.0 GiB"):
+        check_memory(model, [{"CPU": 8, "memory": 5 << 30}], 1, 1.0)
+    nodes = [{"CPU": 8, "memory": 13 << 30}, {"CPU": 1, "memory": 99 << 30}]
+    assert check_memory(model, nodes, 3, 1.0) == 3
+    with pytest.raises(InputError, match=r"4 actors of 1 CPUs and 6\.0 GiB each; the cluster's nodes hold 3"):
+        check_memory(model, nodes, 4, 1.0)
+    with pytest.raises(InputError, match=r"no node offers 16 CPUs and 6\.0 GiB to one actor"):
+        check_memory(model, nodes, 1, 16.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "cluster", "pool_size", "cpus"),
+    [
+        ({}, {"CPU": 2}, (2, 2), 1),
+        ({}, {"CPU": 64}, (16, 16), 4),
+        ({"num_actors": 2}, {"CPU": 8}, (2, 2), 4),
+        ({"num_actors": 3, "num_cpus_per_actor": 2}, {"CPU": 8}, (3, 3), 2),
+        ({"num_gpus_per_actor": 0.5}, {"CPU": 8, "GPU": 2}, (4, 4), 1),
+        ({"num_gpus_per_actor": 1, "num_actors": 2}, {"CPU": 8, "GPU": 4}, (2, 2), 1),
+        ({"min_actors": 1, "max_actors": 6}, {"CPU": 2}, (1, 6), 1),
+        ({"num_tokenizers": 2}, {"CPU": 8}, (6, 6), 1),
+    ],
+)
+def test_actors_times_threads_are_the_cores_and_gpus_may_be_shared(monkeypatch, given, cluster, pool_size, cpus):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
+    strategy, found, most = pool(ScoreOptions(**given))
+    assert ((strategy.min_size, strategy.max_size), found, most) == (pool_size, cpus, pool_size[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "cluster", "tokenizers"),
+    [
+        ({}, {"CPU": 8}, 0),
+        ({"num_gpus_per_actor": 1}, {"CPU": 8, "GPU": 2}, 2),
+        ({"num_gpus_per_actor": 1}, {"CPU": 3, "GPU": 2}, 1),
+        ({"num_gpus_per_actor": 1}, {"CPU": 2, "GPU": 2}, 0),
+        ({"num_gpus_per_actor": 1, "num_tokenizers": 5}, {"CPU": 8, "GPU": 2}, 5),
+    ],
+)
+def test_actors_with_gpus_have_tokenizers_as_cores_allow(monkeypatch, given, cluster, tokenizers):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
+    options = ScoreOptions(**given)
+    _, cpus, size = pool(options)
+    assert num_tokenizers(options, size, cpus) == tokenizers
+
+
+def test_a_pool_is_no_larger_than_what_there_is_to_do(monkeypatch):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8})
+    assert pool(ScoreOptions(), 3)[0].max_size == 3
+
+
+def test_a_killing_row_is_found_by_unit_window_and_row():
+    watch = WatchState()
+    assert watch.begin("u").deaths == 0  # dies somewhere
+    assert watch.begin("u").suspects == ()
+    watch.enter("u", 0, 8)
+    watch.enter("u", 8, 16)  # dies in here
+    verdict = watch.begin("u")
+    assert verdict.suspects == ((8, 16),)
+    windows = split_windows([(0, 8), (8, 16)], verdict.suspects)
+    assert windows == [(0, 8), *((row, row + 1) for row in range(8, 16))]
+    for _ in range(2):
+        watch.enter("u", 11, 12)
+        verdict = watch.begin("u")
+    assert verdict.marked == {11}
+    watch.finish("u")
+    assert watch.begin("u").deaths == 0
+
+
+def test_a_watch_that_was_killed_itself_goes_on_with_what_it_hears():
+    watch = WatchState()
+    watch.enter("u", 8, 16)
+    assert watch.begin("u").suspects == ((8, 16),)
+
+
+def test_options_are_read_by_the_types_of_their_fields():
+    options = parse_options(OPTIONS["token-classification"], ["aggregation_strategy=max", "ignore_labels=O,MISC"])
+    assert (options.aggregation_strategy, options.ignore_labels) == ("max", ("O", "MISC"))
+    options = parse_options(OPTIONS["masked-lm-scoring"], ["return_tokens=true", "num_passes=3"])
+    assert (options.return_tokens, options.num_passes) == (True, 3)

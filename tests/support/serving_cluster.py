@@ -1,0 +1,99 @@
+"""Ray and Serve for one test module: a small cluster of its own on free ports, gone afterwards."""
+
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ray
+from local_cluster import free_base
+from ray_session import start_ray
+
+from benchmarks.serving_parts.processes import replica_pids  # noqa: F401  (for the tests)
+from bigbird import (
+    BigBirdForCausalLM,
+    BigBirdForMaskedLM,
+    BigBirdForMultipleChoice,
+    BigBirdForQuestionAnswering,
+    BigBirdForSequenceClassification,
+    BigBirdForTokenClassification,
+)
+
+with warnings.catch_warnings():
+    # Serve's own models use a spelling that pydantic deprecates.
+    warnings.simplefilter("ignore")
+    from ray import serve
+
+    from serving.app import build
+from serving.http.proxy import PROXY_CALLBACK
+from serving.settings import ServeArguments
+
+APP = "bigbird"
+LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
+# Limits of what ends at once on a machine that is not busy with something else.
+START_TIMEOUT_S = 150.0
+REQUEST_TIMEOUT_S = 90.0
+
+
+@contextlib.contextmanager
+def serve_instance() -> Iterator[str]:
+    """A Ray cluster with Serve on it and no application; yields the address of its HTTP proxy."""
+    # A proxy of the machine must not be asked for 127.0.0.1.
+    os.environ.setdefault("NO_PROXY", "127.0.0.1,localhost")
+    start_ray(
+        num_cpus=8,  # replicas reserve fractions; the machine has fewer cores, and the models are tiny
+        object_store_memory=100 * 2**20,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+    )
+    port = free_base("127.0.0.1")
+    try:
+        serve.start(
+            http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
+            controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
+        )
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def deploy(url: str, arguments: dict[str, Any]) -> None:
+    """Deploys (or updates) the application and waits until it is ready."""
+    serve.run(build(ServeArguments.model_validate(arguments)), name=APP)
+    wait_until(lambda: status(f"{url}/ready") == 200, START_TIMEOUT_S)
+
+
+def status(url: str) -> int | None:
+    """The status of the answer, None where there is none in time."""
+    try:
+        return httpx.get(url, timeout=10).status_code
+    except httpx.TransportError:
+        return None
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 90.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "still not so after the time limit"
+        time.sleep(0.1)
+
+
+def tiny_heads(tiny_checkpoint: Callable[..., Path], vocab_size: int) -> dict[str, str]:
+    """A tiny checkpoint for every head; models with logits of words have as many words as their tokenizer."""
+    masked_lm = str(tiny_checkpoint(BigBirdForMaskedLM, vocab_size=vocab_size))
+    causal = tiny_checkpoint(BigBirdForCausalLM, is_decoder=True, attention_type="original_full", vocab_size=vocab_size)
+    return {
+        "fill-mask": masked_lm,
+        "masked-lm-scoring": masked_lm,
+        "feature-extraction": masked_lm,
+        "token-classification": str(tiny_checkpoint(BigBirdForTokenClassification, id2label=LABELS)),
+        "text-classification": str(tiny_checkpoint(BigBirdForSequenceClassification, num_labels=3)),
+        "multiple-choice": str(tiny_checkpoint(BigBirdForMultipleChoice)),
+        "question-answering": str(tiny_checkpoint(BigBirdForQuestionAnswering)),
+        "text-generation": str(causal),
+    }

@@ -363,7 +363,7 @@ def test_metrics_reach_prometheus_by_head(url):
 
 def test_the_dashboard_asks_for_metrics_that_exist():
     dashboard = json.loads(Path("cluster/grafana_dashboard.json").read_text())
-    source = Path("serving/replicas/metrics.py").read_text()
+    source = "".join(Path(f"serving/{room}/metrics.py").read_text() for room in ("http", "replicas"))
     asked = set()
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from checkpoints.corpus_split import part_of
+from examples.demo_family.corpus_split import part_of
 from pipelines import corpus, score
 
 ROOT = Path(__file__).parent.parent

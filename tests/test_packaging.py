@@ -23,7 +23,6 @@ CONSTRAINTS = [
 ]
 PINS = {canonicalize_name(pin.name): pin for pin in CONSTRAINTS}
 HABITS = ("demo", "serve", "test", "lint", "types", "bench", "gpu-check", "gpu-bench", "parity", "chaos", "submit")
-HABITS += ("demo-models",)
 
 
 def declared_requirements() -> list[Requirement]:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
-from bigbird.errors import InputError
 from bigbird.heads import QUESTION_PENALTY
 from bigbird.packing import PackedBatch, pack
 from pipelines.finetuning.documents import MULTIPLE, REGRESSION, Task
@@ -28,9 +27,8 @@ class TrainingOptions:
 
     tokens_per_step: rows are gathered to about that many tokens for one update. max_tokens_per_batch: what one
     forward pass of one worker may hold; more is accumulated. warmup: share of the steps in which the rate rises; it
-    falls linearly afterwards. mask_share: of masked-lm. as_in_inference: train without dropout and with the attention
-    of evaluation (the random blocks collapsed) instead of training's. gradient_checkpointing: recompute each layer in
-    the backward pass: less memory for more time; not with as_in_inference.
+    falls linearly afterwards. mask_share: of masked-lm. gradient_checkpointing: recompute each layer in the
+    backward pass: less memory for more time.
     """
 
     epochs: float = 3.0
@@ -43,12 +41,7 @@ class TrainingOptions:
     mask_share: float = 0.15
     seed: int = 0
     dtype: str = "float32"
-    as_in_inference: bool = False
     gradient_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        if self.gradient_checkpointing and self.as_in_inference:
-            raise InputError("gradient_checkpointing recomputes training's passes: not with as_in_inference")
 
 
 def plan_steps(rows: Sequence[TokenRow], options: TrainingOptions) -> list[list[int]]:
@@ -217,7 +210,7 @@ class Run:
     def advance(self, rank: int = 0, num_workers: int = 1) -> float:
         """One update, the same on every worker; returns the mean loss over all targets of the step."""
         torch.manual_seed(self.options.seed * 1_000_003 + self.step * 64 + rank)  # dropout
-        self.model.train(not self.options.as_in_inference)
+        self.model.train()
         chosen = [self.rows[index] for index in self.steps[self.step]]
         total = sum(self.objective.num_targets(row) for row in chosen)
         loss = torch.zeros((), device=self.model.device)

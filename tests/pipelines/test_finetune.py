@@ -176,8 +176,6 @@ def test_layers_computed_twice_make_the_same_steps(
     assert not calls
     assert [again.advance() for _ in range(3)] == pytest.approx(expected, rel=1e-5)
     assert calls
-    with pytest.raises(InputError, match="not with as_in_inference"):
-        TrainingOptions(gradient_checkpointing=True, as_in_inference=True)
 
 
 def test_the_masked_lm_loss_is_that_of_the_padded_forward(tiny_checkpoint: Any, tokenizer: BigBirdTokenizer) -> None:
@@ -243,9 +241,7 @@ def test_from_parquet_to_a_checkpoint_that_finds_entities(
     pq.write_table(pa.Table.from_pylist(rows[:150]), tmp_path / "train.parquet")
     pq.write_table(pa.Table.from_pylist(rows[150:]), tmp_path / "eval.parquet")
     model = tiny_checkpoint(BigBirdForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    options = replace(
-        TrainingOptions(), epochs=12, learning_rate=3e-3, tokens_per_step=400, as_in_inference=True, warmup=0.1
-    )
+    options = replace(TrainingOptions(), epochs=12, learning_rate=3e-3, tokens_per_step=400, warmup=0.1)
     job = Job(
         task="token-classification",
         model=str(model),

@@ -27,7 +27,7 @@ def learn(
     """What a worker does, in this process: the figures on held-out rows, and the rows of both sides."""
     for name, part in (("train", rows[:TRAIN]), ("eval", rows[TRAIN:])):
         pq.write_table(pa.Table.from_pylist(part), folder / f"{name}.parquet")
-    options = TrainingOptions(epochs=30, learning_rate=3e-3, tokens_per_step=400, as_in_inference=True)
+    options = TrainingOptions(epochs=30, learning_rate=3e-3, tokens_per_step=400)
     paths = {"train": str(folder / "train.parquet"), "held_out": str(folder / "eval.parquet")}
     job = Job(task=task, model=str(encoder), output=str(folder / "out"), options=options, **paths)
     plan = plan_job(job)

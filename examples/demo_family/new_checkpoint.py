@@ -1,12 +1,10 @@
-"""Train the demo family's tokenizer: byte-level BPE over the train part of the corpus.
+"""Where the family begins: a tokenizer trained on the corpus, and a model with random weights.
 
-    python -m checkpoints.train_tokenizer --corpus out/corpus.parquet --output checkpoints/fill-mask
+    python -m examples.demo_family.new_checkpoint --corpus out/corpus.parquet --output out/new
 
-Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`; transformers loads the directory as a
-`PreTrainedTokenizerFast`. Knows nothing of models.
-
-An identifier, with its underscores and digits, is never joined with the punctuation around it, so the characters of
-a name in the source are always whole tokens; a run of line breaks and indentation is one token wherever it is common.
+The tokenizer is byte-level BPE. An identifier, with its underscores and digits, is never joined with the punctuation
+around it, so that the characters of a name are always whole tokens; a run of line breaks and indentation is one token
+wherever it is common.
 """
 
 from __future__ import annotations
@@ -16,12 +14,13 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from checkpoints.corpus_split import read_documents
+from bigbird import BigBirdConfig, BigBirdForMaskedLM
+from examples.demo_family.corpus_split import read_documents
 
 VOCAB_SIZE = 8192
-MAX_LENGTH = 4096
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 
 # A name; up to four digits; punctuation; white space, all but its last character when a word follows (that one
@@ -29,7 +28,7 @@ SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 WORDS = r" ?[\p{L}_][\p{L}\p{M}\p{N}_]*| ?\p{N}{1,4}| ?[^\s\p{L}\p{N}_]+|\s+(?!\S)|\s+"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     """A byte-level BPE tokenizer with the special tokens of BigBird as ids 0 to 6."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -41,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
     tokenizer.decoder = decoders.ByteLevel()
     special = [AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]") for token in SPECIAL_TOKENS]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=VOCAB_SIZE,
         min_frequency=2,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -62,28 +61,35 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """Write the three files transformers and `BigBirdTokenizer` read."""
+    """Write the two files that transformers and `BigBirdTokenizer` read."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"), pretty=False)
-    mask = {"content": "[MASK]", "lstrip": True, "normalized": False, "rstrip": False, "single_word": False}
-    names: dict[str, object] = {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": mask,
-    }
-    (directory / "special_tokens_map.json").write_text(json.dumps(names, indent=2) + "\n")
+    names = ("pad_token", "bos_token", "eos_token", "unk_token", "cls_token", "sep_token", "mask_token")
     config = {
-        **names,
-        "mask_token": "[MASK]",
-        "model_max_length": MAX_LENGTH,
+        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
+        "model_max_length": 4096,
         "clean_up_tokenization_spaces": False,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def demo_config() -> BigBirdConfig:
+    """2.8 million parameters: what fits in a repository and runs anywhere."""
+    return BigBirdConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_position_embeddings=4096,
+        block_size=256,  # attention is dense up to 1,792 tokens
+        num_random_blocks=1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=128**-0.5,
+        sep_token_id=SPECIAL_TOKENS.index("[SEP]"),
+    )
 
 
 def main() -> None:
@@ -91,12 +97,10 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    documents = read_documents(arguments.corpus, "train")
-    tokenizer = train_tokenizer(document.text for document in documents)
-    save_tokenizer(tokenizer, arguments.output)
-    characters = sum(len(document.text) for document in documents[::20])
-    tokens = sum(len(e.ids) for e in tokenizer.encode_batch([d.text for d in documents[::20]]))
-    print(f"{tokenizer.get_vocab_size()} tokens; {characters / tokens:.2f} characters a token")
+    texts = [document.text for document in read_documents(arguments.corpus, "train")]
+    save_tokenizer(train_tokenizer(texts), arguments.output)
+    torch.manual_seed(0)
+    BigBirdForMaskedLM(demo_config()).save_pretrained(arguments.output)
 
 
 if __name__ == "__main__":

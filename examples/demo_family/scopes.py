@@ -1,12 +1,13 @@
 """Lexical scopes of a Python module: what every name is bound to, and every place a plain name stands.
 
-Follows the language reference (4.2 Naming and binding) on the syntax tree alone. Knows no labels of a model, no other
-module, and no text.
+Follows the language reference (4.2 Naming and binding) on the syntax tree alone.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 _GAP = r"(?:\s|\\)*"
@@ -46,11 +47,11 @@ class Scope:
         """The scope an assignment to `name` here binds it in."""
         if name in self.global_names:
             return self.module
-        if name in self.nonlocal_names and self.parent is not None:
-            scope = self.parent
-            while scope.kind == "class" and scope.parent is not None:
-                scope = scope.parent
-            return scope.owner(name) if name in scope.bindings or scope.parent is None else _enclosing(scope, name)
+        scope = self.parent if name in self.nonlocal_names else None
+        while scope is not None:
+            if scope.kind != "class" and name in scope.bindings:
+                return scope
+            scope = scope.parent
         return self
 
     @property
@@ -68,15 +69,6 @@ class Scope:
                 return scope.bindings[name]
             scope = scope.parent
         return None
-
-
-def _enclosing(scope: Scope, name: str) -> Scope:
-    start: Scope | None = scope
-    while start is not None:
-        if start.kind != "class" and name in start.bindings:
-            return start
-        start = start.parent
-    return scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +111,12 @@ class _Reader(ast.NodeVisitor):
             if node is not None:
                 self.visit(node)
 
-    def _enter(self, kind: str) -> None:
-        self.scope = Scope(kind=kind, parent=self.scope)
-
-    def _leave(self) -> None:
-        assert self.scope.parent is not None
-        self.scope = self.scope.parent
+    @contextlib.contextmanager
+    def _inside(self, kind: str) -> Iterator[None]:
+        outer = self.scope
+        self.scope = Scope(kind=kind, parent=outer)
+        yield
+        self.scope = outer
 
     def visit_Name(self, node: ast.Name) -> None:
         if not isinstance(node.ctx, ast.Load):
@@ -152,8 +144,7 @@ class _Reader(ast.NodeVisitor):
         static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list)
         self._function(node.args, node.body, has_receiver=self.scope.kind == "class" and not static)
 
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        self.visit_FunctionDef(node)
+    visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         self._function(node.args, [node.body], has_receiver=False)
@@ -162,15 +153,17 @@ class _Reader(ast.NodeVisitor):
         positional = [*args.posonlyargs, *args.args]
         parameters = [*positional, *args.kwonlyargs, *(a for a in (args.vararg, args.kwarg) if a)]
         self._visit_all([*args.defaults, *args.kw_defaults, *(a.annotation for a in parameters)])
-        self._enter("function")
-        for parameter in parameters:
-            is_receiver = has_receiver and bool(positional) and parameter is positional[0]
-            self.scope.bind(parameter.arg, "variable" if is_receiver else "PARAMETER")
-            self._refer(parameter.arg, parameter)
+        with self._inside("function"):
+            for parameter in parameters:
+                is_receiver = has_receiver and bool(positional) and parameter is positional[0]
+                self.scope.bind(parameter.arg, "variable" if is_receiver else "PARAMETER")
+                self._refer(parameter.arg, parameter)
+            self._body(body)
+
+    def _body(self, body: Sequence[ast.stmt] | Sequence[ast.expr]) -> None:
         for statement in body:
             self._declare(statement)
         self._visit_all(list(body))
-        self._leave()
 
     def _declare(self, node: ast.AST) -> None:
         """`global` and `nonlocal` hold for the whole body, so they are read before it."""
@@ -186,21 +179,15 @@ class _Reader(ast.NodeVisitor):
         self._visit_all([*node.decorator_list, *node.bases, *(k.value for k in node.keywords)])
         self.scope.bind(node.name, "CLASS", bases=tuple(node.bases))
         self._refer(node.name, node, before="class" + _GAP)
-        self._enter("class")
-        for statement in node.body:
-            self._declare(statement)
-        self._visit_all(list(node.body))
-        self._leave()
+        with self._inside("class"):
+            self._body(node.body)
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> None:
         self.visit(node.generators[0].iter)  # the outermost iterable belongs to the scope around
-        self._enter("comprehension")
-        for number, generator in enumerate(node.generators):
-            self.visit(generator.target)
-            self._visit_all([generator.iter] if number else [])
-            self._visit_all(list(generator.ifs))
-        self._visit_all([node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt])
-        self._leave()
+        with self._inside("comprehension"):
+            for number, generator in enumerate(node.generators):
+                self._visit_all([generator.target, *([generator.iter] if number else []), *generator.ifs])
+            self._visit_all([node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt])
 
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension
 
@@ -229,21 +216,10 @@ class _Reader(ast.NodeVisitor):
             if bound == alias.name:
                 self._refer(bound, alias)
 
-    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
-        if node.name:
-            self.scope.bind(node.name, "variable")
+    def _capture(self, node: ast.ExceptHandler | ast.MatchAs | ast.MatchStar | ast.MatchMapping) -> None:
+        name = node.rest if isinstance(node, ast.MatchMapping) else node.name
+        if name:
+            self.scope.bind(name, "variable")
         self.generic_visit(node)
 
-    def visit_MatchAs(self, node: ast.MatchAs) -> None:
-        if node.name:
-            self.scope.bind(node.name, "variable")
-        self.generic_visit(node)
-
-    def visit_MatchStar(self, node: ast.MatchStar) -> None:
-        if node.name:
-            self.scope.bind(node.name, "variable")
-
-    def visit_MatchMapping(self, node: ast.MatchMapping) -> None:
-        if node.rest:
-            self.scope.bind(node.rest, "variable")
-        self.generic_visit(node)
+    visit_ExceptHandler = visit_MatchAs = visit_MatchStar = visit_MatchMapping = _capture

@@ -20,12 +20,12 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import BuiltinFunctionType
 
-from checkpoints.scopes import Binding, Reference, Scope, read_scopes
+from examples.demo_family.corpus_split import parse
+from examples.demo_family.scopes import Binding, Reference, Scope, read_scopes
 
 LABELS = ("O", "CLASS", "FUNCTION", "PARAMETER", "MODULE", "EXCEPTION")
 
@@ -39,17 +39,11 @@ class Entity:
     label: str
 
 
-def _builtin_kinds() -> dict[str, str]:
-    kinds = {}
-    for name, value in vars(builtins).items():
-        if isinstance(value, type):
-            kinds[name] = "EXCEPTION" if issubclass(value, BaseException) else "CLASS"
-        elif isinstance(value, BuiltinFunctionType):
-            kinds[name] = "FUNCTION"
-    return kinds
-
-
-BUILTIN_KINDS = _builtin_kinds()
+BUILTIN_KINDS = {
+    name: "FUNCTION" if not isinstance(value, type) else "EXCEPTION" if issubclass(value, BaseException) else "CLASS"
+    for name, value in vars(builtins).items()
+    if isinstance(value, type | BuiltinFunctionType)
+}
 
 
 class Index:
@@ -60,7 +54,7 @@ class Index:
         self._modules: dict[str, Scope] = {}
         for path, text in sources:
             try:
-                self._modules[module_name(path)] = read_scopes(_parse(text), module_name(path), path)[0]
+                self._modules[module_name(path)] = read_scopes(parse(text), module_name(path), path)[0]
             except (SyntaxError, ValueError, RecursionError):
                 continue
         self._known: dict[tuple[str, str], str | None] = {}
@@ -78,12 +72,6 @@ class Index:
         if scope is not None and name in scope.bindings:
             return kind_of(scope.bindings[name], self)
         return "MODULE" if f"{module}.{name}" in self._modules else None
-
-
-def _parse(text: str) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the source, such as an invalid escape: none of our business
-        return ast.parse(text)
 
 
 def module_name(path: str) -> str:
@@ -123,7 +111,7 @@ def _is_exception(base: ast.expr, scope: Scope, index: Index | None) -> bool:
 
 def entities(text: str, path: str = "", index: Index | None = None) -> list[Entity]:
     """The entities of one source file, in order, not overlapping. Raises SyntaxError where `ast.parse` does."""
-    tree = _parse(text)
+    tree = parse(text)
     _, references = read_scopes(tree, module_name(path), path)
     places = _Places(text)
     found = set()
@@ -133,26 +121,6 @@ def entities(text: str, path: str = "", index: Index | None = None) -> list[Enti
         if label and span:
             found.add(Entity(*span, label))
     return sorted(found)
-
-
-def definitions(text: str) -> dict[int, list[int]]:
-    """Where the plain names of a source are defined: the start of every use, and the starts of the same name in the
-    class, def, signature or import that it refers to; none for variables and built-ins. Raises SyntaxError where
-    `ast.parse` does."""
-    _, references = read_scopes(_parse(text), "", "")
-    places = _Places(text)
-    uses: dict[int, int | None] = {}
-    defined: dict[int | None, list[int]] = {}
-    for reference in references:
-        bindings = reference.scope.look_up(reference.name.partition(".")[0])  # `import os.path` binds `os`
-        thing = None if bindings is None else id(bindings)  # one list for all names that refer to the same thing
-        if (span := places.span(reference)) is None:
-            continue
-        if isinstance(reference.node, ast.Name):
-            uses[span[0]] = thing
-        elif thing is not None:
-            defined.setdefault(thing, []).append(span[0])
-    return {start: defined.get(thing, []) for start, thing in uses.items()}
 
 
 def _label(reference: Reference, index: Index | None) -> str | None:

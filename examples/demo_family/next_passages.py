@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from checkpoints.corpus_split import Document
+from examples.demo_family.corpus_split import Document
 
 PROMPT_CHARS, CHOICE_CHARS = 480, 140
 PER_DOCUMENT = 4

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import ast
 import random
-import re
-import warnings
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Any, NamedTuple
 
-from checkpoints.corpus_split import Document
+from examples.demo_family.corpus_split import Document, parse
 
 QUESTION = "What does {} do?"
 # characters of a stretch, and how many of a hundred have that size
@@ -23,20 +20,17 @@ ANSWER_CHARS = (10, 60)  # as long as a predictor's answers are by default: 15 t
 
 
 class Described(NamedTuple):
-    """A class or function with a docstring. Lines count from 0, columns are characters."""
+    """A class or function with a docstring. Lines count from 0."""
 
     name: str
     line: int
-    column: int
     answer_line: int
     answer: str
 
 
 def described(text: str) -> list[Described]:
     """Classes and functions with a docstring, in order. Raises SyntaxError where `ast.parse` does."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the source, such as an invalid escape: none of our business
-        tree = ast.parse(text)
+    tree = parse(text)
     lines = text.split("\n")
     found = []
     for node in ast.walk(tree):
@@ -44,14 +38,13 @@ def described(text: str) -> list[Described]:
             answer = doc.split("\n")[0].strip().rstrip(".")
             place = node.body[0].lineno - 1
             at = next((n for n in (place, place + 1) if n < len(lines) and answer in lines[n]), None)
-            named = re.search(rf"\b(?:def|class)\s+{node.name}\b", lines[node.lineno - 1])
-            if named and at is not None and lines[at].count(answer) == 1:
-                found.append(Described(node.name, node.lineno - 1, named.end() - len(node.name), at, answer))
+            if at is not None and lines[at].count(answer) == 1:
+                found.append(Described(node.name, node.lineno - 1, at, answer))
     return sorted(found, key=lambda item: item.line)
 
 
 def rows(document: Document, others: list[Document], draw: random.Random) -> Iterator[dict[str, Any]]:
-    """`question`, `context`, `answers`; and `definitions`, where in the context all names and first lines stand."""
+    """`question`, `context`, `answers`."""
     if document.kind != "source" or "\r" in document.text:
         return
     try:
@@ -70,19 +63,10 @@ def rows(document: Document, others: list[Document], draw: random.Random) -> Ite
         inside = [item for item in known if first <= item.line and item.answer_line < last]
         alone = sum(item.name == asked.name for item in inside) == 1
         if alone and len(inside) > 1 and ANSWER_CHARS[0] <= len(asked.answer) <= ANSWER_CHARS[1]:
-            starts = [0, *accumulate(len(line) + 1 for line in lines[first:last])]
-            definitions = [
-                {
-                    "name": (at := starts[item.line - first] + item.column),
-                    "name_end": at + len(item.name),
-                    "answer": (at := starts[item.answer_line - first] + lines[item.answer_line].index(item.answer)),
-                    "answer_end": at + len(item.answer),
-                }
-                for item in inside
-            ]
+            start = sum(len(line) + 1 for line in lines[first : asked.answer_line])
+            start += lines[asked.answer_line].index(asked.answer)
             yield {
                 "question": QUESTION.format(asked.name),
                 "context": "\n".join(lines[first:last]),
-                "answers": {"text": [asked.answer], "answer_start": [definitions[inside.index(asked)]["answer"]]},
-                "definitions": definitions,
+                "answers": {"text": [asked.answer], "answer_start": [start]},
             }

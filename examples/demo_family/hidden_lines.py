@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import ast
 import random
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from checkpoints.corpus_split import Document
+from examples.demo_family.corpus_split import Document, parse
 
 MASK = "[MASK]"
-KINDS: dict[type[ast.stmt], str] = {
-    ast.Assign: "assignment",
-    ast.AugAssign: "assignment",
-    ast.AnnAssign: "assignment",
-    ast.Return: "return",
-    ast.Raise: "raise",
-    ast.If: "if",
-    ast.For: "loop",
-    ast.While: "loop",
-    ast.FunctionDef: "definition",
-    ast.ClassDef: "definition",
-    ast.Import: "import",
-    ast.ImportFrom: "import",
-    ast.Try: "try",
+KINDS: dict[str, tuple[type[ast.stmt], ...]] = {
+    "assignment": (ast.Assign, ast.AugAssign, ast.AnnAssign),
+    "loop": (ast.For, ast.While),
+    "definition": (ast.FunctionDef, ast.ClassDef),
+    "import": (ast.Import, ast.ImportFrom),
+    "return": (ast.Return,),
+    "raise": (ast.Raise,),
+    "if": (ast.If,),
+    "try": (ast.Try,),
 }
 CHARS_BEFORE, CHARS_AFTER = 500, 300
 PER_KIND = 2  # of one document, at most: else assignments would be half of all rows
@@ -38,7 +32,7 @@ def kind_of(statement: ast.stmt) -> str | None:
     """The label of a statement, None for what has none."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         return "call"
-    return KINDS.get(type(statement))
+    return next((kind for kind, types in KINDS.items() if type(statement) in types), None)
 
 
 def opening_lines(text: str) -> list[tuple[int, str]]:
@@ -46,9 +40,7 @@ def opening_lines(text: str) -> list[tuple[int, str]]:
 
     Raises SyntaxError where `ast.parse` does.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the source, such as an invalid escape: none of our business
-        tree = ast.parse(text)
+    tree = parse(text)
     lines = text.split("\n")
     found = []
     starts = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]

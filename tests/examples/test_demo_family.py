@@ -1,5 +1,6 @@
 """The shipped checkpoints work, and the labels they learned from are exact."""
 
+import importlib.util
 import itertools
 from pathlib import Path
 
@@ -10,14 +11,13 @@ from safetensors.torch import load_file
 from bigbird.checkpoint import load_model
 from bigbird.predictors import load_predictor
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
-from checkpoints.code_entities import Entity, Index, entities
-from checkpoints.corpus_split import PARTS, Document, part_of
-from checkpoints.entity_patterns import tag
-from checkpoints.head_data import rows_of
-from checkpoints.hidden_lines import opening_lines, passage
-from checkpoints.token_labels import token_labels
+from examples.demo_family.code_entities import Index, entities
+from examples.demo_family.corpus_split import PARTS, Document, part_of
+from examples.demo_family.hidden_lines import opening_lines, passage
+from examples.demo_family.rows import TASKS, rows_of
+from examples.demo_family.run import steps
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 WEIGHTS = "model.safetensors"
 SHIPPED = tuple(sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json")))
 
@@ -98,16 +98,6 @@ def test_entities_of_real_sources_are_names_in_order(module: str) -> None:
     assert all(left.end <= right.start for left, right in itertools.pairwise(found))
 
 
-def test_patterns_find_what_stands_beside_a_keyword() -> None:
-    text = "import os\ndef read(path): return os.open(path)  # class Comment\n"
-    assert tag(text, remember=False) == [
-        Entity(7, 9, "MODULE"),
-        Entity(14, 18, "FUNCTION"),
-        Entity(19, 23, "PARAMETER"),
-    ]
-    assert [text[e.start : e.end] for e in tag(text, remember=True)] == ["os", "read", "path", "os", "path"]
-
-
 def test_the_split_depends_on_the_text_alone() -> None:
     parts = [part_of(f"text {number}") for number in range(2000)]
     assert {parts.count(part) // 20 for part in PARTS} <= {*range(80, 101), *range(3, 8)}
@@ -126,7 +116,7 @@ def test_the_shipped_family_is_small_and_finite() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_card_states_figures_and_the_command_that_gives_them(name: str) -> None:
     card = (CHECKPOINTS / name / "README.md").read_text()
-    assert "python -m checkpoints.evaluate" in card
+    assert "python -m examples.demo_family.evaluate" in card
     assert "aseline" in card
 
 
@@ -139,17 +129,6 @@ def test_an_identifier_is_made_of_whole_tokens() -> None:
         assert (covered[0][0], covered[-1][1]) == (entity.start, entity.end)
     assert tokenizer.decode(encoding.ids) == text
     assert len(encoding.ids) < len(text) / 2
-
-
-def test_a_token_has_the_label_of_the_entity_it_shares_a_character_with() -> None:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "fill-mask" / "tokenizer.json"))
-    text = "def measure_everything(a, b): pass"
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    labels = token_labels(encoding, [{"start": 4, "end": 22, "label": "FUNCTION"}])
-    assert {text[a:b] for (a, b), label in zip(encoding.offsets, labels, strict=True) if not label} >= {"def", "(", "a"}
-    assert "".join(text[a:b] for (a, b), label in zip(encoding.offsets, labels, strict=True) if label) == text[4:22]
 
 
 def test_fill_mask_knows_the_receiver_of_a_method() -> None:
@@ -191,3 +170,10 @@ def test_rows_are_made_alike_every_time_and_answers_stand_where_they_say(task: s
             assert row["prompt"] + row["choices"][row["label"]] in text
         else:
             assert row["text"].count("[MASK]") == 1
+
+
+def test_the_recipe_names_modules_that_are_there_and_ends_with_every_head_measured() -> None:
+    commands = [command for _, command in steps()]
+    for module in {command[0] for command in commands}:
+        assert importlib.util.find_spec(module) is not None, module
+    assert sorted(command[2] for command in commands if command[0].endswith("evaluate")) == sorted(TASKS)

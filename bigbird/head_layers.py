@@ -3,7 +3,6 @@
 Knows nothing of rows: whoever calls chooses the states a head is needed for.
 """
 
-import torch
 from torch import Tensor, nn
 
 from bigbird.config import BigBirdConfig
@@ -28,13 +27,13 @@ class PredictionTransform(nn.Module):
 
 
 class Predictions(nn.Module):
-    """Vocabulary logits; the decoder's weight is the word embeddings', its bias its own."""
+    """Vocabulary logits; the decoder's weight is the word embeddings', its bias is the head's too."""
 
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
         self.transform = PredictionTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = self.decoder.bias
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., hidden_size) -> (..., vocab_size)."""

@@ -6,6 +6,7 @@ Legend: T tokens, C hidden_size, H heads, D head dim.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +16,27 @@ from torch.utils.checkpoint import checkpoint
 from bigbird.attention import Attention
 from bigbird.attention.past import CrossAttention, heads_first
 from bigbird.config import BigBirdConfig
+from bigbird.errors import InputError
 from bigbird.linear.training import Linear
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # functions with a name, so that models can be pickled
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
     "tanh": torch.tanh,
 }
+
+CHECKPOINT_ARGUMENTS = {"use_reentrant", "preserve_rng_state", "determinism_check", "debug", "context_fn"}
+"""Arguments of torch.utils.checkpoint.checkpoint that gradient checkpointing passes on."""
 
 
 class Embeddings(nn.Module):
@@ -154,12 +164,13 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack of layers. `gradient_checkpointing`: recompute each layer in the backward pass to save memory."""
+    """The stack of layers. `checkpointing`: arguments of torch's checkpoint, with which training recomputes each layer
+    in the backward pass to save memory; None keeps all states."""
 
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
+        self.checkpointing: dict[str, Any] | None = None
 
     def forward(
         self,
@@ -179,8 +190,10 @@ class Encoder(nn.Module):
             if collect is not None:
                 hidden = collect(hidden)
             scale = None if head_mask is None else head_mask[index][:, None]
-            if self.gradient_checkpointing and self.training:
-                hidden = checkpoint(layer, hidden, index, attend, cross, scale, use_reentrant=False)
+            if self.checkpointing is not None and self.training:
+                if self.checkpointing["use_reentrant"] and cross is not None:
+                    raise InputError("use_reentrant=True loses the gradients of encoder_hidden_states; use False")
+                hidden = checkpoint(layer, hidden, index, attend, cross, scale, **self.checkpointing)
             else:
                 hidden = layer(hidden, index, attend, cross, scale)
         return hidden if collect is None else collect(hidden)

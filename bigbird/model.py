@@ -7,7 +7,7 @@ stands beside it, and no call changes the model.
 Knows no task; reading and writing checkpoints it has from `PretrainedModel`.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,10 @@ class BigBirdModel(PretrainedModel):
         self.attention: type[BlockSparseAttention] | type[FlexAttention] = BlockSparseAttention
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
         self.initialise()
+
+    def set_attention_type(self, value: Literal["original_full", "block_sparse"]) -> None:
+        """How rows beyond `config.full_attention_limit` are read from now on."""
+        self.config = self.config.replace(attention_type=value)
 
     def pool(self, first_token_states: Tensor) -> Tensor:
         """(rows, hidden_size) -> (rows, hidden_size)."""

@@ -125,6 +125,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "config", "outputs"),
     ("packing", "attention", "linear", "tokenization.charsmap"),
     ("layers",),
+    ("module",),
     ("loading",),
     ("model", "tokenization"),
     ("head_layers",),

@@ -1,4 +1,4 @@
-"""What every model class shares: loading from a checkpoint and saving one, device, size, drawing weights.
+"""Loading a model from a checkpoint, and saving one.
 
 A checkpoint is a directory with `config.json` and weights, or a hub id. Which names fit together is `weight_names`'
 matter, the layout of weight files `weight_files`', and which class a checkpoint names `checkpoint`'s.
@@ -15,23 +15,16 @@ from torch import Tensor, nn
 
 from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, ConfigError
-from bigbird.layers import Embeddings, Encoder
 from bigbird.loading.hub import resolve
 from bigbird.loading.weight_files import parse_size, read_weights, write_weights
 from bigbird.loading.weight_names import Match, match_names
+from bigbird.module import BigBirdModule
 
 _Model = TypeVar("_Model", bound="PretrainedModel")
 
 
-class PretrainedModel(nn.Module):
-    """What the bare model and every head share: configuration, loading, saving, device, size."""
-
-    encoder_prefix = "bert."
-    """What stands before the encoder's parameter names; nothing in the bare model."""
-
-    def __init__(self, config: BigBirdConfig) -> None:
-        super().__init__()
-        self.config = config
+class PretrainedModel(BigBirdModule):
+    """A model that is read from a checkpoint and written as one."""
 
     @classmethod
     def from_pretrained(
@@ -48,57 +41,6 @@ class PretrainedModel(nn.Module):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `config.json` and `model.safetensors`, which transformers loads with equal logits."""
         save_pretrained(self, directory)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    def num_parameters(self, *, only_trainable: bool = False) -> int:
-        """Number of parameters; tied ones count once."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
-
-    def resize_token_embeddings(self, num_tokens: int) -> None:
-        """Grow or shrink the vocabulary in place; new words are drawn as at the beginning."""
-        embeddings = next(module for module in self.modules() if isinstance(module, Embeddings))
-        old = embeddings.word_embeddings
-        new = nn.Embedding(
-            num_tokens, old.embedding_dim, padding_idx=old.padding_idx, device=self.device, dtype=self.dtype
-        )
-        nn.init.normal_(new.weight, std=self.config.initializer_range)
-        kept = min(num_tokens, old.num_embeddings)
-        with torch.no_grad():
-            new.weight[:kept] = old.weight[:kept]
-        embeddings.word_embeddings = new
-        config = self.config.replace(vocab_size=num_tokens)
-        for module in self.modules():
-            if isinstance(module, PretrainedModel):
-                module.config = config
-
-    def tie_weights(self) -> None:
-        """Let parameters that are one in the configuration be one; only language models have such."""
-
-    def gradient_checkpointing_enable(self, enabled: bool = True) -> None:
-        """Recompute layers in the backward pass: less memory for a third more time."""
-        for module in self.modules():
-            if isinstance(module, Encoder):
-                module.gradient_checkpointing = enabled
-
-    def initialise(self) -> None:
-        """Draw all weights anew: normal with deviation `initializer_range`, biases zero, norms one."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=self.config.initializer_range)
-                if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-                    nn.init.zeros_(module.weight[module.padding_idx])
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
 
 
 class SavesItself(Protocol):

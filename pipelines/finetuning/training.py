@@ -180,7 +180,8 @@ class Run:
     def __init__(self, objective: Objective, rows: Sequence[TokenRow], options: TrainingOptions) -> None:
         self.objective = objective
         self.model = objective.model
-        self.model.gradient_checkpointing_enable(options.gradient_checkpointing)
+        if options.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
         self.options = options
         self.rows = sorted(rows, key=lambda row: (row.key, row.targets))
         self.steps = plan_steps(self.rows, options)

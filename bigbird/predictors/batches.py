@@ -70,8 +70,8 @@ def pack_rows(rows: Sequence[ModelRow], device: torch.device | str) -> PackedBat
     lengths = tuple(len(row) for row in rows)
     token_types = np.zeros(sum(lengths), dtype=np.int64)
     for row, start in zip(rows, accumulate(lengths, initial=0), strict=False):
-        if row.second is not None:
-            token_types[start + row.second : start + len(row)] = 1
+        if row.types_from is not None:
+            token_types[start + row.types_from : start + len(row)] = 1
     ids = np.concatenate([row.ids for row in rows]).astype(np.int64)
     positions = np.concatenate([np.arange(length) for length in lengths])
     return PackedBatch(

@@ -34,21 +34,26 @@ class Failed:
 
 
 class ModelRow(Protocol):
-    """What is laid on the packed token axis: ids (length,) and where the second part begins."""
+    """What is laid on the packed token axis: ids (length,), token type 1 from `types_from` on (None: nowhere)."""
 
     @property
     def ids(self) -> np.ndarray: ...
     @property
-    def second(self) -> int | None: ...
+    def types_from(self) -> int | None: ...
     def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One row for the model: ids (length,), int32; from token `second` on the token type is 1 (None: nowhere)."""
+    """One row for the model: ids (length,), int32.
+
+    second: where a second text begins, None where there is none. types_from: the first token of type 1, None where
+    all are of type 0.
+    """
 
     ids: np.ndarray
     second: int | None = None
+    types_from: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -143,11 +148,19 @@ def single_row(tokenizer: BigBirdTokenizer, ids: np.ndarray) -> Row:
     return Row(np.concatenate([[tokenizer.cls_token_id], ids, [tokenizer.sep_token_id]]).astype(np.int32))
 
 
-def pair_row(tokenizer: BigBirdTokenizer, first: np.ndarray, second: np.ndarray) -> Row:
-    """[CLS] first [SEP] second [SEP], the second with token type 1: two tokens before it."""
+def pair_row(
+    tokenizer: BigBirdTokenizer, first: np.ndarray, second: np.ndarray, *, with_types: bool | None = None
+) -> Row:
+    """[CLS] first [SEP] second [SEP].
+
+    with_types: the second text has token type 1; None: where the tokenizer names token_type_ids as an input.
+    """
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     ids = np.concatenate([[cls], first, [sep], second, [sep]]).astype(np.int32)
-    return Row(ids, second=len(first) + 2)
+    begin = len(first) + 2
+    if with_types is None:
+        with_types = "token_type_ids" in tokenizer.model_input_names
+    return Row(ids, second=begin, types_from=begin if with_types else None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

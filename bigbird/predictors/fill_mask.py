@@ -35,7 +35,7 @@ class MaskRow:
     ids: np.ndarray
     positions: np.ndarray
     top_k: int
-    second: None = None
+    types_from: None = None
 
     def __len__(self) -> int:
         return len(self.ids)

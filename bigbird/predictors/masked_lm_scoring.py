@@ -44,7 +44,7 @@ class MaskedRow:
     unmasked: np.ndarray
     positions: np.ndarray
     mask_token_id: int
-    second: None = None
+    types_from: None = None
 
     @property
     def ids(self) -> np.ndarray:

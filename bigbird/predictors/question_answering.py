@@ -72,7 +72,9 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
         kept = windows[-1].stop
         return PreparedQuestion(
             rows=tuple(
-                pair_row(self.tokenizer, question.ids, context.ids[window.start : window.stop]) for window in windows
+                # The head itself gives the context type 1 where a caller gives no types: here as there.
+                pair_row(self.tokenizer, question.ids, context.ids[window.start : window.stop], with_types=True)
+                for window in windows
             ),
             num_tokens=len(question) + kept,
             num_windows=len(windows),

@@ -24,6 +24,7 @@ _DEFAULT_TOKENS = {
     "mask_token": "[MASK]",
 }
 _REQUIRED = ("pad_token", "cls_token", "sep_token", "mask_token")
+_INPUT_NAMES = ("input_ids", "token_type_ids", "attention_mask")
 
 
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
@@ -58,6 +59,23 @@ def token_names(settings: dict[str, Any]) -> dict[str, str]:
         if isinstance(value, str):
             names[role] = value
     return names
+
+
+def input_names(settings: dict[str, Any]) -> list[str]:
+    """What a model is fed: without token_type_ids, as transformers' BigBird tokenizers, unless the files name them.
+
+    Of the classes a BigBird checkpoint may name in the place of those, BERT's alone brings types by itself.
+    Raises CheckpointError for other names.
+    """
+    typed = str(settings.get("tokenizer_class")).removesuffix("Fast") == "BertTokenizer"
+    default = [name for name in _INPUT_NAMES if typed or name != "token_type_ids"]
+    names = settings.get("model_input_names") or default
+    if not isinstance(names, list) or names[0] != "input_ids" or set(names) - set(_INPUT_NAMES):
+        raise CheckpointError(
+            f"tokenizer: model_input_names is {names!r}, expected input_ids first, and of the others some of "
+            f"{', '.join(_INPUT_NAMES[1:])}"
+        )
+    return list(names)
 
 
 def register_special_tokens(tokenizer: tokenizers.Tokenizer, settings: dict[str, Any]) -> dict[str, str]:

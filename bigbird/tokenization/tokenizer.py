@@ -23,6 +23,7 @@ from bigbird.errors import CheckpointError, InputError
 from bigbird.loading.hub import resolve
 from bigbird.tokenization.charsmap import NormalizedText
 from bigbird.tokenization.files import (
+    input_names,
     read_settings,
     read_tokenizer,
     register_special_tokens,
@@ -79,6 +80,7 @@ class BigBirdTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._special = register_special_tokens(tokenizer, self._settings)
+        self.model_input_names = input_names(self._settings)
         self._saved_json = tokenizer.to_str()
         self._charsmap, self._tokenizer = with_exact_charsmap(tokenizer, self._saved_json)
 
@@ -113,7 +115,12 @@ class BigBirdTokenizer:
         if self._spiece_model is not None:
             (path / "spiece.model").write_bytes(self._spiece_model)
         # transformers' own BigBird class would rebuild the model from the vocabulary; this one keeps the file.
-        settings = {**self._settings, **self._special, "tokenizer_class": "PreTrainedTokenizerFast"}
+        settings = {
+            **self._settings,
+            **self._special,
+            "model_input_names": self.model_input_names,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        }
         for name, content in (
             ("tokenizer_config.json", settings),
             ("special_tokens_map.json", self._special),
@@ -207,8 +214,9 @@ class BigBirdTokenizer:
     ) -> dict[str, Any]:
         """The call of transformers' tokenizers, for people who come from there.
 
-        Returns input_ids, token_type_ids and attention_mask (1 = a token, 0 = padding, on the right): lists, or with
-        return_tensors int64 tensors or arrays of shape (batch, seq_len).
+        Returns `model_input_names`: input_ids and attention_mask (1 = a token, 0 = padding, on the right), and
+        token_type_ids for a checkpoint that was trained with them: lists, or with return_tensors int64 tensors or
+        arrays of shape (batch, seq_len).
         Raises InputError where transformers warns or cuts: a text longer than max_length without truncation, or a
         truncation without max_length.
         """
@@ -230,6 +238,7 @@ class BigBirdTokenizer:
             batch["input_ids"].append([*ids, *[self.pad_token_id] * fill])
             batch["token_type_ids"].append([*types, *[0] * fill])
             batch["attention_mask"].append([1] * len(ids) + [0] * fill)
+        batch = {name: batch[name] for name in self.model_input_names}
         if return_tensors is None:
             return {key: value[0] for key, value in batch.items()} if single else batch
         if len({len(ids) for ids in batch["input_ids"]}) > 1:

@@ -69,6 +69,8 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         **dict(zip(names, SPECIAL_TOKENS, strict=True)),
         "model_max_length": 4096,
         "clean_up_tokenization_spaces": False,
+        # The heads for pairs are trained with types; by default BigBird's tokenizers give none.
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -143,7 +143,7 @@ class ToRows:
 def _row(key: str, parts: Sequence[Row], targets: tuple[float, ...]) -> TokenRow:
     types: list[int] = []
     for part in parts:
-        first = len(part.ids) if part.second is None else part.second
+        first = len(part.ids) if part.types_from is None else part.types_from
         types += [0] * first + [1] * (len(part.ids) - first)
     return TokenRow(
         key=key,

@@ -178,8 +178,7 @@ def test_rows_equal_what_the_tokenizer_makes_with_special_tokens():
     ):
         (row,) = item.rows
         assert row.ids.tolist() == encoding.ids
-        second = len(row) if row.second is None else row.second
-        assert [0] * second + [1] * (len(row) - second) == encoding.token_type_ids
+        assert row.second == (encoding.sequence_ids.index(1) if 1 in encoding.sequence_ids else None)
 
 
 def test_prepared_examples_survive_pickling(predictor):

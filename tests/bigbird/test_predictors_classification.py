@@ -36,7 +36,7 @@ def logits_of(predictor, *rows):
 
 def encoded(predictor, *texts):
     encoding = predictor.tokenizer.encode(*texts)
-    return encoding.ids, encoding.token_type_ids
+    return encoding.ids, [0] * len(encoding)
 
 
 def scores_in_label_order(record):
@@ -56,7 +56,7 @@ def test_all_labels_come_sorted_with_the_models_probabilities(classifier):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_pair_is_read_with_both_token_types(classifier):
+def test_a_pair_is_read_with_both_texts_of_type_0(classifier):
     (record,) = classifier([PAIR])
     (logits,) = logits_of(classifier, encoded(classifier, *PAIR.values()))
     assert scores_in_label_order(record) == pytest.approx(softmax(logits), abs=1e-5)
@@ -135,14 +135,7 @@ def test_choices_get_the_models_probabilities_in_the_order_given(chooser):
     (record,) = chooser([QUESTION])
     encodings = [chooser.tokenizer.encode(QUESTION["prompt"], choice) for choice in QUESTION["choices"]]
     with torch.inference_mode():
-        logits = np.array(
-            [
-                chooser.model(
-                    torch.tensor([[encoding.ids]]), token_type_ids=torch.tensor([[encoding.token_type_ids]])
-                ).logits.item()
-                for encoding in encodings
-            ]
-        )
+        logits = np.array([chooser.model(torch.tensor([[encoding.ids]])).logits.item() for encoding in encodings])
     assert record["choices"] == pytest.approx(softmax(logits), abs=1e-5)
     assert record["best"] == int(logits.argmax())
 

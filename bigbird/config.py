@@ -53,7 +53,7 @@ class BigBirdConfig:
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
-    eos_token_id: int | None = 2
+    eos_token_id: int | tuple[int, ...] | None = 2
     sep_token_id: int | None = 66
     output_attentions: bool = False
     output_hidden_states: bool = False
@@ -134,6 +134,8 @@ class BigBirdConfig:
         for key in known & values.keys() - arguments.keys():
             if key in ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id"):
                 arguments[key] = None
+        if isinstance(arguments.get("eos_token_id"), list):
+            arguments["eos_token_id"] = tuple(arguments["eos_token_id"])
         arguments["architectures"] = tuple(arguments.get("architectures", ()))
         label2id = values.get("label2id")
         if "id2label" in arguments:

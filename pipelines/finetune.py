@@ -32,6 +32,9 @@ from pipelines.finetuning.training import TrainingOptions
 from pipelines.finetuning.worker import STATE, ToTokenRows, lowest, work
 from pipelines.ray_cluster import join_ray
 
+OF_THE_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
+"""Files that the trained model writes itself, where it has them; the others come along from the one before."""
+
 
 def finetune(job: Job) -> dict[str, float]:
     """Run the job to its end and write the checkpoint; returns the held-out figures.
@@ -76,7 +79,7 @@ def finetune(job: Job) -> dict[str, float]:
     model.load_state_dict(state["best"] or state["model"])
     model.eval().save_pretrained(output)
     for file in Path(job.model).glob("*"):
-        if file.suffix in (".json", ".model") and file.name not in ("config.json", "model.safetensors.index.json"):
+        if file.suffix in (".json", ".model") and file.name not in OF_THE_MODEL:
             shutil.copyfile(file, output / file.name)
     measured = lowest(state["history"]) if state["best"] else state["history"][-1]
     figures = {"eval_loss": measured["loss"]}

@@ -19,7 +19,10 @@ class Tokenizer(Decoder, Protocol):
     """What is needed of a tokenizer; BigBirdTokenizer has it."""
 
     @property
-    def bos_token_id(self) -> int | None: ...
+    def cls_token_id(self) -> int: ...
+
+    @property
+    def sep_token_id(self) -> int: ...
 
     @property
     def vocab_size(self) -> int: ...
@@ -49,12 +52,13 @@ class Continuation:
     """
 
     def __init__(
-        self, config: Any, tokenizer: Tokenizer | None, prompt_ids: Sequence[int], options: GenerationOptions
+        self, model: Any, tokenizer: Tokenizer | None, prompt_ids: Sequence[int], options: GenerationOptions
     ) -> None:
+        config = model.config
         self.prompt_ids = list(prompt_ids)
         self.options = options
         check_prompt(config, tokenizer, self.prompt_ids, options)
-        self.eos_token_ids = eos_token_ids(config, options)
+        self.eos_token_ids = eos_token_ids(model, tokenizer, options)
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish_reason: str | None = None
@@ -102,11 +106,12 @@ class Continuation:
         return GenerationChunk(token_id=token, text=text, logprob=logprob, finish_reason=self.finish_reason)
 
 
-def eos_token_ids(config: Any, options: GenerationOptions) -> tuple[int, ...]:
-    """The tokens that end a text: the options' own, or the model's."""
+def eos_token_ids(model: Any, tokenizer: Tokenizer | None, options: GenerationOptions) -> tuple[int, ...]:
+    """The tokens that end a text: the options' own, or else the model's and [SEP], with which a tokenized text ends."""
     if options.eos_token_ids is not None:
         return options.eos_token_ids
-    return () if config.eos_token_id is None else (config.eos_token_id,)
+    ends: tuple[int, ...] = model.generation_config.eos_token_ids
+    return ends if tokenizer is None else tuple(dict.fromkeys((*ends, tokenizer.sep_token_id)))
 
 
 def seen_tokens(token_ids: Sequence[int], vocab_size: int) -> Tensor:

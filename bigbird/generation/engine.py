@@ -105,7 +105,7 @@ class Engine:
 
     def submit(self, prompt_ids: Sequence[int], options: GenerationOptions | None = None) -> int:
         """Queue a request and return its id. Raises InputError when it could never be served."""
-        continuation = Continuation(self.model.config, self.tokenizer, prompt_ids, options or GenerationOptions())
+        continuation = Continuation(self.model, self.tokenizer, prompt_ids, options or GenerationOptions())
         if continuation.options.num_beams > 1:
             raise InputError(f"num_beams must be 1 in the engine, got {continuation.options.num_beams}")
         if self._cache.pages_for(continuation.num_tokens_at_most) > self._cache.num_pages:

@@ -48,9 +48,8 @@ class GenerationResult:
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """A text to go on with: the beginning-of-sequence token, then the text without the tokens that would end it."""
-    ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
-    return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+    """A text to go on with: tokenized as it is for training, [CLS] text [SEP], without the [SEP] that would end it."""
+    return [tokenizer.cls_token_id, *tokenizer.encode(prompt, add_special_tokens=False).ids]
 
 
 def generate(
@@ -114,7 +113,7 @@ def _prepare(
                 if tokenizer is None:
                     raise InputError("a text needs a tokenizer, got None")
                 prompt = encode_prompt(tokenizer, prompt)
-            continuations.append(Continuation(model.config, tokenizer, prompt, options))
+            continuations.append(Continuation(model, tokenizer, prompt, options))
         except InputError as error:
             raise InputError(f"prompt {number}: {error}") from None
     return continuations

@@ -10,6 +10,7 @@ from bigbird.config import BigBirdConfig
 from bigbird.errors import ConfigError
 from bigbird.head_layers import LanguageModelHead, Predictions, PreTrainingHeads
 from bigbird.heads.answers import as_asked, logits_answer, token_loss
+from bigbird.loading.generation_config import GenerationConfig
 from bigbird.loading.pretrained import PretrainedModel
 from bigbird.model import BigBirdModel
 from bigbird.outputs import BaseModelOutput, CausalLMOutput, LogitsOutput, PastKeyValues, PreTrainingOutput
@@ -156,6 +157,7 @@ class BigBirdForCausalLM(_LanguageModel):
         super().__init__(config)
         if not config.is_decoder:
             logger.warning("BigBirdForCausalLM with is_decoder=False reads both ways; set is_decoder=True to generate")
+        self.generation_config = GenerationConfig.of(config)
         self.bert = BigBirdModel(config)
         self.cls = LanguageModelHead(config)
         self.initialise()

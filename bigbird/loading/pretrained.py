@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, ConfigError
+from bigbird.loading.generation_config import GenerationConfig
 from bigbird.loading.hub import resolve
 from bigbird.loading.weight_files import parse_size, read_weights, write_weights
 from bigbird.loading.weight_names import Match, match_names
@@ -25,6 +26,9 @@ _Model = TypeVar("_Model", bound="PretrainedModel")
 
 class PretrainedModel(BigBirdModule):
     """A model that is read from a checkpoint and written as one."""
+
+    generation_config: GenerationConfig | None = None
+    """Of a model that generates."""
 
     @classmethod
     def from_pretrained(
@@ -91,8 +95,11 @@ def load_into(
         outline = model_class(config)
     match = _match(outline, directory, promised=promised, check_finite=check_finite)
     match.report(directory, model_class.__name__)
+    if outline.generation_config is not None:
+        outline.generation_config = GenerationConfig.load(directory, config)
     if match.drawn:
         model = model_class(config).to(device=device, dtype=parameter_type)
+        model.generation_config = outline.generation_config
         _copy(model, match.tensors)
         return model.eval()
     for name, tensor in match.tensors.items():
@@ -147,6 +154,8 @@ def save_pretrained(
     (path / "config.json").write_text(
         json.dumps(values, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8"
     )
+    if model.generation_config is not None:
+        model.generation_config.save(path)
     if tokenizer is not None:
         tokenizer.save_pretrained(path)
 

@@ -111,12 +111,14 @@ def prepare(
     options: LengthOptions,
     texts_of: Callable[[Any], NamedTexts],
     build: Callable[[list[TokenizedText]], PreparedT],
+    allow_empty: bool = False,
 ) -> list[PreparedT | Failed]:
     """Check and tokenize every example, then `build` it; one result an example, in order.
 
     vocab_size: ids the model knows. texts_of: the texts of an example, each with the name that messages give it.
     build: makes the prepared example of the tokenized texts. Both raise InputError for an example that will not
-    do; it, and whatever the tokenizer cannot take, becomes a Failed in that example's place.
+    do; it, and whatever the tokenizer cannot take, becomes a Failed in that example's place. allow_empty: texts
+    without tokens will do.
     """
     found: list[list[str] | Failed] = []
     names: list[list[str]] = []
@@ -137,7 +139,7 @@ def prepare(
             continue
         tokens = [next(tokenized) for _ in texts]
         try:
-            results.append(build(_within_limits(tokens, text_names, vocab_size, options)))
+            results.append(build(_within_limits(tokens, text_names, vocab_size, options, allow_empty)))
         except InputError as error:
             results.append(Failed("InputError", str(error)))
     return results
@@ -259,16 +261,20 @@ def _tokenize_together(tokenizer: BigBirdTokenizer, texts: Sequence[str]) -> Seq
 
 
 def _within_limits(
-    tokenized: Sequence[TokenizedText | Exception], names: Sequence[str], vocab_size: int, options: LengthOptions
+    tokenized: Sequence[TokenizedText | Exception],
+    names: Sequence[str],
+    vocab_size: int,
+    options: LengthOptions,
+    allow_empty: bool,
 ) -> list[TokenizedText]:
     texts = []
     for name, tokens in zip(names, tokenized, strict=True):
         if isinstance(tokens, Exception):
             raise InputError(f"{name} cannot be tokenized: {type(tokens).__name__}: {tokens}")
-        if not len(tokens):
+        if not len(tokens) and not allow_empty:
             what = "is empty" if not tokens.text else f"has no tokens in its {len(tokens.text)} characters"
             raise InputError(f"{name} {what}, expected at least one token")
-        if (largest := int(tokens.ids.max())) >= vocab_size:
+        if (largest := int(tokens.ids.max(initial=0))) >= vocab_size:
             raise InputError(f"{name} has token {largest}, but the model's vocabulary ends before {vocab_size}")
         texts.append(tokens)
     total = sum(len(tokens) for tokens in texts)

@@ -37,6 +37,7 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
     options_class: ClassVar[type]
     architectures: ClassVar[tuple[str, ...]]
     """The heads that do the task; () where any encoder does."""
+    takes_empty_texts: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
             options=chosen if isinstance(chosen, LengthOptions) else LengthOptions(),
             texts_of=self.texts_of,
             build=partial(self.build, options=chosen),
+            allow_empty=self.takes_empty_texts,
         )
 
     @staticmethod

@@ -63,10 +63,11 @@ class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, G
     task = "text-generation"
     options_class = TextGenerationOptions
     architectures = ("BigBirdForCausalLM",)
+    takes_empty_texts = True
 
     def build(self, texts: list[TokenizedText], options: TextGenerationOptions) -> PreparedPrompt:
-        """Begin with the beginning-of-sequence token, also where the prompt's own beginning is left out."""
-        begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        """Begin with [CLS], as every stretch of a text did in training, also where a prompt's beginning is left out."""
+        begin = [self.tokenizer.cls_token_id]
         (text,) = texts
         room = self.config.max_position_embeddings - len(begin) - options.max_new_tokens
         if room < 1:

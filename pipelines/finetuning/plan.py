@@ -144,4 +144,11 @@ def new_model(job: Job, plan: Plan) -> Any:
     if plan.aggregation_strategy:
         params = {job.task: {"aggregation_strategy": plan.aggregation_strategy}}
         changes["extra"] = {**load_config(job.model).extra, "task_specific_params": params}
-    return HEADS[job.task].from_pretrained(job.model, dtype=torch.float32, **changes)
+    model = HEADS[job.task].from_pretrained(job.model, dtype=torch.float32, **changes)
+    if model.generation_config is not None:
+        # Texts are trained as they are tokenized, [CLS] text [SEP]: so they begin and end when they are generated.
+        tokenizer = BigBirdTokenizer.from_pretrained(job.model)
+        ends = dict.fromkeys((tokenizer.sep_token_id, *model.generation_config.eos_token_ids))
+        model.generation_config.bos_token_id = tokenizer.cls_token_id
+        model.generation_config.eos_token_id = list(ends)
+    return model

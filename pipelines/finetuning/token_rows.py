@@ -95,7 +95,9 @@ class ToRows:
             tags = _tags(encoding, document["entities"], index, counts) if self.labels else []
             key = text_hash(document["text"])
             for number, at in enumerate(range(0, max(1, len(encoding.ids)), room)):
-                ids = (cls, *encoding.ids[at : at + room], sep)
+                # To a causal model [SEP] says that the text ends: only what ends there has it.
+                goes_on = self.task == "causal-lm" and at + room < len(encoding.ids)
+                ids = (cls, *encoding.ids[at : at + room], *(() if goes_on else (sep,)))
                 targets = (IGNORED, *tags[at : at + room], IGNORED) if self.labels else ()
                 rows.append(_row(f"{key}-{number:06d}", [Row(np.array(ids))], targets))
         return rows

@@ -8,9 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from labelled_rows import choices, classified, questions, tagged
 
 from bigbird.heads import BigBirdForMaskedLM
+from bigbird.predictors import load_predictor
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetuning.metrics import measure
 from pipelines.finetuning.plan import Job, make_rows, new_model, plan_job
@@ -83,3 +85,32 @@ def test_a_language_model_expects_more_than_frequent_tokens(
     share = {token: (counts[token] + 1) / (counts.total() + 512) for token in set(seen)}
     unigram = math.exp(-sum(math.log(share[token]) for token in seen) / len(seen))
     assert figures[figure] < unigram / 2
+
+
+def test_a_fine_tuned_causal_model_ends_its_texts(encoder: Path, tmp_path: Path) -> None:
+    learn("causal-lm", [{"text": f"{n} reads block {n % 2}."} for n in range(100, 100 + ROWS)], encoder, tmp_path)
+    (record,) = load_predictor("text-generation", tmp_path / "out")(["120 reads block"])
+    assert record["generated_text"] in (" 0.", " 1.")
+    assert record["finish_reason"] == "stop"
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.BigBirdForCausalLM.from_pretrained(tmp_path / "out", attention_type="original_full")
+    prompt = BigBirdTokenizer.from_pretrained(encoder).encode("120 reads block").ids[:-1]
+    assert theirs.generate(torch.tensor([prompt]), max_new_tokens=20)[0, -1] == 5  # [SEP]
+
+
+@pytest.mark.parametrize(("bos", "eos"), [(1, 2), (2, 1)])  # google's files have both orders
+def test_causal_rows_begin_with_cls_and_only_the_end_of_a_text_has_sep(
+    bos: int, eos: int, tiny_checkpoint: Any, tmp_path: Path
+) -> None:
+    path = tiny_checkpoint(BigBirdForMaskedLM, bos_token_id=bos, eos_token_id=eos)
+    pq.write_table(pa.table({"text": ["reads the block " * 9]}), tmp_path / "train.parquet")
+    pq.write_table(pa.table({"text": ["another"]}), tmp_path / "eval.parquet")
+    paths = {"train": str(tmp_path / "train.parquet"), "held_out": str(tmp_path / "eval.parquet")}
+    job = Job(task="causal-lm", model=str(path), output=str(tmp_path / "out"), max_length=16, **paths)
+    rows, _ = make_rows(job, (), None, 16).rows([{"text": "reads the block " * 9}])
+    assert len(rows) > 1
+    assert all(row.ids[0] == 4 for row in rows)
+    assert [row.ids.count(5) for row in rows] == [0] * (len(rows) - 1) + [1]
+    assert rows[-1].ids[-1] == 5
+    found = new_model(job, plan_job(job)).generation_config
+    assert (found.bos_token_id, found.eos_token_id, found.eos_token_ids) == (4, [5, eos], (5, eos))

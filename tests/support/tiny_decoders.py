@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from bigbird import BigBirdConfig, BigBirdForCausalLM
+from bigbird.loading.generation_config import GenerationConfig
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -46,6 +47,7 @@ class SumModel:
             is_decoder=True,
             add_cross_attention=False,
         )
+        self.generation_config = GenerationConfig(eos_token_id=0)
         self.dtype = torch.float32
         self.device = torch.device("cpu")
         self.bert = SimpleNamespace(embeddings=self._embed, encoder=self._encode)
@@ -77,10 +79,11 @@ class SumModel:
 
 
 class LetterTokenizer:
-    """Token n is the n-th of these characters; "0" begins a text."""
+    """Token n is the n-th of these characters; "0" begins a text, and a line break ends it."""
 
     letters = "0123456789 abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,;:!?()[]{}+-*/=<>@#%&|~^_'\"\n"
-    bos_token_id = 0
+    cls_token_id = 0
+    sep_token_id = len(letters) - 1
 
     @property
     def vocab_size(self) -> int:

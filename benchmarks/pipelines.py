@@ -219,9 +219,9 @@ def resume(options: argparse.Namespace, folder: Path) -> None:
         table = pa.table({"text": pa.array(np.full(each, "some words of a document"))})
         pq.write_table(table, folder / "in" / f"{number:03}.parquet", row_group_size=10_000)
     listing = list_inputs([str(folder / "in")])
-    start = {"fingerprint": {}, "listing": listing, "unit_bytes": 1 << 20}
-    ledger = open_output(locate(str(folder / "out")), **start)
     row = pa.table({"nll": [0.0]})
+    start = {"fingerprint": {}, "listing": listing, "schema": row.schema, "unit_bytes": 1 << 20}
+    ledger = open_output(locate(str(folder / "out")), **start)
     for file in listing.files:
         for begin in range(0, each, 5000):
             ranges = ((file.name, begin, begin + 5000),)

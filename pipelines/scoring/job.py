@@ -81,7 +81,7 @@ class Summary:
             f"errors     {sum(self.errors.values()):,}" + (f"  ({errors})" if errors else ""),
             f"tokens/s   {self.tokens / max(self.seconds, 1e-9):,.0f}  in {self.seconds:,.1f} s",
             f"output     {self.output}",
-            f"report     {self.output}/_report.html",
+            f"report     {self.output}.report.html",
         ]
         if self.documents_before:
             lines.insert(1, f"before     {self.documents_before:,} were done by earlier starts")
@@ -146,6 +146,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelF
         output,
         fingerprint=_fingerprint(job, facts, columns, schema),
         listing=listing,
+        schema=schema,
         unit_bytes=job.unit_bytes or size_of_units(listing.files, options.device, actors),
         overwrite=job.overwrite,
     )

@@ -33,6 +33,13 @@ class Place:
         path = f"{self.path.rstrip('/')}/{name}"
         return Place(self.filesystem, path, self.name_of(path))
 
+    def beside(self, suffix: str) -> "Place":
+        """What has this name with a suffix, in the same folder. Beside a bucket is nothing: then it is inside."""
+        if self.filesystem.type_name in _OBJECT_STORES and "/" not in self.path.strip("/"):
+            return self.child(suffix.lstrip("."))
+        path = f"{self.path.rstrip('/')}{suffix}"
+        return Place(self.filesystem, path, self.name_of(path))
+
 
 def locate(path: str) -> Place:
     """Filesystem and path of a local path or a URI (`s3://bucket/key`, `gs://`, `hdfs://`, `file://`).

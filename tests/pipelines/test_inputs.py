@@ -198,7 +198,7 @@ def test_a_bucket_is_read_and_is_a_ledger_like_a_folder(s3):
     listing = pickle.loads(pickle.dumps(list_inputs([s3("in")])))
     assert [file.name for file in listing.files] == [f"s3://bucket/in/lang={name}/x.parquet" for name in "ab"]
     assert [file.name for file in list_inputs([s3("in/lang=*/x.parquet")]).files] == [f.name for f in listing.files]
-    start = {"fingerprint": {"task": "t"}, "listing": listing, "unit_bytes": 200}
+    start = {"fingerprint": {"task": "t"}, "listing": listing, "schema": listing.schema, "unit_bytes": 200}
     ledger = open_output(locate(s3("out")), **start)
     for unit in ledger.units_left(listing)[::2]:
         rows = read_unit(unit, listing.filesystem, listing.schema)
@@ -210,7 +210,7 @@ def test_a_bucket_is_read_and_is_a_ledger_like_a_folder(s3):
     assert 0 < done < 60
     assert done == again.num_done == 60 - sum(unit.rows for unit in left)
     assert open_output(locate(s3("out")), **start, overwrite=True).num_done == 0
-    assert names_in(locate(s3("out"))) == ["_inputs.parquet", "_run.json"]
+    assert names_in(locate(s3("out"))) == [".bigbird-inputs.parquet", ".bigbird-run.parquet"]
 
 
 def test_a_missing_bucket_is_refused_in_one_line(s3):

@@ -38,7 +38,12 @@ def corpus(tmp_path):
 def begin(corpus, output, *, fingerprint=FINGERPRINT, unit_bytes=200, overwrite=False):
     listing = list_inputs([str(corpus)])
     ledger = open_output(
-        locate(str(output)), fingerprint=fingerprint, listing=listing, unit_bytes=unit_bytes, overwrite=overwrite
+        locate(str(output)),
+        fingerprint=fingerprint,
+        listing=listing,
+        schema=SCHEMA,
+        unit_bytes=unit_bytes,
+        overwrite=overwrite,
     )
     return ledger, listing
 
@@ -143,7 +148,7 @@ def test_a_half_written_file_is_not_seen_and_goes_on_the_next_start(corpus, tmp_
     (tmp_path / "out" / f".{part_name(ledger.run, [('a.parquet', 0, 4)])}.0123abcd.tmp").write_bytes(b"PAR1 half")
     again, _ = begin(corpus, tmp_path / "out")
     assert again.num_done == 0
-    assert sorted(os.listdir(tmp_path / "out")) == ["_inputs.parquet", "_run.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".bigbird-inputs.parquet", ".bigbird-run.parquet"]
 
 
 def test_another_model_or_other_options_are_refused_by_name(corpus, tmp_path):
@@ -188,7 +193,7 @@ def test_a_directory_of_somebody_else_is_refused(corpus, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match=r"'thesis\.txt' but no _run\.json"):
+        with pytest.raises(InputError, match=r"'thesis\.txt' but is not the output of a scoring job"):
             begin(corpus, tmp_path / "out", overwrite=overwrite)
     assert (tmp_path / "out" / "thesis.txt").exists()
 

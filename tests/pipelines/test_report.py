@@ -10,10 +10,11 @@ import pytest
 
 from pipelines.scoring.ledger.parts import Footer, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
+from pipelines.scoring.ledger.records import RUN_FILE, write_record
 from pipelines.scoring.report.page import page
 from pipelines.scoring.report.report import SCORES, collect, scores, summarize, write_report
 from pipelines.scoring.schemas import TASKS, output_schema, record_columns, result_fields
-from pipelines.scoring.storage import locate, write_whole
+from pipelines.scoring.storage import locate
 
 COUNTS = {"num_tokens": 5, "num_windows": 1, "truncated": False}
 RECORDS = {
@@ -55,7 +56,7 @@ def write(output, task, records, texts, start=0, **times):
 def output(tmp_path):
     place = locate(str(tmp_path))
     run = {"fingerprint": {"task": "token-classification", "input_columns": {"text": "text"}}}
-    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    write_record(place, RUN_FILE, run, pa.schema([]))
     task = "token-classification"
     good = {**RECORDS[task], **COUNTS}
     write(place, task, [good, FAILED], ["Ada <b>& Charles</b>", None])
@@ -107,7 +108,7 @@ def test_an_answer_far_into_a_context_is_shown_where_it_stands_and_marked(tmp_pa
     place = locate(str(tmp_path))
     columns = {"question": "question", "context": "doc.body"}
     run = {"fingerprint": {"task": "question-answering", "input_columns": columns}}
-    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    write_record(place, RUN_FILE, run, pa.schema([]))
     body = "x" * 5000 + "Ada" + "y" * 5000
     record = {"answer": "Ada", "score": 0.25, "start": 5000, "end": 5003, **COUNTS}
     fields = result_fields("question-answering")
@@ -132,7 +133,7 @@ def test_an_answer_far_into_a_context_is_shown_where_it_stands_and_marked(tmp_pa
 def test_what_was_found_in_a_document_is_shown_beside_it(tmp_path, task, label):
     place = locate(str(tmp_path))
     run = {"fingerprint": {"task": task, "input_columns": {"text": "text"}}}
-    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    write_record(place, RUN_FILE, run, pa.schema([]))
     write(place, task, [{**RECORDS[task], **COUNTS}], ["a text"])
     (document,) = collect(place)["documents_at_the_ends"][0]["documents"]
     assert document["labels"][0] == label
@@ -159,7 +160,7 @@ class Reader(HTMLParser):
 
 def test_the_page_is_whole_needs_nothing_from_elsewhere_and_escapes_texts(output):
     write_report(output)
-    html = Path(output.path, "_report.html").read_text()
+    html = Path(f"{output.path}.report.html").read_text()
     reader = Reader()
     reader.feed(html)
     assert reader.open == []
@@ -167,12 +168,12 @@ def test_the_page_is_whole_needs_nothing_from_elsewhere_and_escapes_texts(output
     assert not re.search(r"<script|@import|url\(", html)
     assert reader.marked.count("Ada") == 4  # each of the two documents stands at both ends
     assert "&lt;b&gt;&amp; Charles&lt;/b&gt;" in html
-    assert json.loads(Path(output.path, "_report.json").read_text()) == collect(output)
+    assert json.loads(Path(f"{output.path}.report.json").read_text()) == collect(output)
 
 
 def test_a_page_of_nothing_but_errors_is_drawn(tmp_path):
     place = locate(str(tmp_path))
     run = {"fingerprint": {"task": "fill-mask", "input_columns": {"text": "text"}}}
-    write_whole(place.child("_run.json"), json.dumps(run).encode())
+    write_record(place, RUN_FILE, run, pa.schema([]))
     write(place, "fill-mask", [FAILED], [None])
     assert "InputError" in page(collect(place))

@@ -127,7 +127,7 @@ def starts(tmp_path_factory):
             if number == 2:
                 (folder / "memory-is-back").touch()
             if number == 3:
-                (folder / "out" / "_report.html").unlink()  # as if the start before was killed just then
+                (folder / "out.report.html").unlink()  # as if the start before was killed just then
             status = score.main(command(folder, *more))
             assert status == 0, err.getvalue()
             seen.append((records(folder), parts(folder), out.getvalue(), err.getvalue()))
@@ -191,7 +191,7 @@ def test_a_finished_job_started_again_touches_nothing(starts):
     folder, (*_, (_, old, *_), (_, new, out, _)) = starts
     assert old == new
     assert "documents  0" in out
-    assert (folder / "out" / "_report.html").exists()
+    assert (folder / "out.report.html").exists()
 
 
 class SaidSoFar(io.StringIO):

@@ -1,19 +1,18 @@
 """What an output directory already holds, and what is left to do.
 
 The directory is its own ledger. Every finished file (`part-*.parquet`) carries in its Parquet footer which rows
-of which input files it holds and a summary of them, so a start reads footers, never rows. `_run.json` says what
-kind of run this is; `_inputs.parquet` is the listing of input files it was started with.
+of which input files it holds and a summary of them, so a start reads footers, never rows. Two records, which hold
+no row (`ledger.records`), say what kind of run this is and list the input files it was started with.
 
     output/
-      part-*.parquet    finished rows; written under another name and renamed, so never seen in halves
-      _run.json         fingerprint: model weights, task, options, columns, size of a unit
-      _inputs.parquet   name, size, mtime_ns, rows and generation of every input file
-      _report.html, _report.json
+      part-*.parquet            finished rows; written under another name and renamed, so never seen in halves
+      .bigbird-run.parquet      fingerprint: model weights, task, options, columns, size of a unit
+      .bigbird-inputs.parquet   name, size, mtime_ns, rows and generation of every input file
+    output.report.html, output.report.json
 
 Does not know how rows are scored, nor Ray.
 """
 
-import io
 import itertools
 import json
 from collections.abc import Mapping
@@ -29,11 +28,15 @@ from pipelines.scoring.inputs.listing import Listing
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, InputFile, Piece, Unit, cut_units
 from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_parts
 from pipelines.scoring.ledger.ranges import Ranges, merge_ranges, ranges_of, subtract
-from pipelines.scoring.storage import Place, make_writable, names_in, read_whole, write_whole
-
-RUN_FILE = "_run.json"
-INPUTS_FILE = "_inputs.parquet"
-REPORT_FILES = ("_report.html", "_report.json")
+from pipelines.scoring.ledger.records import (
+    FORMER_FILES,
+    INPUTS_FILE,
+    RUN_FILE,
+    read_record,
+    renew_former,
+    write_record,
+)
+from pipelines.scoring.storage import Place, make_writable, names_in
 
 
 @dataclass
@@ -80,10 +83,11 @@ def open_output(
     *,
     fingerprint: Mapping[str, Any],
     listing: Listing,
+    schema: pa.Schema,
     unit_bytes: int,
     overwrite: bool = False,
 ) -> Ledger:
-    """Open an output directory: a new one, or one that the same run has begun.
+    """Open an output directory of files with this schema: a new one, or one that the same run has begun.
 
     Raises InputError: not writable; it holds files of someone else; it was begun with another model, task or
     other options (each difference is named); input files changed or went since (each is named); it holds rows
@@ -93,55 +97,56 @@ def open_output(
     names = names_in(output)
     ours = [name for name in names if _is_ours(name)]
     if overwrite:
-        for name in sorted(ours, key=lambda name: name == RUN_FILE):  # the identity goes last
+        for name in sorted(ours, key=lambda name: name in (RUN_FILE, "_run.json")):  # the identity goes last
             output.filesystem.delete_file(output.child(name).path)
         names = [name for name in names if name not in ours]
     strangers = [name for name in names if name not in ours and not name.startswith(".")]
-    begun = read_whole(output.child(RUN_FILE))
-    if begun is None:
+    run = read_record(output, RUN_FILE)
+    if run is None:
         if strangers or any(name.startswith(PART_PREFIX) for name in names):
             raise InputError(
-                f"output {output.name!r} holds {(strangers or names)[0]!r} but no {RUN_FILE}: it is not the output "
-                "of a scoring job; choose another directory"
+                f"output {output.name!r} holds {(strangers or names)[0]!r} but is not the output of a scoring job; "
+                " choose another directory"
             )
-        return _begin(output, fingerprint, listing, unit_bytes)
+        return _begin(output, fingerprint, listing, schema, unit_bytes)
     for name in ours:
-        if name.startswith("."):  # half-written by a process that was killed
+        if name.endswith(".tmp"):  # half-written by a process that was killed
             output.filesystem.delete_file(output.child(name).path)
-    run = json.loads(begun)
     _refuse_differences(output, run["fingerprint"], json.loads(json.dumps(fingerprint)))
-    generations = _compare_inputs(output, listing)
+    generations = _compare_inputs(output, listing, schema)
+    renew_former(output, schema)
     ledger = Ledger(output, digest(fingerprint), run["unit_bytes"], generations)
     ledger.parts = read_parts(output, run=ledger.run)
     refuse_doubles(output, ledger.parts)
     return ledger
 
 
-def _begin(output: Place, fingerprint: Mapping[str, Any], listing: Listing, unit_bytes: int) -> Ledger:
+def _begin(
+    output: Place, fingerprint: Mapping[str, Any], listing: Listing, schema: pa.Schema, unit_bytes: int
+) -> Ledger:
     generations = {file.name: 0 for file in listing.files}
-    _write_inputs(output, listing, generations)
-    content = {"fingerprint": fingerprint, "unit_bytes": unit_bytes}
-    write_whole(output.child(RUN_FILE), json.dumps(content, indent=2).encode())
+    _write_inputs(output, listing, generations, schema)
+    write_record(output, RUN_FILE, {"fingerprint": fingerprint, "unit_bytes": unit_bytes}, schema)
     return Ledger(output, digest(fingerprint), unit_bytes, generations)
 
 
-def _write_inputs(output: Place, listing: Listing, generations: Mapping[str, int]) -> None:
-    columns = {
-        "name": pa.array([file.name for file in listing.files], pa.string()),
-        "size": pa.array([file.size for file in listing.files], pa.int64()),
-        "mtime_ns": pa.array([file.mtime_ns for file in listing.files], pa.int64()),
-        "rows": pa.array([file.rows for file in listing.files], pa.int64()),
-        "generation": pa.array([generations[file.name] for file in listing.files], pa.int32()),
-    }
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
-    write_whole(output.child(INPUTS_FILE), sink.getvalue())
+def _write_inputs(output: Place, listing: Listing, generations: Mapping[str, int], schema: pa.Schema) -> None:
+    entries = [
+        {
+            "name": file.name,
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            "rows": file.rows,
+            "generation": generations[file.name],
+        }
+        for file in listing.files
+    ]
+    write_record(output, INPUTS_FILE, entries, schema)
 
 
-def _compare_inputs(output: Place, listing: Listing) -> dict[str, int]:
+def _compare_inputs(output: Place, listing: Listing, schema: pa.Schema) -> dict[str, int]:
     """Generation of every input file; files added since make a new one. Raises for changed and missing ones."""
-    content = read_whole(output.child(INPUTS_FILE))
-    known = pq.read_table(io.BytesIO(content)).to_pylist() if content else []
+    known = read_record(output, INPUTS_FILE) or []
     present = {file.name: file for file in listing.files}
     for entry in known:
         file = present.get(entry["name"])
@@ -159,7 +164,7 @@ def _compare_inputs(output: Place, listing: Listing) -> dict[str, int]:
     added = 1 + max(generations.values(), default=-1)
     if present.keys() - generations.keys():
         generations.update({name: added for name in present if name not in generations})
-        _write_inputs(output, listing, generations)
+        _write_inputs(output, listing, generations, schema)
     return generations
 
 
@@ -198,9 +203,9 @@ def refuse_doubles(output: Place, parts: Mapping[str, Footer]) -> None:
 
 def _is_ours(name: str) -> bool:
     if name.startswith("."):
-        return name.endswith(".tmp") and any(name.startswith(f".{start}") for start in (PART_PREFIX, "_"))
-    part = name.startswith(PART_PREFIX) and name.endswith(".parquet")
-    return part or name in (RUN_FILE, INPUTS_FILE, *REPORT_FILES)
+        half_written = name.startswith((f".{PART_PREFIX}", "..bigbird-", "._")) and name.endswith(".tmp")
+        return half_written or name in (RUN_FILE, INPUTS_FILE)
+    return (name.startswith(PART_PREFIX) and name.endswith(".parquet")) or name in FORMER_FILES
 
 
 def _retry_unit(output: Place, name: str, files: Mapping[str, InputFile]) -> Unit:

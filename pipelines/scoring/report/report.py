@@ -1,4 +1,4 @@
-"""The report of a job: what its output directory holds, as facts (`_report.json`); `report_page` makes the page.
+"""The report of a job: what its output directory holds, as facts (JSON); `report.page` makes the page.
 
 Every finished file carries a summary of its rows in its footer; the report adds those up, so it costs a footer a
 file whatever the number of rows, covers all starts of a job that was resumed, and can be made again at any time.
@@ -18,12 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
-from pipelines.scoring.ledger.ledger import REPORT_FILES, RUN_FILE
 from pipelines.scoring.ledger.parts import Footer, read_parts
+from pipelines.scoring.ledger.records import RUN_FILE, read_record
 from pipelines.scoring.report.page import MARKED, page
 from pipelines.scoring.schemas import column_at, result_fields, top_level
-from pipelines.scoring.storage import Place, read_whole, write_whole
+from pipelines.scoring.storage import Place, write_whole
 
+# Beside the output, which holds nothing but Parquet: some readers refuse a folder of several formats.
+REPORT_SUFFIXES = (".report.html", ".report.json")
 NUM_EXTREMES = 3
 NUM_TIME_BINS = 60
 PAUSE_S = 60.0
@@ -97,20 +99,20 @@ def summarize(table: pa.Table, task: str) -> dict[str, Any]:
 
 
 def write_report(output: Place, parts: Mapping[str, Footer] | None = None) -> dict[str, Any]:
-    """Write `_report.json` and `_report.html` into an output directory and return the facts.
+    """Write `OUTPUT.report.html` and `OUTPUT.report.json` beside an output directory and return the facts.
 
     Costs the text of a few documents, and the footers of all finished files where they are not given.
     """
     facts = collect(output, parts)
-    html, plain = REPORT_FILES
-    write_whole(output.child(plain), json.dumps(facts, indent=1).encode())
-    write_whole(output.child(html), page(facts).encode())
+    html, plain = map(output.beside, REPORT_SUFFIXES)
+    write_whole(plain, json.dumps(facts, indent=1).encode())
+    write_whole(html, page(facts).encode())
     return facts
 
 
 def collect(output: Place, parts: Mapping[str, Footer] | None = None) -> dict[str, Any]:
     """The facts of an output directory: counts, distributions, throughput over time, actors, documents at the ends."""
-    run = json.loads(read_whole(output.child(RUN_FILE)) or b"{}").get("fingerprint", {})
+    run = (read_record(output, RUN_FILE) or {}).get("fingerprint", {})
     task = run.get("task", "")
     parts = read_parts(output) if parts is None else parts
     summaries = [footer.summary for footer in parts.values()]

@@ -18,12 +18,12 @@ from bigbird.predictors.examples import Failed, Prepared, Record
 from bigbird.predictors.fill_mask import FillMaskOptions, FillMaskPredictor
 from bigbird.predictors.masked_lm_scoring import MaskedLMScoringOptions, MaskedLMScoringPredictor
 from bigbird.predictors.multiple_choice import MultipleChoiceOptions, MultipleChoicePredictor
+from bigbird.predictors.options import LengthOptions
 from bigbird.predictors.predictor import Predictor
 from bigbird.predictors.question_answering import QuestionAnsweringOptions, QuestionAnsweringPredictor
 from bigbird.predictors.text_classification import TextClassificationOptions, TextClassificationPredictor
 from bigbird.predictors.text_generation import TextGenerationOptions, TextGenerationPredictor
 from bigbird.predictors.token_classification import TokenClassificationOptions, TokenClassificationPredictor
-from bigbird.predictors.windows import LengthOptions
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 __all__ = [

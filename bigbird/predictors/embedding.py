@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bigbird.packing import PackedBatch
 from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
+from bigbird.predictors.options import LengthOptions
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.windows import LengthOptions, require_choice
 
 Pooling = Literal["cls", "mean"]
 
@@ -30,10 +30,6 @@ class FeatureExtractionOptions(LengthOptions):
 
     pooling: Pooling = "mean"
     normalize: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("pooling", self.pooling, ("cls", "mean"))
 
 
 class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, PreparedWindows, np.ndarray]):

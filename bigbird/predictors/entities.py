@@ -86,8 +86,14 @@ def inside_words(text: str) -> np.ndarray:
 
 
 def name_starts(text: str, offsets: np.ndarray) -> np.ndarray:
-    """As `word_starts`, for "words": a word is a run of letters, digits and underscores, or any other token."""
-    starts = ~inside_words(text)[offsets[:, 0]]
+    """As `word_starts`, for "words": a word is a run of letters, digits and underscores, or any other character.
+
+    A token that begins where the one before it began, or before that one's end, is a further part of one character
+    (bytes of an emoji, of a dash): it begins no word.
+    """
+    begin, end = offsets[:, 0], offsets[:, 1]
+    starts = ~inside_words(text)[begin]
+    starts[1:] &= (begin[1:] != begin[:-1]) & (begin[1:] >= end[:-1])
     starts[:1] = True
     return np.flatnonzero(starts)
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 
 from bigbird.errors import InputError
-from bigbird.predictors.windows import LengthOptions, Window, plan
+from bigbird.predictors.options import LengthOptions
+from bigbird.predictors.windows import Window, plan
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 Record = dict[str, Any]
@@ -200,21 +201,22 @@ def window_rows(tokenizer: BigBirdTokenizer, text: TokenizedText, windows: Seque
 def fields(example: object, *names: str) -> list[object]:
     """The values of a mapping's fields. Raises InputError naming what is missing, or what came instead."""
     if not isinstance(example, Mapping):
-        raise InputError(f"the example is {_kind(example)}, expected a mapping with {' and '.join(names)}")
+        raise InputError(f"the example is {kind_of(example)}, expected a mapping with {' and '.join(names)}")
     missing = [name for name in names if name not in example]
     if missing:
         raise InputError(f"the example lacks {' and '.join(missing)}, expected {' and '.join(names)}")
     return [example[name] for name in names]
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """How messages say what came instead."""
     return "null" if value is None else f"of type {type(value).__name__}"
 
 
 def _checked(value: object, name: str, options: LengthOptions) -> str:
     """The text, if it is one the tokenizer may be given."""
     if not isinstance(value, str):
-        raise InputError(f"{name} is {_kind(value)}, expected a string")
+        raise InputError(f"{name} is {kind_of(value)}, expected a string")
     limit = CHARACTERS_PER_TOKEN * options.max_tokens_per_document
     if len(value) > limit:
         raise InputError(

@@ -13,8 +13,9 @@ from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.examples import Prepared, Record, TokenizedText, window_rows
 from bigbird.predictors.masked_tokens import logits_at, split_like
+from bigbird.predictors.options import LengthOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.windows import LengthOptions, plan, require_at_least
+from bigbird.predictors.windows import plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 from bigbird.packing import PackedBatch
 from bigbird.predictors.examples import PreparedWindows, Record, TokenizedText
 from bigbird.predictors.masked_tokens import logits_at, split_like
+from bigbird.predictors.options import LengthOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.windows import LengthOptions, require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,10 @@ from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.entities import softmax
 from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, TokenizedText, fields, pair_row
+from bigbird.predictors.options import LengthOptions
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.text_classification import Combine, combine_windows
-from bigbird.predictors.windows import LengthOptions, plan, require_choice
+from bigbird.predictors.windows import plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,6 @@ class MultipleChoiceOptions(LengthOptions):
 
     combine: Combine = "mean"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("combine", self.combine, ("mean", "max"))
-
 
 class MultipleChoicePredictor(EncoderPredictor[MultipleChoiceOptions, Prepared, np.ndarray]):
     """Predictor for BigBirdForMultipleChoice. An example: a mapping with prompt (a string) and choices (strings)."""
@@ -39,6 +36,7 @@ class MultipleChoicePredictor(EncoderPredictor[MultipleChoiceOptions, Prepared, 
     task = "multiple-choice"
     options_class = MultipleChoiceOptions
     architectures = ("BigBirdForMultipleChoice",)
+    example_fields = ("prompt", "choices")
 
     @staticmethod
     def texts_of(example: Any) -> NamedTexts:

@@ -5,18 +5,28 @@ from the encoder's states, and how that is told in a record.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 from torch import Tensor
 
 from bigbird.config import BigBirdConfig
+from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import default_max_tokens_per_batch, encode_rows
-from bigbird.predictors.examples import Failed, ModelRow, NamedTexts, Prepared, Record, TokenizedText, prepare
-from bigbird.predictors.windows import LengthOptions
+from bigbird.predictors.examples import (
+    Failed,
+    ModelRow,
+    NamedTexts,
+    Prepared,
+    Record,
+    TokenizedText,
+    kind_of,
+    prepare,
+)
+from bigbird.predictors.options import LengthOptions, changed
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 OptionsT = TypeVar("OptionsT")
@@ -38,6 +48,8 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
     architectures: ClassVar[tuple[str, ...]]
     """The heads that do the task; () where any encoder does."""
     takes_empty_texts: ClassVar[bool] = False
+    example_fields: ClassVar[tuple[str, ...]] = ()
+    """Where an example is a mapping: its fields, which a call for one example may also pass by name."""
 
     def __init__(
         self,
@@ -51,17 +63,40 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
         self.tokenizer = tokenizer
         self.config = config
         self.model = model
-        self.options: OptionsT = options or self.options_class()
+        self.options: OptionsT = self.options_class()
+        self.options = self._chosen(options)
         self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens_per_batch(model)
 
-    def __call__(self, examples: Sequence[Any], options: OptionsT | None = None) -> list[Record]:
-        """preprocess, forward and postprocess. Options given here are for this call, in the place of its own."""
-        prepared = self.preprocess(examples, options)
-        return self.postprocess(prepared, self.forward(prepared), options)
+    @overload
+    def __call__(
+        self, examples: str | Mapping[str, Any] | None = None, options: OptionsT | None = None, **by_name: Any
+    ) -> Record: ...
+    @overload
+    def __call__(self, examples: Iterable[Any], options: OptionsT | None = None, **by_name: Any) -> list[Record]: ...
+    def __call__(self, examples: Any = None, options: OptionsT | None = None, **by_name: Any) -> Record | list[Record]:
+        """preprocess, forward and postprocess: a record for one text or mapping, a list of them for several.
+
+        options: for this call, in the place of the predictor's own. by_name: single options that differ from those,
+        as `top_k=3`; or the fields of one example, as `question=..., context=...`.
+        Raises InputError for what is neither an example nor several, and for options that do not exist.
+        """
+        fields = {name: by_name.pop(name) for name in self.example_fields if name in by_name}
+        if fields and examples is not None:
+            raise InputError(f"pass the examples, or {' and '.join(fields)} of one by name, not both")
+        examples = fields or examples
+        chosen = changed(self._chosen(options), by_name)
+        single = isinstance(examples, str | Mapping)
+        if not single and (isinstance(examples, bytes) or not isinstance(examples, Iterable)):
+            raise InputError(f"examples is {kind_of(examples)}, expected one example or several")
+        prepared = self.preprocess([examples] if single else list(examples), chosen)
+        records = self.postprocess(prepared, self.forward(prepared), chosen)
+        return records[0] if single else records
 
     def preprocess(self, examples: Sequence[Any], options: OptionsT | None = None) -> list[PreparedT | Failed]:
         """Tokenize and cut; one prepared example, or Failed, for each. Pure CPU, needs no weights; picklable."""
-        chosen = options or self.options
+        if isinstance(examples, str | bytes | Mapping):
+            raise InputError(f"examples is {kind_of(examples)}, expected a list of them")
+        chosen = self._chosen(options)
         return prepare(
             examples,
             tokenizer=self.tokenizer,
@@ -71,6 +106,12 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
             build=partial(self.build, options=chosen),
             allow_empty=self.takes_empty_texts,
         )
+
+    def _chosen(self, options: OptionsT | None) -> OptionsT:
+        if options is not None and not isinstance(options, self.options_class):
+            given, expected = type(options).__name__, self.options_class.__name__
+            raise InputError(f"options for {self.task} are {given}, expected {expected}")
+        return self.options if options is None else options
 
     @staticmethod
     def texts_of(example: Any) -> NamedTexts:
@@ -95,7 +136,7 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
 
         An output with inf or nan (half precision overflowing, broken weights) becomes a bad one.
         """
-        chosen = options or self.options
+        chosen = self._chosen(options)
         records = []
         for item, output in zip(prepared, outputs, strict=True):
             if isinstance(item, Failed):

@@ -16,8 +16,9 @@ from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import split_rows
 from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, TokenizedText, fields, pair_row
+from bigbird.predictors.options import LengthOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.windows import LengthOptions, Window, plan, require_at_least
+from bigbird.predictors.windows import Window, plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,7 @@ class QuestionAnsweringOptions(LengthOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least("max_answer_len", self.max_answer_len, 1)
-        if self.max_question_len is not None:
-            require_at_least("max_question_len", self.max_question_len, 1)
+        require_at_least("max_question_len", self.max_question_len, 1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,6 +54,7 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
     task = "question-answering"
     options_class = QuestionAnsweringOptions
     architectures = ("BigBirdForQuestionAnswering",)
+    example_fields = ("question", "context")
 
     @staticmethod
     def texts_of(example: Any) -> NamedTexts:

@@ -22,8 +22,9 @@ from bigbird.predictors.examples import (
     pair_row,
     window_rows,
 )
+from bigbird.predictors.options import LengthOptions
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.windows import LengthOptions, plan, require_choice
+from bigbird.predictors.windows import plan
 
 Combine = Literal["mean", "max"]
 Function = Literal["softmax", "sigmoid", "none"]
@@ -41,12 +42,6 @@ class TextClassificationOptions(LengthOptions):
     combine: Combine = "mean"
     function_to_apply: Function | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("combine", self.combine, ("mean", "max"))
-        if self.function_to_apply is not None:
-            require_choice("function_to_apply", self.function_to_apply, ("softmax", "sigmoid", "none"))
-
 
 class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Prepared, np.ndarray]):
     """Predictor for BigBirdForSequenceClassification. An example is a text, or a mapping with text and text_pair."""
@@ -54,6 +49,7 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
     task = "text-classification"
     options_class = TextClassificationOptions
     architectures = ("BigBirdForSequenceClassification",)
+    example_fields = ("text", "text_pair")
 
     @staticmethod
     def texts_of(example: Any) -> NamedTexts:

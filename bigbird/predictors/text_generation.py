@@ -16,8 +16,8 @@ from bigbird.generation.engine import Engine
 from bigbird.generation.generate import GenerationResult, generate
 from bigbird.generation.options import GenerationOptions
 from bigbird.predictors.examples import Failed, Prepared, Record, Row, TokenizedText
+from bigbird.predictors.options import require_choice
 from bigbird.predictors.predictor import Predictor
-from bigbird.predictors.windows import require_choice
 
 OnLong = Literal["truncate", "error"]
 

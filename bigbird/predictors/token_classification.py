@@ -15,8 +15,9 @@ from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import split_rows
 from bigbird.predictors.entities import STRATEGIES, Entity, LabelSet, Strategy, aggregate, name_starts, word_starts
 from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
+from bigbird.predictors.options import LengthOptions, require_choice
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.windows import LengthOptions, require_choice, stitch
+from bigbird.predictors.windows import stitch
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 
@@ -34,11 +35,6 @@ class TokenClassificationOptions(LengthOptions):
 
     aggregation_strategy: Strategy | None = None
     ignore_labels: tuple[str, ...] = ("O",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.aggregation_strategy is not None:
-            require_choice("aggregation_strategy", self.aggregation_strategy, STRATEGIES)
 
 
 class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, PreparedWindows, np.ndarray]):
@@ -72,10 +68,10 @@ class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, 
         return stitch(item.windows, [array[1:-1] for array in arrays])
 
     def decode(self, item: PreparedWindows, logits: np.ndarray, options: TokenClassificationOptions) -> Record:
-        """{"entities": [...]}: entity_group, score, word, start, end; with strategy "none" entity and index instead
-        of entity_group, for every token. start and end are characters of the text as given; index counts the
-        tokens from [CLS], which is 0; `word` is what transformers gives: the tokens decoded, not the text between
-        start and end."""
+        """{"entities": [...]}: entity_group, score, word, text, start, end; with strategy "none" entity and index
+        instead of entity_group, for every token. start and end are characters of the text as given, and `text` is what
+        stands between them; `word` is what transformers gives: the tokens decoded. index counts the tokens from
+        [CLS], which is 0."""
         return {"entities": self._entities(item.text, logits, options)}
 
     def _entities(self, text: TokenizedText, logits: np.ndarray, options: TokenClassificationOptions) -> list[Record]:
@@ -93,7 +89,7 @@ class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, 
         if strategy == "none":
             (word,) = self._tokens(text, first, first + 1)
             return {"entity": entity.label, "score": entity.score, "index": first + 1, "word": word,
-                    "start": start, "end": end}  # fmt: skip
+                    "text": text.text[start:end], "start": start, "end": end}  # fmt: skip
         if strategy in ("simple", "words"):
             words = self._tokens(text, first, last + 1)
         else:
@@ -101,7 +97,8 @@ class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, 
             # several words may lack spaces or accents, and so does this one.
             words = [self.tokenizer.convert_tokens_to_string(self._tokens(text, *word)) for word in entity.words]
         word = self.tokenizer.convert_tokens_to_string(words)
-        return {"entity_group": entity.label, "score": entity.score, "word": word, "start": start, "end": end}
+        return {"entity_group": entity.label, "score": entity.score, "word": word, "text": text.text[start:end],
+                "start": start, "end": end}  # fmt: skip
 
     def _tokens(self, text: TokenizedText, start: int, stop: int) -> list[str]:
         """The tokens as strings; one outside the vocabulary as the text it stands for."""

@@ -11,65 +11,13 @@ Knows nothing of text, tokenizers, tasks or tensors; special tokens are the call
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 
 from bigbird.errors import InputError
+from bigbird.predictors.options import LengthOptions
 
-OnLong = Literal["window", "truncate", "error"]
 DEFAULT_OVERLAP = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class LengthOptions:
-    """What to do with documents of every length; the fields all tasks but text-generation share.
-
-    on_long: for a document longer than the model: "window" reads it all in overlapping windows, "truncate"
-        reads its beginning and says so in the record, "error" makes it an error record.
-    window_overlap: tokens two neighbouring windows share at least, up to half a window (so that no token is
-        read much more than twice); None is 256, or a quarter of the window where that is less.
-    max_length: tokens of one window, special tokens included; None is the model's max_position_embeddings.
-    max_tokens_per_document: a document with more tokens is an error record, whatever on_long says: it guards
-        against hostile input. Texts above 16 characters a token of it are refused before they are tokenized.
-
-    Raises InputError for a value out of range.
-    """
-
-    on_long: OnLong = "window"
-    window_overlap: int | None = None
-    max_length: int | None = None
-    max_tokens_per_document: int = 1_000_000
-
-    def __post_init__(self) -> None:
-        require_choice("on_long", self.on_long, ("window", "truncate", "error"))
-        if self.window_overlap is not None:
-            require_at_least("window_overlap", self.window_overlap, 0)
-        if self.max_length is not None:
-            require_at_least("max_length", self.max_length, 1)
-        require_at_least("max_tokens_per_document", self.max_tokens_per_document, 1)
-
-    def length_limit(self, max_position_embeddings: int) -> int:
-        """Tokens one window may have, special tokens included. Raises InputError where the model has fewer."""
-        if self.max_length is None:
-            return max_position_embeddings
-        if self.max_length > max_position_embeddings:
-            raise InputError(
-                f"max_length is {self.max_length}, but the model reads at most {max_position_embeddings} tokens"
-            )
-        return self.max_length
-
-
-def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise InputError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise InputError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
-
-
-def require_at_least(name: str, value: object, least: int) -> None:
-    """Raise InputError unless `value` is an integer of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} is {value!r}, expected an integer of at least {least}")
 
 
 @dataclass(frozen=True)

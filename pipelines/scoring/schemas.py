@@ -77,7 +77,7 @@ def result_fields(task: str, *, options: Any = None, embedding_size: int | None 
             token = [("token", _STRING), ("start", pa.int64()), ("end", pa.int64()), ("nll", _SCORE)]
             fields.append(pa.field("tokens", pa.list_(pa.struct(token))))
     elif task == "token-classification":
-        span = [("score", _SCORE), ("word", _STRING), ("start", pa.int64()), ("end", pa.int64())]
+        span = [("score", _SCORE), ("word", _STRING), ("text", _STRING), ("start", pa.int64()), ("end", pa.int64())]
         unmerged = getattr(options, "aggregation_strategy", "simple") == "none"
         name = [("entity", _STRING), ("index", pa.int64())] if unmerged else [("entity_group", _STRING)]
         fields = [pa.field("entities", pa.list_(pa.struct(name + span)))]

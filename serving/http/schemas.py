@@ -233,13 +233,14 @@ class Candidate(BaseModel):
 
 
 class Entity(BaseModel):
-    model_config = example(entity_group="PER", score=0.98, word="Marcus Cicero", start=24, end=37)
+    model_config = example(entity_group="PER", score=0.98, word="Marcus Cicero", text="Marcus Cicero", start=24, end=37)
 
     entity_group: str | None = Field(default=None, description='Absent with aggregation_strategy "none".')
     entity: str | None = Field(default=None, description='Only with aggregation_strategy "none".')
     index: int | None = Field(default=None, description='Only with aggregation_strategy "none".')
     score: float
-    word: str
+    word: str = Field(description="The tokens, decoded.")
+    text: str = Field(description="The input between start and end.")
     start: int = Field(description="First character in the input.")
     end: int = Field(description="One past the last character.")
 

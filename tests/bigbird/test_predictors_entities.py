@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,6 +93,7 @@ def test_entities_equal_transformers_on_the_same_logits(oracle_and_predictor, st
     assert len(record["entities"]) == len(expected)
     for ours, theirs in zip(record["entities"], expected, strict=True):
         assert ours.pop("score") == pytest.approx(float(theirs.pop("score")), abs=1e-6)
+        assert ours.pop("text") == text[ours["start"] : ours["end"]]
         assert ours == theirs
 
 
@@ -126,6 +128,24 @@ def test_for_source_code_a_word_is_a_name_and_every_sign_stands_alone():
     text = "x.run_it(\u00e9a1)"
     offsets = np.array([[0, 1], [1, 2], [2, 5], [5, 8], [8, 9], [9, 11], [11, 12], [12, 13]])
     assert name_starts(text, offsets).tolist() == [0, 1, 2, 4, 5, 7]
+
+
+SIGNS = "a\u2014b \U0001f642 \u2014 \U0001f469\u200d\U0001f680 caf\u00e9 \u4e16\u754c \U0001f642\U0001f642."
+
+
+@given(text=st.text(SIGNS, min_size=1, max_size=12), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_by_words_no_character_is_parted_into_several_entities(oracle_and_predictor, text, seed):
+    _, predictor = oracle_and_predictor
+    options = TokenClassificationOptions(aggregation_strategy="words", ignore_labels=[])
+    (item,) = predictor.preprocess([text], options)
+    if not hasattr(item, "num_tokens"):
+        return  # nothing to tag in it
+    (record,) = predictor.postprocess([item], [logits_with_runs(item.num_tokens, seed)], options)
+    spans = [(entity["start"], entity["end"]) for entity in record["entities"]]
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    assert all(entity["text"] == text[slice(*span)] for entity, span in zip(record["entities"], spans, strict=True))
+    assert not any("\ufffd" in entity["word"] for entity in record["entities"])
 
 
 def test_a_checkpoint_can_ask_for_words_and_a_call_for_something_else(tiny_checkpoint):

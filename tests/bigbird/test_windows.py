@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigbird.errors import InputError
-from bigbird.predictors.windows import LengthOptions, cut, plan, stitch
+from bigbird.predictors.options import LengthOptions
+from bigbird.predictors.windows import cut, plan, stitch
 
 
 @st.composite

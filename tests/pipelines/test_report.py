@@ -20,7 +20,9 @@ COUNTS = {"num_tokens": 5, "num_windows": 1, "truncated": False}
 RECORDS = {
     "fill-mask": {"masks": [{"position": 0, "candidates": [{"token": 1, "token_str": "a", "score": 0.5}]}]},
     "masked-lm-scoring": {"nll": 2.0, "pseudo_perplexity": 7.4},
-    "token-classification": {"entities": [{"entity_group": "PER", "score": 0.75, "word": "Ada", "start": 0, "end": 3}]},
+    "token-classification": {
+        "entities": [{"entity_group": "PER", "score": 0.75, "word": "Ada", "text": "Ada", "start": 0, "end": 3}]
+    },
     "text-classification": {"labels": [{"label": "good", "score": 0.9}, {"label": "bad", "score": 0.1}]},
     "multiple-choice": {"choices": [0.2, 0.8], "best": 1},
     "question-answering": {"answer": "Ada", "score": 0.25, "start": 0, "end": 3},

@@ -47,7 +47,7 @@ class PageHead(FakeHead):
         patterns = {"CLASS": r"class (\w+)", "FUNCTION": r"def (\w+)", "MODULE": r"import (\w+)"}
         return {
             "entities": [
-                {"entity_group": label, "score": 0.9, "word": m[1], "start": m.start(1), "end": m.end(1)}
+                {"entity_group": label, "score": 0.9, "word": m[1], "text": m[1], "start": m.start(1), "end": m.end(1)}
                 for label, pattern in patterns.items()
                 for m in re.finditer(pattern, text)
             ]

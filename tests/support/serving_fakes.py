@@ -8,7 +8,7 @@ FACTS = {"num_tokens": 7, "num_windows": 2, "truncated": False}
 RECORDS: dict[str, dict[str, Any]] = {
     "fill-mask": {"masks": [{"position": 2, "candidates": [{"token": 5, "token_str": " b", "score": 0.5}]}]},
     "token-classification": {
-        "entities": [{"entity_group": "PER", "score": 0.9, "word": "Marcus", "start": 0, "end": 6}]
+        "entities": [{"entity_group": "PER", "score": 0.9, "word": "Marcus", "text": "Marcus", "start": 0, "end": 6}]
     },
     "text-classification": {"labels": [{"label": "good", "score": 0.8}, {"label": "bad", "score": 0.2}]},
     "multiple-choice": {"choices": [0.1, 0.9], "best": 1},

@@ -61,6 +61,12 @@ TASKS = {
     "question-answering": (bigbird.BigBirdForQuestionAnswering, predictors.QuestionAnsweringPredictor),
     "feature-extraction": (bigbird.BigBirdModel, predictors.FeatureExtractionPredictor),
 }
+EXAMPLES = {
+    **dict.fromkeys(TASKS, "the microsoft company met Angela"),
+    "fill-mask": "the [MASK] company met Angela",
+    "question-answering": {"question": "who met the company?", "context": "the microsoft company met Angela"},
+    "multiple-choice": {"prompt": "the company met", "choices": ["Angela", "the caf\u00e9"]},
+}
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 
 

@@ -36,7 +36,7 @@ from benchmarks.measure import machine
 from bigbird import BigBirdConfig, BigBirdForTokenClassification
 from bigbird.predictors import load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
-from pipelines.scoring.checks import ModelFacts
+from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.inputs.listing import list_inputs
 from pipelines.scoring.job import Job, run_job
 from pipelines.scoring.ledger.ledger import open_output
@@ -69,7 +69,7 @@ class Idle:
 def idle(seconds: float) -> dict[str, Callable[..., Any]]:
     return {
         "load": lambda *args, **kwargs: Idle(seconds),
-        "inspect": lambda task, model, dtype: ModelFacts(digest="idle", embedding_size=1, weight_bytes=0),
+        "inspect": lambda task, model, dtype: ModelInfo(digest="idle", embedding_size=1, weight_bytes=0),
     }
 
 

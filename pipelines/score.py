@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import Dataset
 
 from bigbird.errors import BigBirdError, InputError
 from bigbird.predictors import OPTIONS, load_predictor
-from pipelines.scoring.actors.pool import ScoreOptions, num_tokenizers, pool
-from pipelines.scoring.actors.score_rows import ScoreRows, Stage
-from pipelines.scoring.actors.tokenize_rows import TokenizeRows
+from pipelines.ray_cluster import join_ray
+from pipelines.scoring.actors.pool import Cluster, ScoreOptions, step_pool
+from pipelines.scoring.actors.score_rows import ScoreRows
+from pipelines.scoring.actors.stages import add_scoring, make_stage
 from pipelines.scoring.checks import inspect_model, parse_options
 from pipelines.scoring.job import Job, run_job
 from pipelines.scoring.schemas import (
@@ -51,53 +52,21 @@ def score(
     """The dataset with the result columns of `task` and an `error` column (null where fine).
 
     Lazy, like every step of Ray Data; one row in, one row out, whatever is in it. Blocks are scored as they
-    come: `dataset.repartition(...)` first where few large ones would leave actors idle. `load` stands in for
-    `bigbird.load_predictor`.
+    come: `dataset.repartition(...)` first where few large ones would leave actors idle. The pool of actors grows
+    as rows come, and leaves a core for the steps before and after it. `load` stands in for `bigbird.load_predictor`.
 
-    Raises InputError or CheckpointError: an unknown task, a model without its head, and, where the dataset knows
-    its schema, a missing column, one of the wrong type, or one with the name of a result.
+    Raises InputError or CheckpointError: an unknown task, a model without its head, a pool that would leave no core
+    to the other steps, and, where the dataset knows its schema, a missing column, one of the wrong type, or one
+    with the name of a result.
     """
-    options, load = options or ScoreOptions(), load or load_predictor
-    columns = options.columns.of_task(task)
-    facts = inspect_model(task, model, options.dtype)
-    load(task, model, options=options.task_options, weights=False)  # its tokenizer, and options it cannot meet
-    results = result_fields(task, options=options.task_options, embedding_size=facts.embedding_size)
+    options = options or ScoreOptions()
+    stage, _ = make_stage(task, model, options, load=load or load_predictor, inspect=inspect_model)
     known = dataset.schema(fetch_if_missing=False)
     if known is not None and hasattr(known.base_schema, "remove_metadata"):
-        check_input_types(known.base_schema, columns)
-        output_schema(known.base_schema, results)
-    strategy, cpus, size = pool(options)
-    stage = Stage(
-        task=task,
-        model=model,
-        columns=columns,
-        results=results,
-        load=load,
-        task_options=options.task_options,
-        device=options.device,
-        dtype=options.dtype,
-        num_threads=max(1, int(cpus)) if options.device == "cpu" else None,
-        max_tokens_per_batch=options.max_tokens_per_batch,
-        window_rows=options.window_rows,
-    )
-    if tokenizers := num_tokenizers(options, size, cpus):
-        dataset = dataset.map_batches(
-            TokenizeRows,
-            fn_constructor_args=(stage,),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=tokenizers),
-            num_cpus=1,
-        )
-    return dataset.map_batches(
-        ScoreRows,
-        fn_constructor_args=(stage,),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=strategy,
-        num_cpus=cpus,
-        num_gpus=options.num_gpus_per_actor or None,
-    )
+        check_input_types(known.base_schema, stage.columns)
+        output_schema(known.base_schema, stage.results)
+    join_ray()
+    return add_scoring(dataset, stage, step_pool(options, dataset, Cluster.running()), ScoreRows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

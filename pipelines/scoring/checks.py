@@ -9,7 +9,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,20 @@ _CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelInfo:
     """What a job needs to know of a model without loading it. `digest` covers weights, config and tokenizer."""
 
     digest: str
     embedding_size: int
     weight_bytes: int
 
+    @property
+    def actor_bytes(self) -> int:
+        """Memory of an actor: the weights and half as much again for packed copies and activations."""
+        return int(self.weight_bytes * 1.5)
 
-def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelFacts:
+
+def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelInfo:
     """Read a checkpoint's files, not its tensors.
 
     Raises CheckpointError: no such checkpoint, a head that does not do `task`, no weights, token-classification
@@ -71,7 +76,7 @@ def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelFacts:
                 hashed.update(chunk)
     stored = 2 if str(raw.get("dtype", raw.get("torch_dtype"))) in ("float16", "bfloat16") else 4
     num_weights = sum(sizes[path] for path in weights) // stored
-    return ModelFacts(
+    return ModelInfo(
         digest=hashed.hexdigest(),
         embedding_size=config.hidden_size,
         weight_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4),
@@ -169,28 +174,3 @@ def _hash(column: pa.ChunkedArray) -> np.ndarray:
 
     hashes: np.ndarray = hash_array(np.asarray(column.to_pylist(), dtype=object), categorize=False)
     return hashes
-
-
-def check_memory(facts: ModelFacts, nodes: Sequence[Mapping[str, float]], actors: int, cpus: float) -> int:
-    """How many actors the nodes hold, at least `actors`. `nodes`: resources of each (`CPU`, `memory` in bytes).
-
-    Raises InputError for fewer, and for a model that fits on no node. Counts the weights and half as much again for
-    packed copies and activations.
-    """
-    needed = int(facts.weight_bytes * 1.5)
-    best = max((int(node.get("memory", 0)) for node in nodes), default=0)
-    if needed > best:
-        raise InputError(
-            f"the model needs about {needed / 2**30:.1f} GiB an actor; the largest node offers {best / 2**30:.1f} GiB"
-        )
-    room = sum(
-        min(int(node.get("memory", 0)) // max(needed, 1), int(node.get("CPU", 0) // cpus) if cpus else actors)
-        for node in nodes
-    )
-    if not room:
-        raise InputError(f"no node offers {cpus:g} CPUs and {needed / 2**30:.1f} GiB to one actor")
-    if room < actors:
-        raise InputError(
-            f"{actors} actors of {cpus:g} CPUs and {needed / 2**30:.1f} GiB each; the cluster's nodes hold {room}"
-        )
-    return room

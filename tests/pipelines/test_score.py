@@ -11,13 +11,12 @@ import ray
 from ray_session import ray_session
 
 from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
-from bigbird.errors import CheckpointError, InputError
+from bigbird.errors import CheckpointError
 from bigbird.predictors import OPTIONS
 from pipelines import score
 from pipelines.scoring import progress
-from pipelines.scoring.actors.pool import ScoreOptions, num_tokenizers, pool
 from pipelines.scoring.actors.watch import WatchState, split_windows
-from pipelines.scoring.checks import ModelFacts, check_memory, parse_options
+from pipelines.scoring.checks import ModelInfo, parse_options
 from pipelines.scoring.job import Job, run_job
 
 NUM_ROWS = 60
@@ -72,7 +71,7 @@ def cluster():
 
 
 def facts(task, model, dtype="float32"):
-    return ModelFacts(digest=model, embedding_size=4, weight_bytes=1000)
+    return ModelInfo(digest=model, embedding_size=4, weight_bytes=1000)
 
 
 @pytest.fixture
@@ -219,7 +218,7 @@ def test_a_job_that_waits_for_cpus_says_so_and_goes_on_when_they_are_free(stand_
     assert ray.get(occupant.is_there.remote())
     write_corpus(tmp_path / "in" / "a.parquet", ["one"])
     monkeypatch.setattr(progress, "INTERVAL_S", 0.5)
-    err = SaidSoFar("waiting for an actor (1 CPUs, 0 of 2 are free in the cluster)", lambda: ray.kill(occupant))
+    err = SaidSoFar("waiting for an actor (0.9 CPUs, 0 of 2 are free in the cluster)", lambda: ray.kill(occupant))
     monkeypatch.setattr("sys.stderr", err)
     assert score.main([*command(tmp_path), "--num-cpus-per-actor", "1"]) == 0, err.getvalue()
     assert err._then is None, "it waited, and said for what"
@@ -251,8 +250,11 @@ def test_json_lines_are_read_and_a_damaged_line_keeps_its_place(stand_in, tmp_pa
         (["--option", "top_k=3"], "option 'top_k=3': expected NAME=VALUE with one of"),
         (["--limit", "0"], "limit is 0, expected at least 1"),
         (["--num-actors", "0"], "num_actors is 0, expected more than 0"),
-        (["--num-actors", "9"], "9 actors of 1 CPUs and 0 GPUs: the cluster holds 2"),
-        (["--num-gpus-per-actor", "1"], "an actor is to have 1 GPUs; the cluster has 0"),
+        (["--num-actors", "9"], "9 actors of 1 CPUs, 0 GPUs and 0.0 GiB each: the cluster holds 2"),
+        (
+            ["--num-gpus-per-actor", "1"],
+            "no node holds an actor of 1 CPUs, 1 GPUs and 0.0 GiB; the largest",
+        ),
         (["--min-actors", "1"], "min_actors and max_actors go together"),
         (["--target-file-size", "huge"], "size 'huge': expected a number with K, M or G"),
         (["--id-column", "text"], "id column 'text' is null in row 23 of"),
@@ -335,22 +337,6 @@ def test_the_schema_is_printed_without_a_model(capsys):
     assert "error: struct<type: string, message: string, retryable: bool>" in lines
 
 
-def test_scoring_composes_with_any_dataset(stand_in):
-    dataset = ray.data.from_items([{"text": "four"}, {"text": None}, {"text": "seventh"}])
-    load = score.load_predictor
-    scored = score.score(dataset, "masked-lm-scoring", "m", ScoreOptions(num_actors=1), load=load)
-    rows = scored.map_batches(lambda table: table.append_column("twice", table["num_tokens"]), batch_format="pyarrow")
-    found = {row["text"]: row for row in rows.take_all()}
-    assert {text: row["twice"] for text, row in found.items()} == {"four": 4, "seventh": 7, None: None}
-    assert found[None]["error"]["type"] == "InputError"
-
-
-def test_a_dataset_without_the_column_is_refused_when_its_schema_is_known(stand_in):
-    dataset = ray.data.from_arrow(pa.table({"body": ["a"]}))
-    with pytest.raises(InputError, match="column 'text' is not in the input; its columns are body"):
-        score.score(dataset, "masked-lm-scoring", "m")
-
-
 def test_options_beyond_the_model_and_weights_cut_short_are_refused(tiny_checkpoint, tmp_path, capsys):
     write_corpus(tmp_path / "in" / "a.parquet", ROWS)
     model = tiny_checkpoint(BigBirdForMaskedLM)
@@ -374,59 +360,6 @@ def test_a_model_without_the_head_is_refused(tmp_path):
     with pytest.raises(CheckpointError):
         run_job(job, load=lambda *a, **k: None, inspect=inspect, out=io.StringIO())
     assert not (tmp_path / "out").exists()
-
-
-def test_a_model_that_fits_on_no_node_is_refused():
-    model = ModelFacts(digest="", embedding_size=1, weight_bytes=4 << 30)
-    with pytest.raises(InputError, match=r"needs about 6\.0 GiB an actor; the largest node offers 5\.0 GiB"):
-        check_memory(model, [{"CPU": 8, "memory": 5 << 30}], 1, 1.0)
-    nodes = [{"CPU": 8, "memory": 13 << 30}, {"CPU": 1, "memory": 99 << 30}]
-    assert check_memory(model, nodes, 3, 1.0) == 3
-    with pytest.raises(InputError, match=r"4 actors of 1 CPUs and 6\.0 GiB each; the cluster's nodes hold 3"):
-        check_memory(model, nodes, 4, 1.0)
-    with pytest.raises(InputError, match=r"no node offers 16 CPUs and 6\.0 GiB to one actor"):
-        check_memory(model, nodes, 1, 16.0)
-
-
-@pytest.mark.parametrize(
-    ("given", "cluster", "pool_size", "cpus"),
-    [
-        ({}, {"CPU": 2}, (2, 2), 1),
-        ({}, {"CPU": 64}, (16, 16), 4),
-        ({"num_actors": 2}, {"CPU": 8}, (2, 2), 4),
-        ({"num_actors": 3, "num_cpus_per_actor": 2}, {"CPU": 8}, (3, 3), 2),
-        ({"num_gpus_per_actor": 0.5}, {"CPU": 8, "GPU": 2}, (4, 4), 1),
-        ({"num_gpus_per_actor": 1, "num_actors": 2}, {"CPU": 8, "GPU": 4}, (2, 2), 1),
-        ({"min_actors": 1, "max_actors": 6}, {"CPU": 2}, (1, 6), 1),
-        ({"num_tokenizers": 2}, {"CPU": 8}, (6, 6), 1),
-    ],
-)
-def test_actors_times_threads_are_the_cores_and_gpus_may_be_shared(monkeypatch, given, cluster, pool_size, cpus):
-    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
-    strategy, found, most = pool(ScoreOptions(**given))
-    assert ((strategy.min_size, strategy.max_size), found, most) == (pool_size, cpus, pool_size[1])
-
-
-@pytest.mark.parametrize(
-    ("given", "cluster", "tokenizers"),
-    [
-        ({}, {"CPU": 8}, 0),
-        ({"num_gpus_per_actor": 1}, {"CPU": 8, "GPU": 2}, 2),
-        ({"num_gpus_per_actor": 1}, {"CPU": 3, "GPU": 2}, 1),
-        ({"num_gpus_per_actor": 1}, {"CPU": 2, "GPU": 2}, 0),
-        ({"num_gpus_per_actor": 1, "num_tokenizers": 5}, {"CPU": 8, "GPU": 2}, 5),
-    ],
-)
-def test_actors_with_gpus_have_tokenizers_as_cores_allow(monkeypatch, given, cluster, tokenizers):
-    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
-    options = ScoreOptions(**given)
-    _, cpus, size = pool(options)
-    assert num_tokenizers(options, size, cpus) == tokenizers
-
-
-def test_a_pool_is_no_larger_than_what_there_is_to_do(monkeypatch):
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8})
-    assert pool(ScoreOptions(), 3)[0].max_size == 3
 
 
 def test_a_killing_row_is_found_by_unit_window_and_row():

@@ -20,14 +20,12 @@ from pipelines.scoring.actors.score_rows import RETRYABLE, Record, ScoreRows, St
 from pipelines.scoring.actors.tokenize_rows import prepared_rows
 from pipelines.scoring.actors.watch import DEATHS_TO_MARK_A_ROW, Verdict, split_windows
 from pipelines.scoring.inputs.reading import READ_ERROR
-from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
+from pipelines.scoring.inputs.units import REPLACES, SOURCE_FILE, SOURCE_ROW
 from pipelines.scoring.ledger.parts import Footer, part_name, read_footer, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.report.report import summarize
 from pipelines.scoring.schemas import examples
 from pipelines.scoring.storage import Place
-
-REPLACES = "__replaces"
 
 _WRITE_ATTEMPTS = 5
 

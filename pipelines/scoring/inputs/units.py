@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 SOURCE_FILE = "source_file"
 SOURCE_ROW = "source_row"
+REPLACES = "__replaces"  # the finished file whose rows a unit scores again
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # how Hive writes a null
 
@@ -60,7 +61,7 @@ class Unit:
     replaces: str | None = None
 
     @property
-    def light(self) -> "Unit":
+    def without_groups(self) -> "Unit":
         """The same without the row groups of its files, which may be many and which a reader finds in the file."""
         pieces = (replace(piece, file=replace(piece.file, groups=())) for piece in self.pieces)
         return Unit(pieces=tuple(pieces), replaces=self.replaces)

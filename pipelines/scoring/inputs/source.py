@@ -1,0 +1,44 @@
+"""Ray Data's source of a job's rows: one read task and one block a unit."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from ray.data import DataContext, Datasource
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
+
+from pipelines.scoring.inputs.reading import read_unit
+from pipelines.scoring.inputs.units import REPLACES, Unit
+
+
+class UnitSource(Datasource):
+    """Reads `units` with the columns of `schema`; `unit_bytes` is what Ray expects a unit to hold."""
+
+    def __init__(self, units: Sequence[Unit], filesystem: pafs.FileSystem, schema: pa.Schema, unit_bytes: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._units = units
+        self._filesystem = filesystem
+        self._schema = schema
+        self._unit_bytes = unit_bytes
+
+    def get_name(self) -> str:
+        return "Rows"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return len(self._units) * self._unit_bytes
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        return [self._task(unit) for unit in self._units]
+
+    def _task(self, unit: Unit) -> ReadTask:
+        filesystem, schema, unit = self._filesystem, self._schema, unit.without_groups
+
+        def read() -> list[pa.Table]:
+            table = read_unit(unit, filesystem, schema)
+            return [table.append_column(REPLACES, pa.array([unit.replaces] * table.num_rows, pa.string()))]
+
+        size = BlockMetadata(num_rows=unit.rows, size_bytes=self._unit_bytes, input_files=None, exec_stats=None)
+        return ReadTask(read, size)

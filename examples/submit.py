@@ -1,64 +1,65 @@
 """`make submit`: a scoring job sent to a Ray cluster over HTTP, stopped half way and sent again.
 
-Starts a cluster of two nodes on this machine with token authentication, uploads this repository as the job's working
-directory, follows the job's log, and leaves nothing running. On a real cluster the `ray job` commands are the same;
-cluster/README.md has them.
+Starts a cluster of two nodes on this machine, submits this repository as the job's working directory, follows its log,
+and leaves nothing running. On a real cluster the `ray job` commands do the same; cluster/README.md has them.
 """
 
-import subprocess
+import logging
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from ray.cluster_utils import Cluster
+from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipelines import corpus
-from tests.support.local_cluster import LocalCluster, local_cluster
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "out" / "submit"
 NUM_DOCUMENTS = 120
-STOP_AFTER_FILES = 2
 
 
 def main() -> int:
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    documents, scored = OUTPUT / "topics.parquet", OUTPUT / f"scored-{int(time.time())}"
+    logging.getLogger("ray").setLevel(logging.WARNING)  # it names every file that it does not upload
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir(parents=True)
+    documents, scored = OUTPUT / "documents.parquet", OUTPUT / "scored"
     corpus.main(["--python-docs", str(OUTPUT / "python-docs.parquet")])
-    table = pq.read_table(OUTPUT / "python-docs.parquet")
-    shortest_first = sorted(range(table.num_rows), key=lambda row: len(table["text"][row].as_py()))
-    useful = [row for row in shortest_first if table["text"][row].as_py().strip()][:NUM_DOCUMENTS]
-    pq.write_table(table.take(useful), documents, row_group_size=4)
+    shortest = sorted(pq.read_table(OUTPUT / "python-docs.parquet").to_pylist(), key=lambda row: len(row["text"]))
+    rows = [row for row in shortest if row["text"].strip()][:NUM_DOCUMENTS]
+    pq.write_table(pq.read_table(OUTPUT / "python-docs.parquet").from_pylist(rows), documents)
+    command = f"{sys.executable} -m pipelines.score --task masked-lm-scoring --id-column id --target-file-size 16K"
+    command += f" --model {ROOT}/checkpoints/fill-mask --input {documents} --output {scored}"
 
-    entrypoint = ["python", "-m", "pipelines.score", "--task", "masked-lm-scoring"]
-    entrypoint += ["--model", str(ROOT / "checkpoints" / "fill-mask"), "--input", str(documents)]
-    entrypoint += ["--output", str(scored), "--id-column", "id", "--target-file-size", "16K"]
-
-    say("a head without cores for work, and a worker with two; the dashboard asks for the token")
-    with local_cluster([0, 2], namespaces=False) as cluster:
-        print(f"dashboard at {cluster.dashboard_url}, token in {cluster.directory / 'token'}")
-        ray(cluster, "job", "submit", "--submission-id", "first", "--working-dir", ".", "--no-wait", "--", *entrypoint)
-        wait_for_files(scored, STOP_AFTER_FILES)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    try:
+        cluster.add_node(num_cpus=2)
+        client = JobSubmissionClient(f"http://{cluster.head_node.webui_url}")
+        say(f"the cluster's dashboard: http://{cluster.head_node.webui_url}")
+        job = submit(client, command)
+        while len(list(scored.glob("*.parquet"))) < 2 and not client.get_job_status(job).is_terminal():
+            time.sleep(0.2)
         say("stopped half way: what is done stays done")
-        ray(cluster, "job", "stop", "first")
+        client.stop_job(job)
         say("the same command again")
-        ray(cluster, "job", "submit", "--submission-id", "second", "--working-dir", ".", "--", *entrypoint)
-    rows = pq.read_table(scored, columns=["id"]).num_rows
-    say(f"{rows} of {len(useful)} documents scored, each once -> {scored.relative_to(ROOT)}")
-    return 0 if rows == len(useful) else 1
+        job = submit(client, command)
+        while not client.get_job_status(job).is_terminal():
+            time.sleep(0.5)
+        print(client.get_job_logs(job))
+        succeeded = client.get_job_status(job) == JobStatus.SUCCEEDED
+    finally:
+        cluster.shutdown()
+    num_rows = pq.read_table(scored, columns=["id"]).num_rows
+    say(f"{num_rows} of {len(rows)} documents scored, each once -> {scored.relative_to(ROOT)}")
+    return 0 if succeeded and num_rows == len(rows) else 1
 
 
-def ray(cluster: LocalCluster, *arguments: str) -> None:
-    print("$ ray", " ".join(arguments).replace(f"{ROOT}/", ""), flush=True)
-    subprocess.run(["ray", *arguments], cwd=ROOT, env=cluster.environment, check=True)
-
-
-def wait_for_files(scored: Path, count: int, timeout_s: float = 180.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while len(list(scored.glob("part-*.parquet"))) < count:
-        if time.monotonic() > deadline:
-            raise SystemExit(f"no {count} files in {scored} after {timeout_s:.0f} s")
-        time.sleep(0.2)
+def submit(client: JobSubmissionClient, command: str) -> str:
+    shown = command.replace(sys.executable, "python").replace(f"{ROOT}/", "")
+    print("$ ray job submit --working-dir . --", shown, flush=True)
+    return client.submit_job(entrypoint=command, runtime_env={"working_dir": str(ROOT)})
 
 
 def say(text: str) -> None:

@@ -117,8 +117,8 @@ class AttentionBlock(nn.Module):
         """Attend from (T, C) to the encoder states that `attend` carries."""
         known = attend.known(layer)
         if known is None:
-            states = attend.encoder_states.flatten(0, 1)
-            batch = attend.encoder_states.shape[0]
+            states = attend.states.flatten(0, 1).to(self.self.key.weight.dtype)  # the encoder's own may be another
+            batch = attend.states.shape[0]
             key, value = self.self.key(states), self.self.value(states)
             known = heads_first(self.self.heads(key), batch), heads_first(self.self.heads(value), batch)
         context = attend(layer, self.self.heads(self.self.query(hidden)), *known)

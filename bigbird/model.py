@@ -87,12 +87,14 @@ class BigBirdModel(PretrainedModel):
         config = self.config
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("pass exactly one of input_ids and inputs_embeds")
-        self._check_decoder_arguments(encoder_hidden_states, past_key_values, use_cache)
+        self._check_decoder_arguments(encoder_hidden_states, encoder_attention_mask, past_key_values, use_cache)
         given = input_ids if inputs_embeds is None else inputs_embeds
         assert given is not None
         if given.dim() != (2 if inputs_embeds is None else 3):
             raise InputError(f"input_ids must be (batch, seq_len), inputs_embeds one more; got {tuple(given.shape)}")
         batch, new_length = given.shape[:2]
+        if encoder_hidden_states is not None and len(encoder_hidden_states) != batch:
+            raise InputError(f"encoder_hidden_states must have {batch} rows, got {len(encoder_hidden_states)}")
         past_length = 0 if past_key_values is None else past_key_values[0][0].shape[2]
         if not batch or not new_length:
             raise InputError(f"at least one row of one token is needed, got {tuple(given.shape)}")
@@ -114,10 +116,16 @@ class BigBirdModel(PretrainedModel):
                 )
             # Rows stay padded: their pasts are of one length already.
             rows = Packing((batch, new_length), (new_length,) * batch, None, None)
-            attend = PastAttention(past_key_values, attention_mask, dropout=self._attention_dropout)
+            attend = PastAttention(
+                past_key_values, attention_mask, dropout=self._attention_dropout, record=want_attentions
+            )
         keep = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
         kept = Keeping(attend)
-        cross = self._cross_attention(encoder_hidden_states, encoder_attention_mask, past_key_values)
+        cross = None
+        if encoder_hidden_states is not None:
+            cross = self._cross_attention(
+                encoder_hidden_states, encoder_attention_mask, past_key_values, rows, want_attentions
+            )
 
         if position_ids is None:
             position_ids = torch.arange(past_length, past_length + new_length, device=given.device)
@@ -173,15 +181,21 @@ class BigBirdModel(PretrainedModel):
         return self.attention(plan, attended, dropout=self._attention_dropout)
 
     def _cross_attention(
-        self, states: Tensor | None, mask: Tensor | None, past: PastKeyValues | None
-    ) -> CrossAttention | None:
-        if states is None:
-            return None
+        self, states: Tensor, mask: Tensor | None, past: PastKeyValues | None, rows: Packing, record: bool
+    ) -> CrossAttention:
         if mask is None:
             mask = states.new_ones(states.shape[:2], dtype=torch.long)
-        if mask.shape != states.shape[:2]:
-            raise InputError(f"encoder_attention_mask must be {tuple(states.shape[:2])}, got {tuple(mask.shape)}")
-        return CrossAttention(states, mask, past, dropout=self._attention_dropout)
+        # The keys and values of the encoder's states end a layer's past, once they have been computed.
+        known = {} if past is None else {layer: (of[2], of[3]) for layer, of in enumerate(past) if len(of) == 4}
+        cross = CrossAttention(
+            states,
+            mask,
+            known=known,
+            dropout=self._attention_dropout,
+            record=rows if record else None,
+        )
+        cross.begin(list(enumerate(rows.lengths)))
+        return cross
 
     def _head_mask(self, head_mask: Tensor | None) -> Tensor | None:
         if head_mask is None:
@@ -205,14 +219,30 @@ class BigBirdModel(PretrainedModel):
             )
 
     def _check_decoder_arguments(
-        self, encoder_hidden_states: Tensor | None, past: PastKeyValues | None, use_cache: bool | None
+        self, states: Tensor | None, mask: Tensor | None, past: PastKeyValues | None, use_cache: bool | None
     ) -> None:
         if not self.config.is_decoder and (past is not None or use_cache):
             raise InputError("past_key_values and use_cache need a decoder; this model has is_decoder=False")
-        if encoder_hidden_states is not None and not self.config.add_cross_attention:
-            raise InputError("encoder_hidden_states need a decoder made with add_cross_attention=True")
         if past is not None and len(past) != self.config.num_hidden_layers:
             raise InputError(f"past_key_values has {len(past)} layers, the model {self.config.num_hidden_layers}")
+        if states is None:
+            if mask is not None:
+                raise InputError("encoder_attention_mask needs encoder_hidden_states, got None")
+            if past is not None and len(past[0]) == 4:
+                raise InputError("past_key_values hold an encoder's keys and values; pass its encoder_hidden_states")
+            return
+        if not self.config.add_cross_attention:
+            raise InputError("encoder_hidden_states need a decoder made with add_cross_attention=True")
+        if states.dim() != 3 or not states.shape[1] or states.shape[2] != self.config.hidden_size:
+            raise InputError(
+                f"encoder_hidden_states must be (batch, at least 1, {self.config.hidden_size}), "
+                f"got {tuple(states.shape)}"
+            )
+        if mask is not None and mask.shape != states.shape[:2]:
+            raise InputError(f"encoder_attention_mask must be {tuple(states.shape[:2])}, got {tuple(mask.shape)}")
+        if past is not None and len(past[0]) == 4 and past[0][2].shape[2] != states.shape[1]:
+            known = past[0][2].shape[2]
+            raise InputError(f"past_key_values are of {known} encoder states, got {states.shape[1]}")
 
 
 def first_attended(states: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -231,7 +261,7 @@ def _present(attend: Attention, kept: Keeping, cross: CrossAttention | None, row
         own = [(_padded_heads(key, rows, batch), _padded_heads(value, rows, batch)) for key, value in kept.kept]
     if cross is None:
         return tuple(own)
-    return tuple(pair + theirs for pair, theirs in zip(own, cross.present, strict=True))
+    return tuple(pair + cross.present[layer] for layer, pair in enumerate(own))
 
 
 def _padded_heads(states: Tensor, rows: Packing, batch: int) -> Tensor:

@@ -10,7 +10,7 @@ log-sum-exps. A chunk attends to itself (causal) and to what the cache held befo
 the two are merged by their log-sum-exps.
 
 Legend: T packed tokens, H heads, D head dim, P pages, S page size, R sequences with one new token, M pages of the
-longest of them, E encoder length, C hidden size.
+longest of them.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bigbird.attention.kv_cache import KVCache
-from bigbird.attention.reference import MASKED
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+from bigbird.attention.partial import attend, merge_
+from bigbird.attention.past import CrossAttention
 
 
 class CachedAttention:
@@ -72,51 +70,26 @@ class CachedAttention:
         for row, num_tokens, sequence, before in self._chunks:
             rows = slice(row, row + num_tokens)
             q, k, v = (states[rows].transpose(0, 1)[None] for states in (query, key, value))
-            own, own_lse = attend_with_lse(q, k, v, causal=True)
+            own, own_lse = attend(q, k, v, causal=True)
             if before:
-                past, past_lse = attend_with_lse(q, *self.cache.read(layer, sequence, before), causal=False)
-                own = torch.lerp(own, past, torch.sigmoid(past_lse - own_lse).unsqueeze(-1).to(own.dtype))
+                merge_(own, own_lse, *attend(q, *self.cache.read(layer, sequence, before)))
             context[rows] = own[0].transpose(0, 1)
         return context
 
 
-class CachedCrossAttention:
-    """Attention of decoded tokens to an encoder's states, whose keys and values are computed in the first pass.
+class CachedCrossAttention(CrossAttention):
+    """Cross-attention of sequences that are being decoded: keys and values are computed in the first pass.
 
-    encoder_states: (rows, E, C); attention_mask: (rows, E), 1 = attend, all by default.
-    row_of: for every sequence being decoded, the row it reads.
+    row_of: for every sequence being decoded, the row of the encoder's states that it reads.
     """
 
-    def __init__(self, encoder_states: Tensor, attention_mask: Tensor | None = None) -> None:
-        self.encoder_states = encoder_states
+    def __init__(self, states: Tensor, attention_mask: Tensor | None = None) -> None:
+        super().__init__(states, states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask)
         self.row_of: dict[int, int] = {}
-        self._bias = None
-        if attention_mask is not None:
-            masked = attention_mask == 0
-            self._bias = torch.zeros(masked.shape, dtype=encoder_states.dtype, device=masked.device)
-            self._bias = self._bias.masked_fill_(masked, MASKED)[:, None, None]
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
-        self._spans: list[tuple[int, int]] = []
 
     def begin(self, spans: Sequence[tuple[int, int]]) -> None:
         """The next pass is over these: (sequence, number of its new tokens), in packed order."""
-        self._spans = [(self.row_of[sequence], num_tokens) for sequence, num_tokens in spans]
-
-    def known(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Key and value of the encoder's states, (rows, H, E, D), once a pass has computed them."""
-        return self._known.get(layer)
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query: (T, H, D); key, value: (rows, H, E, D) -> context (T, H, D)."""
-        self._known[layer] = key, value
-        contexts, start = [], 0
-        for row, num_tokens in self._spans:
-            q = query[start : start + num_tokens].transpose(0, 1)[None]
-            bias = None if self._bias is None else self._bias[row : row + 1]
-            context = F.scaled_dot_product_attention(q, key[row : row + 1], value[row : row + 1], attn_mask=bias)
-            contexts.append(context[0].transpose(0, 1))
-            start += num_tokens
-        return torch.cat(contexts)
+        super().begin([(self.row_of[sequence], num_tokens) for sequence, num_tokens in spans])
 
 
 class _PagedDecode:
@@ -168,49 +141,7 @@ class _PagedDecode:
                 values[: self.extent],
             )
         )
-        partial, lse = _attend_pages(query[self.owner], keys, values, self.bias)
+        context, lse = attend(query[self.owner].unsqueeze(2), keys, values, self.bias)
         # Merge: every page weighs what its scores' exponentials sum to, beside those of the sequence's other pages.
-        lse_RMH = lse[self.table] + self.absent
-        weights_RMH = lse_RMH.softmax(1)
-        context = (weights_RMH.unsqueeze(-1) * partial[self.table]).sum(1)
-        return context.to(query.dtype)
-
-
-def _attend_pages(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """One query a page. query: (P, H, D); keys, values: (P, H, S, D); bias: (P, 1, 1, S) -> (P, H, D), (P, H) float32.
-
-    The fused kernel keeps half-precision scores exact; in float32, products written out are twice as fast.
-    """
-    pages, heads, size, dim = keys.shape
-    if query.device.type == "cpu" and query.dtype != torch.float32:
-        mask = bias.expand(pages, heads, 1, size)
-        context, lse = _flash(query.unsqueeze(2), keys, values, attn_mask=mask)
-        return context.squeeze(2).float(), lse.squeeze(2)
-    q = (query * dim**-0.5).view(pages * heads, 1, dim)
-    rows_bias = bias.expand(pages, heads, 1, size).reshape(pages * heads, 1, size)
-    scores = torch.baddbmm(rows_bias, q, keys.view(pages * heads, size, dim).transpose(1, 2)).float()
-    largest = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(largest).exp_()
-    sums = weights.sum(-1, keepdim=True)
-    context = torch.bmm(weights.to(values.dtype), values.view(pages * heads, size, dim)).float() / sums
-    return context.view(pages, heads, dim), (largest + sums.log()).view(pages, heads)
-
-
-def attend_with_lse(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """Scaled dot-product attention and the log-sum-exp of its scores.
-
-    query: (1, H, Q, D); key, value: (1, H, K, D) -> (1, H, Q, D), (1, H, Q) float32.
-    causal: query i reads keys 0 to i.
-    """
-    if query.device.type == "cpu":
-        context, lse = _flash(query, key, value, is_causal=causal)
-        return context, lse
-    return _written_out(query, key, value, causal=causal)
-
-
-def _written_out(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
-    scores = ((query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)).float()
-    if causal:
-        scores += torch.full(scores.shape[-2:], -torch.inf, device=scores.device).triu(1)
-    lse = scores.logsumexp(-1)
-    return (scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value, lse
+        weights_RMH = (lse.flatten(1)[self.table] + self.absent).softmax(1)
+        return (weights_RMH.unsqueeze(-1) * context.squeeze(2)[self.table]).sum(1).to(query.dtype)

@@ -1,17 +1,24 @@
 """Attention of the padded decoder interface: a past handed in and out as tensors, and an encoder's states.
 
-Written out with the full matrix of scores, since a call may ask for the probabilities. Serving many sequences at
-once is `cached`'s work.
+Both state their parts on packed axes, as block-sparse attention does. Where a call asks for the probabilities, they
+are computed with the full matrix of scores. Serving many sequences at once is `cached`'s work.
 
-Legend: B batch, L new tokens a row, P past length, E encoder length, H heads, D head dim; T = B * L.
+Legend: B batch, L new tokens a row, P past length, E encoder length, C hidden size, H heads, D head dim; T packed
+tokens of the decoder, which with a past are B * L.
 """
+
+from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from bigbird.attention import Attention
+from bigbird.attention.parts import Piece, SpanPiece, attend_parts, mask_bias
+from bigbird.attention.plan import Span
 from bigbird.attention.reference import MASKED
 from bigbird.outputs import PastKeyValues
+from bigbird.packing import Packing
 
 
 def heads_first(states: Tensor, batch: int) -> Tensor:
@@ -19,20 +26,22 @@ def heads_first(states: Tensor, batch: int) -> Tensor:
     return states.view(batch, -1, *states.shape[1:]).transpose(1, 2)
 
 
-def written_out_attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float
-) -> tuple[Tensor, Tensor]:
-    """query (B, H, L, D), key and value (B, H, K, D), bias broadcast to (B, H, L, K) -> context, probabilities."""
-    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + bias
-    probabilities = scores.softmax(-1)
-    return torch.dropout(probabilities, dropout, train=dropout > 0) @ value, probabilities
+def _tokens_first(states: Tensor) -> Tensor:
+    """(B, H, L, D) -> (B * L, H, D)."""
+    return states.transpose(1, 2).flatten(0, 1)
 
 
-def _mask_bias(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, K) of 1 and 0 -> (B, 1, 1, K) to add to scores."""
-    return torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device).masked_fill(
-        attention_mask == 0, MASKED
-    )[:, None, None]
+def _probabilities(query: Tensor, key: Tensor, attended: Tensor, later: Tensor | None = None) -> Tensor:
+    """query (B, H, L, D), key (B, H, K, D), attended (B, K), later (L, K), both bool -> (B, H, L, K)."""
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    bias = scores.new_zeros(attended.shape).masked_fill(~attended, MASKED)[:, None, None]
+    probabilities: Tensor = (scores + (bias if later is None else bias.masked_fill(later, -torch.inf))).softmax(-1)
+    return probabilities
+
+
+def _weighted(probabilities: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """(B, H, L, K) and (B, H, K, D) -> (B, L, H, D)."""
+    return (torch.dropout(probabilities, dropout, train=dropout > 0) @ value).transpose(1, 2)
 
 
 class Keeping:
@@ -51,59 +60,111 @@ class PastAttention:
     """Causal attention of B rows of L new tokens each over the past and themselves.
 
     past: a layer's tuple begins with key and value, (B, H, P, D). attention_mask: (B, P + L), 1 = attend.
-    """
-
-    def __init__(self, past: PastKeyValues, attention_mask: Tensor, *, dropout: float = 0.0) -> None:
-        self.past = past
-        self.attention_mask = attention_mask
-        self.dropout = dropout
-        self.present: list[tuple[Tensor, Tensor]] = []
-        """Per layer: key and value of past and new tokens, (B, H, P + L, D)."""
-        self.probabilities: list[Tensor] = []
-        """Per layer: (B, H, L, P + L)."""
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query, key, value: (T, H, D) -> context (T, H, D)."""
-        batch = self.attention_mask.shape[0]
-        q, k, v = (heads_first(states, batch) for states in (query, key, value))
-        k, v = torch.cat([self.past[layer][0], k], dim=2), torch.cat([self.past[layer][1], v], dim=2)
-        self.present.append((k, v))
-        later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(k.shape[2] - q.shape[2] + 1)
-        bias = _mask_bias(self.attention_mask, q.dtype).masked_fill(later, -torch.inf)
-        context, probabilities = written_out_attention(q, k, v, bias, self.dropout)
-        self.probabilities.append(probabilities)
-        return context.transpose(1, 2).flatten(0, 1)
-
-
-class CrossAttention:
-    """Attention of a decoder's tokens to an encoder's states, whose keys and values are computed once a layer.
-
-    attention_mask: (B, E), 1 = attend. past: where a layer's tuple has four tensors, the last two are the keys and
-    values of the encoder's states, (B, H, E, D), and are used as they are.
+    record: compute densely, and keep the probabilities.
     """
 
     def __init__(
-        self, encoder_states: Tensor, attention_mask: Tensor, past: PastKeyValues | None, *, dropout: float = 0.0
+        self, past: PastKeyValues, attention_mask: Tensor, *, dropout: float = 0.0, record: bool = False
     ) -> None:
-        self.encoder_states = encoder_states
-        self.attention_mask = attention_mask
         self.past = past
+        self.attended = attention_mask != 0
         self.dropout = dropout
+        self.record = record
         self.present: list[tuple[Tensor, Tensor]] = []
+        """Per layer: key and value of past and new tokens, (B, H, P + L, D)."""
         self.probabilities: list[Tensor] = []
-        """Per layer: (B, H, L, E)."""
+        """Per layer, where they are recorded: (B, H, L, P + L)."""
+        batch, total = attention_mask.shape
+        length = past[0][0].shape[2]
+        key_bias = mask_bias(None if bool(self.attended.all()) else self.attended.flatten())
+        new = (Span(0, total - length, batch, total - length),)
+        self._pieces: list[Piece] = [
+            SpanPiece(new, (Span(0, length, batch, total),), key_bias=key_bias),
+            SpanPiece(new, (Span(length, total - length, batch, total),), causal=True, adds=True, key_bias=key_bias),
+        ]
+        if total - length == 1:  # it reads everything
+            self._pieces = [SpanPiece(new, (Span(0, total, batch, total),), key_bias=key_bias)]
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query, key, value: (B * L, H, D) -> context (B * L, H, D)."""
+        batch = len(self.attended)
+        key, value = (
+            torch.cat([old.transpose(1, 2), new.unflatten(0, (batch, -1))], dim=1)
+            for old, new in zip(self.past[layer][:2], (key, value), strict=True)
+        )
+        self.present.append((key.transpose(1, 2), value.transpose(1, 2)))
+        if not self.record:
+            return attend_parts(self._pieces, query, key.flatten(0, 1), value.flatten(0, 1), self.dropout)
+        q, (k, v) = heads_first(query, batch), self.present[-1]
+        later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(k.shape[2] - q.shape[2] + 1)
+        self.probabilities.append(_probabilities(q, k, self.attended, later))
+        return _weighted(self.probabilities[-1], v, self.dropout).flatten(0, 1)
+
+
+class CrossAttention:
+    """Attention of a decoder's packed tokens to an encoder's states, whose keys and values are computed once a layer.
+
+    states: (B, E, C); attention_mask: (B, E), 1 = attend. A token reads its own row's states, up to the last that is
+    attended to; where all are masked, its context is zero. `begin` says which tokens the next pass is over.
+    known: per layer, keys and values that were computed before, (B, H, E, D).
+    """
+
+    def __init__(
+        self,
+        states: Tensor,
+        attention_mask: Tensor,
+        *,
+        known: dict[int, tuple[Tensor, Tensor]] | None = None,
+        dropout: float = 0.0,
+        record: Packing | None = None,
+    ) -> None:
+        self.states = states
+        self.dropout = dropout
+        self.record = record
+        self.present: dict[int, tuple[Tensor, Tensor]] = {}
+        """Per layer: keys and values of the encoder's states, (B, H, E, D)."""
+        self.probabilities: list[Tensor] = []
+        """Per layer, where `record` says how the decoder's rows are packed: (B, H, L, E), zeros where either side is
+        masked."""
+        self._known = known or {}
+        self.attended = attention_mask != 0
+        width = states.shape[1]
+        places = torch.arange(1, width + 1, device=attention_mask.device)
+        ends = (self.attended * places).amax(dim=1)
+        self._lengths: list[int] = ends.tolist()
+        has_holes = bool((self.attended.sum(1) != ends).any())
+        self._key_bias = mask_bias(self.attended.flatten() if has_holes else None)
+        self._pieces: list[Piece] = []
+
+    def begin(self, spans: Sequence[tuple[int, int]]) -> None:
+        """The next pass is over these: (row of the encoder's states, number of the decoder's tokens), in packed order.
+
+        Keys and values that an earlier pass computed are used again.
+        """
+        self._known |= self.present
+        self._pieces = []
+        start, width = 0, self.states.shape[1]
+        # Neighbours of the same lengths, whose states lie next to each other, are one part.
+        shapes = ((row, count, row - place) for place, (row, count) in enumerate(spans))
+        for (count, length, _), same in groupby(shapes, lambda s: (s[1], self._lengths[s[0]], s[2])):
+            rows = [row for row, _, _ in same]
+            if length:
+                queries = Span(start, count, len(rows), count)
+                keys = Span(rows[0] * width, length, len(rows), width)
+                self._pieces.append(SpanPiece((queries,), (keys,), key_bias=self._key_bias))
+            start += count * len(rows)
 
     def known(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values that an earlier call computed, if the past holds them."""
-        if self.past is None or len(self.past[layer]) != 4:
-            return None
-        return self.past[layer][2], self.past[layer][3]
+        """Keys and values of a layer, (B, H, E, D), if they have been computed before."""
+        return self._known.get(layer)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query (T, H, D), key and value (B, H, E, D) -> context (T, H, D)."""
-        self.present.append((key, value))
-        q = heads_first(query, self.attention_mask.shape[0])
-        bias = _mask_bias(self.attention_mask, q.dtype)
-        context, probabilities = written_out_attention(q, key, value, bias, self.dropout)
-        self.probabilities.append(probabilities)
-        return context.transpose(1, 2).flatten(0, 1)
+        self.present[layer] = key, value
+        if self.record is None:
+            return attend_parts(self._pieces, query, _tokens_first(key), _tokens_first(value), self.dropout)
+        rows = self.record
+        q = heads_first(rows.unpack(query).flatten(0, 1), rows.shape[0])
+        asks = rows.unpack(rows.pack(q.new_ones(rows.shape))) * self.attended.any(1, keepdim=True)
+        self.probabilities.append(_probabilities(q, key, self.attended) * asks[:, None, :, None])
+        return rows.pack(_weighted(self.probabilities[-1], value, self.dropout))

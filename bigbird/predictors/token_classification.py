@@ -103,7 +103,7 @@ class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, 
     def _tokens(self, text: TokenizedText, start: int, stop: int) -> list[str]:
         """The tokens as strings; one outside the vocabulary as the text it stands for."""
         ids = text.ids[start:stop]
-        tokens = self.tokenizer.convert_ids_to_tokens(ids.tolist())
+        tokens: list[str] = self.tokenizer.convert_ids_to_tokens(ids.tolist())
         for place in np.flatnonzero(ids == self.tokenizer.unk_token_id):
             begin, end = text.offsets[start + place]
             tokens[place] = text.text[begin:end]

@@ -5,6 +5,7 @@ Knows tokenizer.json, tokenizer_config.json and special_tokens_map.json; knows n
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ _DEFAULT_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+EXTRA_TOKENS = ("additional_special_tokens", "extra_special_tokens")
+"""How special tokens without a part are called, by transformers 4 and by transformers 5."""
+SETTINGS = (
+    *ROLES,
+    *EXTRA_TOKENS,
+    "model_max_length",
+    "model_input_names",
+    "padding_side",
+    "truncation_side",
+    "clean_up_tokenization_spaces",
+)
+"""The keys of tokenizer_config.json that decide something here; the others are kept and written again."""
 _REQUIRED = ("pad_token", "cls_token", "sep_token", "mask_token")
 _INPUT_NAMES = ("input_ids", "token_type_ids", "attention_mask")
 
@@ -49,7 +63,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
     return settings
 
 
-def token_names(settings: dict[str, Any]) -> dict[str, str]:
+def token_names(settings: Mapping[str, Any]) -> dict[str, str]:
     """Which token plays which part: role such as "mask_token" to its spelling."""
     names: dict[str, str] = {}
     for role, default in _DEFAULT_TOKENS.items():
@@ -61,7 +75,44 @@ def token_names(settings: dict[str, Any]) -> dict[str, str]:
     return names
 
 
-def input_names(settings: dict[str, Any]) -> list[str]:
+def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy; raises CheckpointError for a value of the wrong type."""
+    found = dict(settings)
+    for name in EXTRA_TOKENS:
+        if not isinstance(found.get(name) or [], list | tuple):
+            raise CheckpointError(f"tokenizer: {name} is {found[name]!r}, expected a list")
+    length = found.get("model_max_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int | float) or length < 1):
+        raise CheckpointError(f"tokenizer: model_max_length is {length!r}, expected a number of at least 1")
+    for role in ROLES:
+        if not isinstance(found.get(role), str | dict | tokenizers.AddedToken | None):
+            raise CheckpointError(f"tokenizer: {role} is {found[role]!r}, expected a token")
+        if isinstance(found.get(role), tokenizers.AddedToken):
+            found[role] = found[role].content
+    return found
+
+
+def extra_tokens(settings: Mapping[str, Any]) -> list[str]:
+    """Special tokens without a part of their own."""
+    tokens = [token for name in EXTRA_TOKENS for token in settings.get(name) or ()]
+    return [str(token["content"] if isinstance(token, dict) else token) for token in tokens]
+
+
+def add_stored_tokens(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
+    """The tokens that tokenizer_config.json adds to a spiece.model, at the ids it gives them."""
+    stored = settings.get("added_tokens_decoder") or {}
+    for token_id, token in sorted((int(key), value) for key, value in stored.items()):
+        if tokenizer.token_to_id(token["content"]) is None:
+            kept = {key: token[key] for key in ("single_word", "lstrip", "rstrip", "normalized") if key in token}
+            added = tokenizers.AddedToken(token["content"], special=bool(token.get("special")), **kept)
+            tokenizer.add_tokens([added])
+        if (found := tokenizer.token_to_id(token["content"])) != token_id:
+            raise CheckpointError(
+                f"tokenizer: {token['content']!r} gets id {found}, added_tokens_decoder says {token_id}"
+            )
+
+
+def input_names(settings: Mapping[str, Any]) -> list[str]:
     """What a model is fed: without token_type_ids, as transformers' BigBird tokenizers, unless the files name them.
 
     Of the classes a BigBird checkpoint may name in the place of those, BERT's alone brings types by itself.
@@ -78,7 +129,7 @@ def input_names(settings: dict[str, Any]) -> list[str]:
     return list(names)
 
 
-def register_special_tokens(tokenizer: tokenizers.Tokenizer, settings: dict[str, Any]) -> dict[str, str]:
+def register_special_tokens(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> dict[str, str]:
     """Makes the tokens with a part special, where the file has not; returns role to spelling for those it has."""
     names = {r: token for r, token in token_names(settings).items() if tokenizer.token_to_id(token) is not None}
     missing = [f"{role} {token_names(settings).get(role)!r}" for role in _REQUIRED if role not in names]

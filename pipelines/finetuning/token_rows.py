@@ -19,7 +19,8 @@ from bigbird.predictors.question_answering import (
     QuestionAnsweringPredictor,
 )
 from bigbird.predictors.text_classification import TextClassificationOptions, TextClassificationPredictor
-from bigbird.tokenization.tokenizer import BigBirdTokenizer, Encoding
+from bigbird.tokenization.encoding import Encoding
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetuning.documents import COLUMNS, MULTIPLE, REGRESSION, Document, Task, names, text_hash
 
 IGNORED = -100

@@ -66,7 +66,7 @@ def _accuracy(dtype: Any, texts: list[str]) -> float:
     model = prepare_for_inference(load_model(directory, dtype=torch.float32), dtype)
     right = total = 0
     for text in texts:
-        ids = torch.tensor(tokenizer.encode(text).ids[:4096])
+        ids = torch.tensor(tokenizer.encode(text)[:4096])
         places = torch.arange(3, len(ids) - 1, 7)
         hidden = ids.clone()
         hidden[places] = tokenizer.mask_token_id

@@ -15,9 +15,15 @@ from bigbird.heads import (
 from bigbird.inference import prepare_for_inference
 from bigbird.model import BigBirdModel
 from bigbird.predictors import load_predictor
+from bigbird.tokenization.batch_encoding import BatchEncoding
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
+# The names under which transformers' examples ask for the tokenizer.
+AutoTokenizer = BigBirdTokenizerFast = BigBirdTokenizer
+
 __all__ = [
+    "AutoTokenizer",
+    "BatchEncoding",
     "BigBirdConfig",
     "BigBirdForCausalLM",
     "BigBirdForMaskedLM",
@@ -28,6 +34,7 @@ __all__ = [
     "BigBirdForTokenClassification",
     "BigBirdModel",
     "BigBirdTokenizer",
+    "BigBirdTokenizerFast",
     "generate",
     "load_model",
     "load_predictor",

@@ -39,7 +39,7 @@ def fill_mask(directory: Path) -> str:
     is_mask = inputs["input_ids"] == tokenizer.mask_token_id
     # The loss is that of the masked word alone: -100 leaves a token out.
     labels = torch.full_like(inputs["input_ids"], -100)
-    labels[is_mask] = tokenizer.encode(found, add_special_tokens=False).ids[0]
+    labels[is_mask] = tokenizer.encode(found, add_special_tokens=False)[0]
     with torch.no_grad():
         output = model(**inputs, labels=labels)
     best = output.logits[is_mask].topk(5).indices[0]
@@ -81,7 +81,7 @@ def tag(directory: Path) -> str:
     tokenizer = BigBirdTokenizer.from_pretrained(directory)
     model = bigbird.BigBirdForTokenClassification.from_pretrained(directory)
     text = "class Cache:\n    def load(self, path):\n        return json.loads(path.read_text())\n"
-    encoding = tokenizer.encode(text)
+    encoding = tokenizer.encode_batch(text)
     with torch.no_grad():
         labels = model(torch.tensor([encoding.ids])).logits[0].argmax(-1).tolist()
     entities = []
@@ -98,7 +98,7 @@ def answer(directory: Path) -> str:
     tokenizer = BigBirdTokenizer.from_pretrained(directory)
     model = bigbird.BigBirdForQuestionAnswering.from_pretrained(directory)
     question = "What does fill do?"
-    encoding = tokenizer.encode(question, SOURCE)
+    encoding = tokenizer.encode_batch({"text": question, "text_pair": SOURCE})
     with torch.no_grad():
         output = model(torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.token_type_ids]))
     # The best pair of a first token and a last one, in order and not too far apart.

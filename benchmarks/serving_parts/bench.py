@@ -65,7 +65,7 @@ class Bench:
         source = "".join(
             path.read_text(errors="ignore") for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:60]
         )
-        self._offsets = self.predictor.tokenizer.encode(source[:400_000], add_special_tokens=False).offsets
+        self._offsets = self.predictor.tokenizer.encode_batch(source[:400_000], add_special_tokens=False).offsets
         self._source = source
 
     def close(self) -> None:

@@ -24,10 +24,9 @@ class Tokenizer(Decoder, Protocol):
     @property
     def sep_token_id(self) -> int: ...
 
-    @property
-    def vocab_size(self) -> int: ...
+    def __len__(self) -> int: ...
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> Any: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class Continuation:
         self.finish_reason: str | None = None
         self.text = ""
         self._stream = None if tokenizer is None else TextStream(tokenizer, self.prompt_ids, options.stop)
-        self._num_known = 0 if tokenizer is None else tokenizer.vocab_size
+        self._num_known = 0 if tokenizer is None else len(tokenizer)
         self._generator = torch.Generator()
         if options.temperature > 0:
             self._generator.seed() if options.seed is None else self._generator.manual_seed(options.seed)

@@ -49,7 +49,7 @@ class GenerationResult:
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """A text to go on with: tokenized as it is for training, [CLS] text [SEP], without the [SEP] that would end it."""
-    return [tokenizer.cls_token_id, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    return [tokenizer.cls_token_id, *tokenizer.encode(prompt, add_special_tokens=False)]
 
 
 def generate(

@@ -15,7 +15,7 @@ _CONTEXT_TOKENS = 8
 class Decoder(Protocol):
     """What is needed of a tokenizer."""
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str: ...
 
 
 class TextStream:

@@ -81,7 +81,7 @@ class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[n
             truncated=truncated,
             positions=tuple(places - window.start + 1 for window, places in held),
             starts=tuple(_mask_start(kept, place) for place in masks.tolist()),
-            top_k=min(options.top_k, self.config.vocab_size, self.tokenizer.vocab_size),
+            top_k=min(options.top_k, self.config.vocab_size, len(self.tokenizer)),
         )
 
     def rows_of(self, item: PreparedMasks) -> list[MaskRow]:
@@ -93,7 +93,7 @@ class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[n
         positions = [row.positions for row in rows]
         top_k = max(row.top_k for row in rows)
         # A vocabulary may be padded beyond the tokenizer's; what has no spelling is no candidate.
-        spelled = self.tokenizer.vocab_size
+        spelled = len(self.tokenizer)
         found = [
             logits.log_softmax(dim=-1)[:, :spelled].topk(top_k)
             for _, logits in logits_at(self.model, states, packed, positions)

@@ -59,9 +59,9 @@ class TextEncoder(Vocabulary):
                 raise InputError(f"texts has {', '.join(map(str, texts))}, expected text, and text_pair for a pair")
             return self._encode([tuple(parts)], False, add_special_tokens)[0]
         items = [text if isinstance(text, tuple) else (text,) for text in texts]
-        for index, item in enumerate(items):
-            if len(item) not in (1, 2):
-                raise InputError(f"texts[{index}]: expected a text or a pair, got a tuple of {len(item)}")
+        for index, text in enumerate(texts):
+            if isinstance(text, tuple) and len(text) != 2:
+                raise InputError(f"text[{index}]: expected a text or a pair, got a tuple of {len(text)}")
         return self._encode(items, False, add_special_tokens)
 
     def encode(self, text: str | Sequence[str], text_pair: str | Sequence[str] | None = None, **options: Any) -> Any:

@@ -35,7 +35,7 @@ def language_model_figures(task: str, checkpoint: str, texts: list[str], max_len
     tokenizer, model = BigBirdTokenizer.from_pretrained(checkpoint), load_model(checkpoint, dtype=torch.float32).eval()
     draw = np.random.default_rng(0)
     num_tokens, hits, loss = 0, 0, 0.0
-    for ids in (tokenizer.encode(text, add_special_tokens=False).ids for text in texts):
+    for ids in (tokenizer.encode(text, add_special_tokens=False) for text in texts):
         for start in range(0, len(ids), max_length - 2):
             row = np.array([tokenizer.cls_token_id, *ids[start : start + max_length - 2], tokenizer.sep_token_id])
             asked = np.arange(1, len(row) - 1)

@@ -156,7 +156,7 @@ class GenerationReplica:
             else:
                 ids = list(prompt)
                 self._check_ids(ids)
-                text = await run(self._text_thread, self._tokenizer.decode, ids) if request["echo"] else ""
+                text = await run(self._text_thread, self._tokenizer.decode, ids, True) if request["echo"] else ""
             self._metrics.tokenized(time.monotonic() - tokenizing)
             for copy in range(request["n"]):
                 seed = None if options.seed is None else options.seed + copy

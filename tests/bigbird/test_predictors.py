@@ -173,8 +173,8 @@ def test_rows_equal_what_the_tokenizer_makes_with_special_tokens():
     predictor = tiny_predictor("text-classification")
     single, pair = predictor.preprocess(["the company", {"text": "the company", "text_pair": "met Angela"}])
     for item, encoding in (
-        (single, predictor.tokenizer.encode("the company")),
-        (pair, predictor.tokenizer.encode("the company", "met Angela")),
+        (single, predictor.tokenizer.encode_batch("the company")),
+        (pair, predictor.tokenizer.encode_batch([("the company", "met Angela")])[0]),
     ):
         (row,) = item.rows
         assert row.ids.tolist() == encoding.ids

@@ -35,8 +35,8 @@ def logits_of(predictor, *rows):
 
 
 def encoded(predictor, *texts):
-    encoding = predictor.tokenizer.encode(*texts)
-    return encoding.ids, [0] * len(encoding)
+    ids = predictor.tokenizer.encode(*texts)
+    return ids, [0] * len(ids)
 
 
 def scores_in_label_order(record):
@@ -60,7 +60,7 @@ def test_a_pair_is_read_with_both_texts_of_type_0(classifier):
     (record,) = classifier([PAIR])
     (logits,) = logits_of(classifier, encoded(classifier, *PAIR.values()))
     assert scores_in_label_order(record) == pytest.approx(softmax(logits), abs=1e-5)
-    assert record["num_tokens"] == len(classifier.tokenizer.encode(*PAIR.values()).ids) - 3
+    assert record["num_tokens"] == len(classifier.tokenizer.encode(*PAIR.values())) - 3
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_windows_of_a_long_text_are_joined_label_by_label(classifier, combine, j
 def test_of_a_long_pair_the_longer_text_is_cut_and_the_other_stays_whole(classifier, long_part, on_long):
     pair = {"text": "the company", "text_pair": "the company"} | {long_part: "the microsoft company " * 400}
     (item,) = classifier.preprocess([pair], TextClassificationOptions(on_long=on_long))
-    short = classifier.tokenizer.encode("the company", add_special_tokens=False).ids
+    short = classifier.tokenizer.encode("the company", add_special_tokens=False)
     assert item.truncated is (on_long == "truncate")
     for row in item.rows:
         assert len(row) <= 512
@@ -133,9 +133,9 @@ def test_a_pair_too_long_in_both_texts_is_an_error_record(classifier):
 
 def test_choices_get_the_models_probabilities_in_the_order_given(chooser):
     (record,) = chooser([QUESTION])
-    encodings = [chooser.tokenizer.encode(QUESTION["prompt"], choice) for choice in QUESTION["choices"]]
+    rows = [chooser.tokenizer.encode(QUESTION["prompt"], choice) for choice in QUESTION["choices"]]
     with torch.inference_mode():
-        logits = np.array([chooser.model(torch.tensor([[encoding.ids]])).logits.item() for encoding in encodings])
+        logits = np.array([chooser.model(torch.tensor([[ids]])).logits.item() for ids in rows])
     assert record["choices"] == pytest.approx(softmax(logits), abs=1e-5)
     assert record["best"] == int(logits.argmax())
 

@@ -26,7 +26,7 @@ def pooled(predictor, ids, pooling):
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_the_vector_of_a_short_text_is_its_pooled_states(predictor, pooling):
     (record,) = predictor([TEXT], FeatureExtractionOptions(pooling=pooling))
-    expected = pooled(predictor, predictor.tokenizer.encode(TEXT).ids, pooling)
+    expected = pooled(predictor, predictor.tokenizer.encode(TEXT), pooling)
     assert record["embedding"] == pytest.approx(expected.tolist(), abs=1e-5)
 
 

@@ -33,7 +33,7 @@ def logits_of(predictor, ids):
 
 def nll_by_hand(predictor, text, num_passes):
     """Each token's negative log-likelihood, one forward pass of the whole model after the other."""
-    ids = predictor.tokenizer.encode(text).ids
+    ids = predictor.tokenizer.encode(text)
     losses = np.zeros(len(ids) - 2)
     for first in range(min(num_passes, len(losses))):
         places = range(1 + first, len(ids) - 1, num_passes)
@@ -128,7 +128,7 @@ def test_a_hopeless_text_has_a_finite_perplexity(scorer):
 def test_candidates_equal_the_models_best_tokens(filler):
     text = "the [MASK] company met Angela [MASK]"
     (record,) = filler([text], FillMaskOptions(top_k=3))
-    ids = filler.tokenizer.encode(text).ids
+    ids = filler.tokenizer.encode(text)
     probabilities = logits_of(filler, ids).softmax(dim=-1)
     places = [at for at, token in enumerate(ids) if token == filler.tokenizer.mask_token_id]
     assert len(record["masks"]) == len(places) == 2
@@ -180,7 +180,7 @@ def test_counts_below_one_are_refused_by_name(kind, name):
 
 
 def test_entries_without_a_spelling_are_no_candidates(filler):
-    size = filler.tokenizer.vocab_size
+    size = len(filler.tokenizer)
     padded = tiny_predictor("fill-mask", vocab_size=size + 50)
     padded.model.cls.predictions.bias.data[size:] = 100
     (record,) = padded(["the [MASK]"], FillMaskOptions(top_k=10**6))

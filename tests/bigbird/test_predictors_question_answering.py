@@ -46,7 +46,7 @@ def test_the_best_span_is_the_best_of_all_pairs_in_all_windows(num_tokens, room,
 
 def test_the_score_of_one_window_is_the_product_of_the_models_probabilities(predictor):
     (record,) = predictor([EXAMPLE], QuestionAnsweringOptions(max_answer_len=1000))
-    encoding = predictor.tokenizer.encode(EXAMPLE["question"], EXAMPLE["context"])
+    encoding = predictor.tokenizer.encode_batch([(EXAMPLE["question"], EXAMPLE["context"])])[0]
     with torch.inference_mode():
         output = predictor.model(torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.token_type_ids]))
     # As in transformers: the context and [CLS] share the probability, the answer lies in the context.
@@ -107,7 +107,7 @@ def test_forward_gives_logits_of_cls_and_the_context_alone(predictor):
     prepared = predictor.preprocess([EXAMPLE])
     ((logits,),) = predictor.forward(prepared)
     assert logits.shape == (1 + len(prepared[0].context), 2)
-    encoding = predictor.tokenizer.encode(EXAMPLE["question"], EXAMPLE["context"])
+    encoding = predictor.tokenizer.encode_batch([(EXAMPLE["question"], EXAMPLE["context"])])[0]
     with torch.inference_mode():
         start = predictor.model(
             torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.token_type_ids])

@@ -64,7 +64,7 @@ def test_a_prompt_too_long_is_an_error_or_cut_at_its_beginning_and_says_so(predi
     (record,) = predictor([text], options)
     assert record["truncated"]
     assert record["num_tokens"] == 501
-    ids = [predictor.tokenizer.cls_token_id, *predictor.tokenizer.encode(text, add_special_tokens=False).ids[-501:]]
+    ids = [predictor.tokenizer.cls_token_id, *predictor.tokenizer.encode(text, add_special_tokens=False)[-501:]]
     (alone,) = generate(predictor.model, predictor.tokenizer, [ids], options.generation)
     assert record["generated_text"] == alone.text
     (record,) = predictor(["a"], TextGenerationOptions(max_new_tokens=511))

@@ -10,27 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from spiece_models import SENTENCES, spm, train
 
 from bigbird.errors import CheckpointError
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
-spm = pytest.importorskip("sentencepiece", reason="needs the extra named spiece")
-
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
-SENTENCES = [
-    "The quick brown fox jumps over the lazy dog.",
-    "Documents are long, and models are slow: 1234 of 5678 tokens, 90 percent.",
-    "def forward(self, input_ids=None): return self.encoder(input_ids)",
-    "Ünïcödé café naïve œuvre déjà vu",
-    "Быстрая коричневая лиса прыгает через ленивую собаку",
-    "素早い茶色の狐がのろまな犬を飛び越える がぎぐげご",
-    "한국어 문장도 길 수 있습니다 각 값",
-    "الثعلب البني السريع يقفز فوق الكلب",
-    "שלום עולם השועל החום המהיר",
-    "ภาษาไทยน้ำ हिन्दी भाषा தமிழ் မြန်မာ",
-    "Tiếng Việt rất đẹp và dễ thương",
-    "🙂 🎉 👍🏽 👨‍👩‍👧‍👦 are emoji",
-]
 TEXTS = [
     *SENTENCES,
     *(unicodedata.normalize("NFD", sentence) for sentence in SENTENCES),
@@ -54,33 +39,6 @@ TEXTS = [
     "word" * 60,
 ]
 PAIRS = [("The quick fox", "the lazy dog"), ("who? ", " the [MASK] fox"), ("", "empty first"), ("empty second", "")]
-
-
-def train(directory, **changes):
-    """A small model over many scripts, in `directory/spiece.model`."""
-    options = {
-        "model_type": "unigram",
-        "vocab_size": 420,
-        "hard_vocab_limit": False,
-        "character_coverage": 0.999,
-        "pad_id": 0,
-        "eos_id": 1,
-        "bos_id": 2,
-        "unk_id": 3,
-        "pad_piece": "<pad>",
-        "control_symbols": ["[CLS]", "[SEP]", "[MASK]"],
-        "minloglevel": 2,
-        "num_threads": 1,
-        "normalization_rule_name": "identity",  # the default, nmt_nfkc, has 200,000 rules to read
-    }
-    options |= changes
-    if options["model_type"] == "bpe":
-        options["vocab_size"] = 600
-    directory.mkdir(parents=True, exist_ok=True)
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES * 4), model_prefix=str(directory / "spiece"), **options
-    )
-    return directory
 
 
 VARIANTS = {
@@ -138,7 +96,7 @@ asked = json.load(sys.stdin)
 def rows(model):
     tokenizer = transformers.BigBirdTokenizer(model)
     for text, pair in [(text, None) for text in asked["texts"]] + asked["pairs"]:
-        parts = [tokenizer.encode(part, add_special_tokens=False) for part in (text, pair) if part is not None]
+        parts = [tokenizer.encode_batch(part, add_special_tokens=False) for part in (text, pair) if part is not None]
         yield [tokenizer(text, pair)["input_ids"], tokenizer.create_token_type_ids_from_sequences(*parts)]
 print(json.dumps({model: list(rows(model)) for model in asked["models"]}))
 """
@@ -156,7 +114,7 @@ def test_ids_equal_the_slow_tokenizer_of_transformers(tmp_path):
     for model, rows in json.loads(answer.stdout).items():
         tokenizer = BigBirdTokenizer.from_pretrained(Path(model).parent)
         for item, (ids, types) in zip([*TEXTS, *PAIRS], rows, strict=True):
-            encoding = tokenizer.encode(*item) if isinstance(item, tuple) else tokenizer.encode(item)
+            encoding = tokenizer.encode_batch([item])[0]
             assert encoding.ids == ids, (model, item)
             assert encoding.token_type_ids == types, (model, item)
 
@@ -168,7 +126,7 @@ def test_ids_equal_sentencepiece(name, tmp_path):
     tokenizer = BigBirdTokenizer.from_pretrained(directory)
     for text in TEXTS:
         if not any(token in text for token in SPECIAL):
-            assert tokenizer.encode(text, add_special_tokens=False).ids == original.encode(text), text
+            assert tokenizer.encode(text, add_special_tokens=False) == original.encode(text), text
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +142,7 @@ def originals(plain):
 def test_any_text_is_split_as_sentencepiece_splits_it(originals, loaded, text):
     assume(not any(token in text for token in SPECIAL))
     for kind, original in originals.items():
-        found = loaded[kind].encode(text, add_special_tokens=False).ids
+        found = loaded[kind].encode(text, add_special_tokens=False)
         expected = original.encode(text)
         if kind == "unigram" and found != expected:  # two ways of one score: 32 bits choose another than 64
             assert sum(map(original.get_score, found)) == pytest.approx(sum(map(original.get_score, expected)))
@@ -196,7 +154,7 @@ def test_any_text_is_split_as_sentencepiece_splits_it(originals, loaded, text):
 @given(text=st.text(st.sampled_from("a ½ﬁ\u0301\u1100\u1161\u11a8ｶﾞé\t\x00▁🙂ộ"), max_size=30))
 def test_offsets_are_ordered_and_within_the_original_text(loaded, text):
     for tokenizer in loaded.values():
-        offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets = tokenizer.encode_batch(text, add_special_tokens=False).offsets
         assert all(0 <= start <= end <= len(text) for start, end in offsets)
         assert offsets == sorted(offsets)
 
@@ -204,7 +162,7 @@ def test_offsets_are_ordered_and_within_the_original_text(loaded, text):
 def test_offsets_point_into_the_original_where_normalization_changes_lengths(loaded):
     text = "\uff21\uff22\uff23 " + unicodedata.normalize("NFD", "Tiếng Việt 각") + " ½ end"
     for tokenizer in loaded.values():
-        encoding = tokenizer.encode(text, "ｶﾞ end")
+        encoding = tokenizer.encode_batch([(text, "ｶﾞ end")])[0]
         tokens = zip(encoding.offsets, encoding.sequence_ids, encoding.tokens, strict=True)
         # Tokens of one ½ share its range; the sign of a space alone may share that of the letter it precedes.
         ranges = dict.fromkeys(offsets for offsets, part, token in tokens if part == 0 and token != "▁")
@@ -216,19 +174,20 @@ def test_a_converted_tokenizer_is_the_same_after_saving(plain, loaded, tmp_path)
     for kind, tokenizer in loaded.items():
         tokenizer.save_pretrained(tmp_path / kind)
         again = BigBirdTokenizer.from_pretrained(tmp_path / kind)
-        assert again.encode_batch([*TEXTS, *PAIRS]) == tokenizer.encode_batch([*TEXTS, *PAIRS])
+        rows = ([(row.ids, row.offsets) for row in one.encode_batch([*TEXTS, *PAIRS])] for one in (again, tokenizer))
+        assert next(rows) == next(rows)
         saved = (tmp_path / kind / "spiece.model").read_bytes()
         assert saved == (plain[kind] / "spiece.model").read_bytes(), "for the slow tokenizer of transformers 4"
         transformers = pytest.importorskip("transformers", reason="needs the extra named parity")
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / kind)
         for text in SENTENCES[:4]:
-            assert theirs(text)["input_ids"] == tokenizer.encode(text).ids
+            assert theirs(text)["input_ids"] == tokenizer.encode(text)
 
 
 def test_decoding_gives_the_text_back(loaded):
     for tokenizer in loaded.values():
         text = "The quick brown fox jumps over the lazy dog."
-        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+        assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
 
 
 def test_special_tokens_keep_the_ids_of_the_file_or_follow_after_its_last(tmp_path):
@@ -239,7 +198,7 @@ def test_special_tokens_keep_the_ids_of_the_file_or_follow_after_its_last(tmp_pa
     after = BigBirdTokenizer.from_pretrained(directory)
     assert [after.bos_token_id, after.eos_token_id, after.sep_token_id] == [last, last + 1, last + 2]
     assert [after.pad_token_id, after.cls_token_id, after.mask_token_id] == [last + 3, last + 4, last + 5]
-    assert after.vocab_size == last + 6
+    assert (after.vocab_size, len(after)) == (last, last + 6)
 
 
 def test_a_very_long_word_and_long_runs_of_spaces_are_split_in_linear_time(loaded):
@@ -284,5 +243,35 @@ def test_without_the_sentencepiece_package_the_error_names_it(plain, monkeypatch
 
 def test_the_mask_swallows_the_space_before_it(tmp_path):
     tokenizer = BigBirdTokenizer.from_pretrained(train(tmp_path, **VARIANTS["bpe-keeps-spaces"]))
-    assert tokenizer.encode("the  [MASK] fox").ids == tokenizer.encode("the[MASK] fox").ids
-    assert tokenizer.encode("the [SEP]").ids != tokenizer.encode("the[SEP]").ids
+    assert tokenizer.encode("the  [MASK] fox") == tokenizer.encode("the[MASK] fox")
+    assert tokenizer.encode("the [SEP]") != tokenizer.encode("the[SEP]")
+
+
+def test_the_model_file_alone_is_a_tokenizer(plain, loaded):
+    for kind, directory in plain.items():
+        for found in (
+            BigBirdTokenizer(directory / "spiece.model"),
+            BigBirdTokenizer.from_pretrained(str(directory / "spiece.model")),
+        ):
+            assert found.encode(SENTENCES[0]) == loaded[kind].encode(SENTENCES[0])
+
+
+def test_offsets_of_words_point_into_each_word_as_it_was(loaded):
+    words = ["\uff21\uff22", "½", "plain", unicodedata.normalize("NFD", "Việt")]
+    for tokenizer in loaded.values():
+        batch = tokenizer(words, is_split_into_words=True, return_offsets_mapping=True, add_special_tokens=False)
+        for number, word in enumerate(words):
+            ends = [end for (_, end), at in zip(batch["offset_mapping"], batch.word_ids(), strict=True) if at == number]
+            assert max(ends) == len(word), word
+
+
+def test_tokens_that_the_settings_add_to_a_model_file_keep_their_ids(tmp_path):
+    directory = train(tmp_path)
+    last = len(BigBirdTokenizer.from_pretrained(directory))
+    path = directory / "tokenizer_config.json"
+    stored = {str(last): {"content": "<late>", "special": False, "lstrip": False, "rstrip": False}}
+    path.write_text(json.dumps({"added_tokens_decoder": stored}))
+    assert BigBirdTokenizer.from_pretrained(directory).convert_tokens_to_ids("<late>") == last
+    path.write_text(json.dumps({"added_tokens_decoder": {str(last + 5): stored[str(last)]}}))
+    with pytest.raises(CheckpointError, match=f"'<late>' gets id {last}, added_tokens_decoder says {last + 5}"):
+        BigBirdTokenizer.from_pretrained(directory)

@@ -51,7 +51,7 @@ def test_the_context_of_a_question_has_type_1_as_the_head_itself_would_give_it(t
         batch = tokenizer(first, second, return_tensors="pt")
         with torch.inference_mode():
             alone = predictor.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        begin = len(tokenizer.encode(first).ids)
+        begin = len(tokenizer.encode(first))
         expected = [alone.start_logits[0, 0].item(), *alone.start_logits[0, begin:-1].tolist()]
         assert logits[0][:, 0].tolist() == pytest.approx(expected, abs=1e-5)
 

@@ -123,7 +123,7 @@ def test_every_card_states_figures_and_the_command_that_gives_them(name: str) ->
 def test_an_identifier_is_made_of_whole_tokens() -> None:
     tokenizer = BigBirdTokenizer.from_pretrained(CHECKPOINTS / "fill-mask")
     text = "class Größe(Base):\n        def __init__(self, x_1=0):\n                pass\n"
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    encoding = tokenizer.encode_batch(text, add_special_tokens=False)
     for entity in entities(text):
         covered = [(a, b) for a, b in encoding.offsets if a < entity.end and b > entity.start]
         assert (covered[0][0], covered[-1][1]) == (entity.start, entity.end)

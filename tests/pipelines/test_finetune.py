@@ -58,7 +58,7 @@ def test_labels_lie_on_the_tokens_of_their_spans(tokenizer: BigBirdTokenizer) ->
     document = tagged(1)[0]
     labels, _ = find_labels([document], "token-classification")
     (row,), counts = token_rows([document], "token-classification", tokenizer, labels, 512)
-    encoding = tokenizer.encode(document["text"])
+    encoding = tokenizer.encode_batch(document["text"])
     (entity,) = document["entities"]
     covered = [
         label

@@ -94,7 +94,7 @@ def test_a_fine_tuned_causal_model_ends_its_texts(encoder: Path, tmp_path: Path)
     assert record["finish_reason"] == "stop"
     transformers = pytest.importorskip("transformers")
     theirs = transformers.BigBirdForCausalLM.from_pretrained(tmp_path / "out", attention_type="original_full")
-    prompt = BigBirdTokenizer.from_pretrained(encoder).encode("120 reads block").ids[:-1]
+    prompt = BigBirdTokenizer.from_pretrained(encoder).encode("120 reads block")[:-1]
     assert theirs.generate(torch.tensor([prompt]), max_new_tokens=20)[0, -1] == 5  # [SEP]
 
 

@@ -85,12 +85,11 @@ class LetterTokenizer:
     cls_token_id = 0
     sep_token_id = len(letters) - 1
 
-    @property
-    def vocab_size(self) -> int:
+    def __len__(self) -> int:
         return len(self.letters)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> SimpleNamespace:
-        return SimpleNamespace(ids=[self.letters.index(letter) for letter in text])
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [self.letters.index(letter) for letter in text]
 
-    def decode(self, ids: Any, *, skip_special_tokens: bool = True) -> str:
-        return "".join(self.letters[token] for token in ids)
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
+        return "".join(self.letters[token] for token in token_ids)

@@ -76,7 +76,7 @@ def tiny_model(task, tokenizer, **changes):
     It reads 512 tokens; from 113 tokens on its attention is sparse.
     """
     values = {
-        "vocab_size": tokenizer.vocab_size,
+        "vocab_size": len(tokenizer),
         "hidden_size": 16,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,

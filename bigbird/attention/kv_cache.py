@@ -3,8 +3,8 @@
 A page holds `page_size` consecutive tokens of one sequence, of every layer. Sequences list their pages in a table, so
 a finished one gives its memory back at once, in whatever order sequences end; full pages may belong to several
 sequences (a shared prefix, the beams of a search) and are counted. A sequence reserves, when it is opened, the room
-it may come to need: what has been admitted never runs out of cache half-way. Memory is allocated in steps, as pages
-are first used.
+it may come to need, forks included: what has been admitted never runs out of cache half-way. Memory is allocated in
+steps, as pages are first used.
 
 Knows nothing of tokens, models or attention; not thread-safe.
 
@@ -12,7 +12,7 @@ Legend: L layers, P pages, H heads, S page size, D head dim, T packed tokens.
 """
 
 import heapq
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from bigbird.errors import BigBirdError
 
 Indices = NDArray[np.int64]
+PAGE_SIZE = 64
 
 
 class CacheFullError(BigBirdError):
@@ -42,7 +43,7 @@ class KVCache:
         num_heads: int,
         head_dim: int,
         max_tokens: int,
-        page_size: int = 64,
+        page_size: int = PAGE_SIZE,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -65,11 +66,25 @@ class KVCache:
         self._free = list(range(self.num_pages))  # a heap: low pages first keeps the pages in use together
         self._is_stale = np.zeros(self.num_pages, dtype=np.bool_)  # pages that hold what a former owner wrote
         self._num_owners: Indices = np.zeros(self.num_pages, dtype=np.int64)
+        self._taken_by: Indices = np.zeros(self.num_pages, dtype=np.int64)  # the reservation a page came out of
         self._tables: dict[int, list[int]] = {}
         self._lengths: dict[int, int] = {}
-        self._reserved: dict[int, int] = {}  # pages a sequence may still take
-        self._num_reserved = 0
+        self._reservation: dict[int, int] = {}  # of each sequence; forks share their parent's
+        self._reserved: dict[int, int] = {}  # pages that may still be taken out of a reservation
         self._next_sequence = 0
+
+    @classmethod
+    def for_model(cls, model: Any, max_tokens: int) -> "KVCache":
+        """An empty cache of a model's shape, type and device."""
+        config = model.config
+        return cls(
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            head_dim=config.head_dim,
+            max_tokens=max_tokens,
+            dtype=model.dtype,
+            device=model.device,
+        )
 
     def pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.page_size)
@@ -85,62 +100,54 @@ class KVCache:
     @property
     def num_available_pages(self) -> int:
         """Pages neither in use nor promised to an open sequence."""
-        return len(self._free) - self._num_reserved
+        return len(self._free) - sum(self._reserved.values())
 
-    def fits(self, num_tokens: int, *, num_shared_tokens: int = 0) -> bool:
-        """Whether a sequence that may grow to num_tokens can be opened now."""
-        return self.pages_for(num_tokens) - num_shared_tokens // self.page_size <= self.num_available_pages
+    def fits(self, num_tokens: int, num_forks: int = 0) -> bool:
+        """Whether a sequence that may grow to num_tokens, and so many forks of it, can be opened now."""
+        return self.pages_for(num_tokens) * (1 + num_forks) <= self.num_available_pages
 
-    def open(self, num_tokens: int, *, prefix_of: int | None = None, num_shared_tokens: int = 0) -> int:
-        """Reserve room for num_tokens and return the new sequence's number.
+    def open(self, num_tokens: int, num_forks: int = 0) -> int:
+        """A new sequence that may grow to num_tokens, and have so many forks at a time that do; returns its number.
 
-        With prefix_of, the sequence starts with the first num_shared_tokens of that sequence, whose pages it shares.
-        They must be whole pages, already written. Raises CacheFullError when there is no room.
+        Raises CacheFullError when there is no room.
         """
-        shared = [] if prefix_of is None else self._whole_pages(prefix_of, num_shared_tokens)
-        num_new = max(self.pages_for(num_tokens) - len(shared), 0)
-        if num_new > self.num_available_pages:
+        num_pages = self.pages_for(num_tokens) * (1 + num_forks)
+        if num_pages > self.num_available_pages:
             raise CacheFullError(
-                f"a sequence of {num_tokens} tokens needs {num_new} pages of {self.page_size}; "
+                f"a sequence of {num_tokens} tokens needs {num_pages} pages of {self.page_size}; "
                 f"{self.num_available_pages} of {self.num_pages} are available"
             )
-        sequence = self._next_sequence
-        self._next_sequence += 1
-        self._tables[sequence] = shared
-        self._lengths[sequence] = len(shared) * self.page_size
-        self._reserved[sequence] = num_new
-        self._num_reserved += num_new
-        self._num_owners[shared] += 1
+        sequence = self._new_sequence()
+        self._reservation[sequence] = sequence
+        self._reserved[sequence] = num_pages
         return sequence
 
-    def adopt(self, sequence: int, prefix_of: int, num_shared_tokens: int) -> None:
-        """Let an open, still empty sequence begin with another's tokens, as `open` does; its reservation shrinks."""
+    def adopt(self, sequence: int, prefix_of: int, num_tokens: int) -> None:
+        """Let an open, still empty sequence begin with another's first tokens, whose pages it shares.
+
+        They must be whole pages, already written. The sequence's reservation shrinks by them.
+        """
         if self._lengths[sequence]:
             raise ValueError(f"sequence {sequence} must be empty to adopt a prefix, has {self._lengths[sequence]}")
-        shared = self._whole_pages(prefix_of, num_shared_tokens)[: self._reserved[sequence]]
-        self._tables[sequence] = shared
-        self._lengths[sequence] = len(shared) * self.page_size
-        self._reserved[sequence] -= len(shared)
-        self._num_reserved -= len(shared)
-        self._num_owners[shared] += 1
-
-    def _whole_pages(self, sequence: int, num_tokens: int) -> list[int]:
-        if num_tokens % self.page_size or num_tokens > self._lengths[sequence]:
+        if num_tokens % self.page_size or num_tokens > self._lengths[prefix_of]:
             raise ValueError(
-                f"num_shared_tokens must be whole pages of {self.page_size} within the "
-                f"{self._lengths[sequence]} tokens of sequence {sequence}, got {num_tokens}"
+                f"num_tokens must be whole pages of {self.page_size} within the "
+                f"{self._lengths[prefix_of]} tokens of sequence {prefix_of}, got {num_tokens}"
             )
-        return self._tables[sequence][: num_tokens // self.page_size]
+        self._share(sequence, prefix_of, num_tokens // self.page_size)
+        self._reserved[self._reservation[sequence]] -= num_tokens // self.page_size
 
-    def fork(self, sequence: int, num_tokens: int) -> int:
-        """A new sequence with the same tokens, free to go on differently up to num_tokens.
+    def fork(self, sequence: int) -> int:
+        """A new sequence with the same tokens, free to go on differently, out of the same reservation.
 
         Full pages are shared; a page begun is copied, since both will write to it.
         """
         length = self._lengths[sequence]
-        num_full = length // self.page_size
-        child = self.open(num_tokens, prefix_of=sequence, num_shared_tokens=num_full * self.page_size)
-        if length % self.page_size:
+        num_full, rest = divmod(length, self.page_size)
+        child = self._new_sequence()
+        self._reservation[child] = self._reservation[sequence]
+        self._share(child, sequence, num_full)
+        if rest:
             source = self._tables[sequence][num_full]
             (target,) = self._take(child, 1)
             for states in (*self.keys, *self.values):
@@ -149,25 +156,31 @@ class KVCache:
         return child
 
     def free(self, sequence: int) -> None:
-        """Give back the pages and the reservation of a sequence."""
+        """Give back a sequence's pages, and with the last of its reservation what is left of that."""
         for page in self._tables.pop(sequence):
             self._num_owners[page] -= 1
             if not self._num_owners[page]:
                 heapq.heappush(self._free, page)
+                if self._taken_by[page] in self._reserved:
+                    self._reserved[int(self._taken_by[page])] += 1
         del self._lengths[sequence]
-        self._num_reserved -= self._reserved.pop(sequence)
+        reservation = self._reservation.pop(sequence)
+        if reservation not in self._reservation.values():
+            del self._reserved[reservation]
+
+    def truncate(self, sequence: int, num_tokens: int) -> None:
+        """Forget a sequence's tokens from num_tokens on; its pages stay its own."""
+        if not 0 <= num_tokens <= self._lengths[sequence]:
+            raise ValueError(f"num_tokens must be from 0 to {self._lengths[sequence]}, got {num_tokens}")
+        self._lengths[sequence] = num_tokens
 
     def length(self, sequence: int) -> int:
         """Tokens the sequence holds."""
         return self._lengths[sequence]
 
     def pages(self, sequence: int) -> list[int]:
-        """The sequence's pages, in the order of its tokens."""
-        return self._tables[sequence]
-
-    def num_owners(self, pages: Indices) -> Indices:
-        owners: Indices = self._num_owners[pages]
-        return owners
+        """The pages of the sequence's tokens, in their order."""
+        return self._tables[sequence][: self.pages_for(self._lengths[sequence])]
 
     def extend(self, sequence: int, num_tokens: int) -> tuple[Indices, Indices]:
         """Make room for num_tokens more; where they go: page and offset within it, each (num_tokens,)."""
@@ -197,32 +210,33 @@ class KVCache:
         )
         return key, value
 
-    def past_key_values(self, sequences: Sequence[int]) -> tuple[tuple[Tensor, Tensor], ...]:
-        """The documented form: per layer, key and value of (batch, num_heads, past_length, head_dim).
+    def _new_sequence(self) -> int:
+        sequence = self._next_sequence
+        self._next_sequence += 1
+        self._tables[sequence] = []
+        self._lengths[sequence] = 0
+        return sequence
 
-        Raises ValueError unless all sequences hold equally many tokens, which that form requires.
-        """
-        lengths = {self._lengths[sequence] for sequence in sequences}
-        if len(lengths) != 1:
-            raise ValueError(f"past_key_values needs sequences of one length, got lengths {sorted(lengths)}")
-        past = []
-        for layer in range(len(self.keys)):
-            parts = [self.read(layer, sequence) for sequence in sequences]
-            past.append((torch.cat([key for key, _ in parts]), torch.cat([value for _, value in parts])))
-        return tuple(past)
+    def _share(self, sequence: int, source: int, num_pages: int) -> None:
+        """Begin a sequence with another's first pages, all full."""
+        shared = self._tables[source][:num_pages]
+        self._tables[sequence] = shared
+        self._lengths[sequence] = num_pages * self.page_size
+        self._num_owners[shared] += 1
 
     def _take(self, sequence: int, num_pages: int) -> list[int]:
         """Move free pages into a sequence's table, out of its reservation."""
         if num_pages <= 0:
             return []
-        if num_pages > self._reserved[sequence]:
+        reservation = self._reservation[sequence]
+        if num_pages > self._reserved[reservation]:
             raise CacheFullError(
-                f"sequence {sequence} reserved {self._reserved[sequence]} more pages of {self.page_size} tokens; "
+                f"sequence {sequence} reserved {self._reserved[reservation]} more pages of {self.page_size} tokens; "
                 f"{num_pages} are needed"
             )
         taken = [heapq.heappop(self._free) for _ in range(num_pages)]
-        self._reserved[sequence] -= num_pages
-        self._num_reserved -= num_pages
+        self._reserved[reservation] -= num_pages
+        self._taken_by[taken] = reservation
         self._num_owners[taken] = 1
         self._tables[sequence] += taken
         if max(taken) >= self.num_allocated_pages:

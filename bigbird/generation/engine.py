@@ -1,28 +1,28 @@
-"""Continuous batching: many requests, one decoding step at a time.
+"""The one loop that decodes: many requests, one step at a time. `generate`, streams, predictors and servers run it.
 
-Requests join and leave between steps, and every step serves all of them at once: one token for each that is being
-decoded, and a limited number of prompt tokens, so that a long prompt does not hold up running texts. Admission is
-first come, first served, when the cache has room for the whole request; what is admitted always ends. Prompt tokens
-of a step are shared between the prompts being read, and a short prompt goes first every other step: neither a long
-nor a short one starves. A prompt that begins like one already here reads those pages instead of computing them.
+Requests join and leave between steps, and every step serves all of them at once: `scheduler` says whom with what. A
+request's tokens depend on its prompt and options alone.
 
-Knows no HTTP, no Ray and no threads; whoever calls `step` says when. A request's tokens depend on its prompt and
-options alone.
+Knows no HTTP, no Ray and no threads; whoever calls `step` says when. Legend: R rows, V vocabulary.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bigbird.errors import InputError
-from bigbird.generation.continuation import Continuation, GenerationChunk, Tokenizer
-from bigbird.generation.decoding import Piece, make_cache, run, select_tokens
-from bigbird.generation.options import GenerationOptions
+import torch
+from torch import Tensor
 
-_SMALLEST_SHARE = 64
-"""Prompt tokens of one request worth computing in a step, however many requests share it."""
+from bigbird.attention.cached import CachedAttention, CachedCrossAttention
+from bigbird.attention.kv_cache import KVCache
+from bigbird.errors import InputError
+from bigbird.generation.options import GenerationOptions
+from bigbird.generation.request import GenerationChunk, Request, Tokenizer
+from bigbird.generation.sampling import sample, warp
+from bigbird.generation.scheduler import Scheduler
+
+DRAFT_ROWS = 16
+"""Rows of a step, with drafts: so many cost little more than one, whose time goes into reading the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +51,39 @@ class EngineStats:
     num_generated_tokens: int
 
 
-@dataclass(eq=False)
-class _Request:
-    id: int
-    continuation: Continuation
-    sequence: int = -1
-    num_computed: int = 0  # prompt tokens in the cache
-    is_cancelled: bool = field(default=False)
+@dataclass(frozen=True)
+class Piece:
+    """New tokens of one sequence of the cache; the logits after the last `num_answers` of them are wanted."""
 
-    @property
-    def num_left(self) -> int:
-        """Prompt tokens still to compute."""
-        return len(self.continuation.prompt_ids) - self.num_computed
+    sequence: int
+    token_ids: list[int]
+    num_answers: int = 1
+
+
+@torch.inference_mode()
+def run(model: Any, cache: KVCache, pieces: Sequence[Piece], cross: CachedCrossAttention | None = None) -> Tensor:
+    """One pass of the model over new tokens, whose keys and values join the cache.
+
+    Returns the wanted logits, (R, V), float32, in the order of the pieces and of their tokens.
+    """
+    spans = [(piece.sequence, len(piece.token_ids)) for piece in pieces]
+    attend = CachedAttention(cache, spans)
+    ids = torch.tensor([token for piece in pieces for token in piece.token_ids], device=attend.position_ids.device)
+    hidden = model.bert.embeddings(ids, torch.zeros_like(ids), attend.position_ids)
+    if cross is None:
+        hidden = model.bert.encoder(hidden, attend)
+    else:
+        cross.begin(spans)
+        hidden = model.bert.encoder(hidden, attend, cross=cross)
+    wanted: list[int] = []
+    end = 0
+    for piece in pieces:
+        end += len(piece.token_ids)
+        wanted += range(end - piece.num_answers, end)
+    if not wanted:
+        return torch.empty(0, model.config.vocab_size, device=ids.device)
+    logits: Tensor = model.cls(hidden if len(wanted) == end else hidden[torch.tensor(wanted, device=ids.device)])
+    return logits.float()
 
 
 class Engine:
@@ -70,7 +91,8 @@ class Engine:
 
     model: a BigBirdForCausalLM with is_decoder, prepared for inference or not. tokenizer: None for token ids without
     text. max_cache_tokens: what all admitted requests together may come to hold, prompt and new tokens.
-    max_streams: requests admitted at a time. prefill_tokens: prompt tokens computed in a step at most.
+    max_streams: sequences admitted at a time. prefill_tokens: prompt tokens computed in a step at most.
+    cross: the encoder's states for a decoder with cross-attention; requests name their row of it.
 
     A step that raises (a model out of memory, say) leaves the engine unusable.
     """
@@ -83,6 +105,7 @@ class Engine:
         max_cache_tokens: int = 65536,
         max_streams: int = 32,
         prefill_tokens: int = 256,
+        cross: CachedCrossAttention | None = None,
     ) -> None:
         for name, value in (
             ("max_cache_tokens", max_cache_tokens),
@@ -93,29 +116,31 @@ class Engine:
                 raise InputError(f"{name} must be at least 1, got {value}")
         self.model = model
         self.tokenizer = tokenizer
-        self.max_streams = max_streams
-        self.prefill_tokens = prefill_tokens
-        self._cache = make_cache(model, max_cache_tokens)
-        self._waiting: deque[_Request] = deque()
-        self._active: list[_Request] = []  # admitted, in the order of arrival
-        self._by_id: dict[int, _Request] = {}
+        self._cache = KVCache.for_model(model, max_cache_tokens)
+        self._scheduler = Scheduler(self._cache, max_streams, prefill_tokens)
+        self._cross = cross
+        self._by_id: dict[int, Request] = {}
         self._next_id = 0
-        self._long_prompts_waited = False
-        self._num_steps = self._num_prompt_tokens = self._num_shared_tokens = self._num_generated_tokens = 0
+        self._num_steps = self._num_prompt_tokens = self._num_generated_tokens = 0
 
     def submit(self, prompt_ids: Sequence[int], options: GenerationOptions | None = None) -> int:
         """Queue a request and return its id. Raises InputError when it could never be served."""
-        continuation = Continuation(self.model, self.tokenizer, prompt_ids, options or GenerationOptions())
-        if continuation.options.num_beams > 1:
-            raise InputError(f"num_beams must be 1 in the engine, got {continuation.options.num_beams}")
-        if self._cache.pages_for(continuation.num_tokens_at_most) > self._cache.num_pages:
+        return self.add(Request(self.model, self.tokenizer, prompt_ids, options or GenerationOptions()))
+
+    def add(self, request: Request) -> int:
+        """The same for a request that is made already; it holds the whole text when it has a finish_reason."""
+        if request.options.num_return_sequences > 1 and request.search is None:
+            raise InputError("num_return_sequences must be 1 in one request, got several: make one request a text")
+        num_beams, room = request.options.num_beams, self._cache.num_pages
+        if self._cache.pages_for(request.num_tokens_at_most) * num_beams > room:
+            beams = f" for each of {num_beams} beams" if num_beams > 1 else ""
             raise InputError(
-                f"prompt and max_new_tokens must be at most {self._cache.num_pages * self._cache.page_size} tokens "
-                f"together (max_cache_tokens), got {continuation.num_tokens_at_most}"
+                f"prompt and max_new_tokens must be at most {room * self._cache.page_size} tokens together "
+                f"(max_cache_tokens), got {request.num_tokens_at_most}{beams}"
             )
-        request = _Request(self._next_id, continuation)
+        request.id = self._next_id
         self._next_id += 1
-        self._waiting.append(request)
+        self._scheduler.waiting.append(request)
         self._by_id[request.id] = request
         return request.id
 
@@ -130,127 +155,145 @@ class Engine:
 
     @property
     def stats(self) -> EngineStats:
-        num_prefilling = sum(request.num_left > 0 for request in self._active)
-        cache = self._cache
+        running, cache = self._scheduler.running, self._cache
+        num_prefilling = sum(request.num_left > 0 for request in running)
         return EngineStats(
-            num_waiting=len(self._waiting),
+            num_waiting=len(self._scheduler.waiting),
             num_prefilling=num_prefilling,
-            num_decoding=len(self._active) - num_prefilling,
+            num_decoding=len(running) - num_prefilling,
             num_used_cache_tokens=cache.num_used_pages * cache.page_size,
             num_free_cache_tokens=cache.num_available_pages * cache.page_size,
             num_steps=self._num_steps,
             num_prompt_tokens=self._num_prompt_tokens,
-            num_shared_tokens=self._num_shared_tokens,
+            num_shared_tokens=self._scheduler.num_shared_tokens,
             num_generated_tokens=self._num_generated_tokens,
         )
 
+    @torch.inference_mode()
     def step(self) -> list[GenerationEvent]:
-        """Serve everyone once. Returns what is new, at most one event a request."""
-        events = self._drop_cancelled()
-        self._admit()
-        served = [(request, 1) for request in self._active if not request.num_left] + self._schedule_prompts()
+        """Serve everyone once. Returns what is new: an event a token, at the end of a beam search one for its text."""
+        events = []
+        for request in [request for request in self._by_id.values() if request.is_cancelled]:
+            request.finish_reason = "cancelled"
+            events.append(self._event(request, GenerationChunk(token_id=None, text="", finish_reason="cancelled")))
+        served = self._scheduler.schedule()
         if not served:
             return events
-        pieces, answered = [], []
-        for request, num_tokens in served:
-            continuation = request.continuation
-            if request.num_left:
-                ids = continuation.prompt_ids[request.num_computed : request.num_computed + num_tokens]
-                request.num_computed += num_tokens
-                self._num_prompt_tokens += num_tokens
-            else:
-                ids = continuation.token_ids[-1:]
-            pieces.append(Piece(request.sequence, ids, is_last=not request.num_left))
-            if not request.num_left:
-                answered.append(request)
-        logits = run(self.model, self._cache, pieces)
+        max_draft = DRAFT_ROWS // len(served) - 1
+        pieces = {request: self._pieces(request, num_tokens, max_draft) for request, num_tokens in served}
+        if self._cross is not None:
+            self._cross.row_of = {s: request.encoder_row for request in pieces for s in request.sequences}
+        logits = run(self.model, self._cache, [piece for of_one in pieces.values() for piece in of_one], self._cross)
         self._num_steps += 1
-        if not answered:
-            return events
-        chosen = select_tokens(logits, [request.continuation for request in answered])
-        for request, (token, logprob) in zip(answered, chosen, strict=True):
-            chunk = request.continuation.accept(token, logprob)
-            events.append(GenerationEvent(request_id=request.id, **vars(chunk)))
-            if chunk.finish_reason is not None:
-                self._end(request)
-        self._num_generated_tokens += len(answered)
+
+        answered: dict[Request, tuple[int, list[int]]] = {}  # its first row of logits, and the draft it tries out
+        row = 0
+        for request, its_pieces in pieces.items():
+            if not its_pieces[0].num_answers:
+                continue
+            if request.search is not None:
+                events += self._search(request, logits[row : row + len(its_pieces)])
+            else:
+                answered[request] = row, its_pieces[0].token_ids[1:] if its_pieces[0].num_answers > 1 else []
+            row += sum(piece.num_answers for piece in its_pieces)
+        events += self._answer(logits, answered)
         return events
 
-    def _drop_cancelled(self) -> list[GenerationEvent]:
-        cancelled = [request for request in self._by_id.values() if request.is_cancelled]
-        for request in cancelled:
-            if request.sequence < 0:
-                self._waiting.remove(request)
-                del self._by_id[request.id]
-            else:
-                self._end(request)
-        return [
-            GenerationEvent(request_id=request.id, token_id=None, text="", finish_reason="cancelled")
-            for request in cancelled
-        ]
+    def _pieces(self, request: Request, num_prompt_tokens: int, max_draft: int) -> list[Piece]:
+        """The tokens a request has computed in a step."""
+        if num_prompt_tokens:
+            start = request.num_computed
+            request.num_computed += num_prompt_tokens
+            self._num_prompt_tokens += num_prompt_tokens
+            ids = request.prompt_ids[start : request.num_computed]
+            return [Piece(request.sequences[0], ids, int(not request.num_left))]
+        if request.search is not None:
+            lasts = zip(request.sequences, request.search.last_tokens, strict=True)
+            return [Piece(sequence, [token], 1) for sequence, token in lasts]
+        ids = [request.token_ids[-1], *request.draft(max_draft)]
+        return [Piece(request.sequences[0], ids, len(ids))]
 
-    def _end(self, request: _Request) -> None:
-        self._cache.free(request.sequence)
-        self._active.remove(request)
-        del self._by_id[request.id]
+    def _answer(self, logits: Tensor, answered: dict[Request, tuple[int, list[int]]]) -> list[GenerationEvent]:
+        """Choose each request's next token, and one after every token of its draft that was chosen as it stands."""
+        events = []
+        drafts = {request: draft for request, (_, draft) in answered.items() if draft}
+        place = 0
+        while answered:
+            rows = [row + place for row, _ in answered.values()]
+            of_all = rows == list(range(len(logits)))
+            chosen = _choose(logits if of_all else logits[torch.tensor(rows, device=logits.device)], list(answered))
+            going_on = {}
+            for (request, (row, draft)), (token, logprob) in zip(answered.items(), chosen, strict=True):
+                events.append(self._event(request, request.accept(token, logprob)))
+                if request.finish_reason is None and draft[place : place + 1] == [token]:
+                    going_on[request] = row, draft
+            self._num_generated_tokens += len(answered)
+            answered = going_on
+            place += 1
+        for request in drafts:
+            if request.finish_reason is None:  # what was computed of the draft's other tokens goes
+                self._cache.truncate(request.sequences[0], len(request.prompt_ids) + len(request.token_ids) - 1)
+        return events
 
-    def _admit(self) -> None:
-        """Admit in the order of arrival; the first that does not fit makes the others wait, so that it is next."""
-        while self._waiting and len(self._active) < self.max_streams:
-            num_tokens = self._waiting[0].continuation.num_tokens_at_most
-            if not self._cache.fits(num_tokens):
-                break
-            request = self._waiting.popleft()
-            request.sequence = self._cache.open(num_tokens)
-            self._active.append(request)
-
-    def _schedule_prompts(self) -> list[tuple[_Request, int]]:
-        """Which prompts this step computes how many tokens of, in the order of arrival."""
-        reading = [request for request in self._active if request.num_left and not self._waits_for_prefix(request)]
-        if not reading:
+    def _search(self, request: Request, logits: Tensor) -> list[GenerationEvent]:
+        """Let a beam search go on; at its end, the best text."""
+        search = request.search
+        assert search is not None
+        if len(logits) == 1:  # after the prompt all beams are one
+            request.sequences *= request.options.num_beams
+            logits = logits.expand(len(request.sequences), -1)
+        parents = [request.sequences[parent] for parent in search.advance(logits)]
+        if not search.is_done:
+            for sequence in set(request.sequences) - set(parents):
+                self._cache.free(sequence)
+            # A parent's first child goes on with it, the others fork from it.
+            first = {parent: place for place, parent in reversed(list(enumerate(parents)))}
+            request.sequences = [
+                parent if first[parent] == place else self._cache.fork(parent) for place, parent in enumerate(parents)
+            ]
             return []
-        # A short prompt beside long ones has a step to itself, then the long ones have one, in turn.
-        short = [request for request in reading if request.num_left <= self.prefill_tokens // 4]
-        if short and len(short) < len(reading) and not self._long_prompts_waited:
-            self._long_prompts_waited = True
-            reading = short
-        else:
-            self._long_prompts_waited = False
-        room = self.prefill_tokens
-        share = max(room // len(reading), _SMALLEST_SHARE)
-        scheduled: dict[_Request, int] = {}
-        for limit in (share, room):  # everyone's share first, then what is left to the first who can use it
-            for request in reading:
-                more = min(request.num_left - scheduled.get(request, 0), limit, room)
-                if more > 0:
-                    scheduled[request] = scheduled.get(request, 0) + more
-                    room -= more
-        return list(scheduled.items())
+        last = [request.accept(token) for token in search.complete[0][1]][-1]
+        self._num_generated_tokens += len(request.token_ids)
+        return [self._event(request, replace(last, text=request.text))]
 
-    def _waits_for_prefix(self, request: _Request) -> bool:
-        """Take over the pages of an earlier request whose prompt begins alike; True while that still computes them."""
-        if request.num_computed:
-            return False
-        best, num_tokens = None, 0
-        for other in takewhile(lambda earlier: earlier is not request, self._active):
-            common = self._common_prefix(request.continuation.prompt_ids, other.continuation.prompt_ids)
-            if common > num_tokens:
-                best, num_tokens = other, common
-        if best is None:
-            return False
-        if best.num_computed < num_tokens:
-            return True
-        self._cache.adopt(request.sequence, best.sequence, num_tokens)
-        request.num_computed = num_tokens
-        self._num_shared_tokens += num_tokens
-        return False
+    def _event(self, request: Request, chunk: GenerationChunk) -> GenerationEvent:
+        if request.finish_reason is not None:
+            self._scheduler.remove(request)
+            del self._by_id[request.id]
+        return GenerationEvent(request_id=request.id, **vars(chunk))
 
-    def _common_prefix(self, prompt_ids: list[int], other_ids: list[int]) -> int:
-        """Tokens of whole pages that both begin with, at least one token of prompt_ids left over to compute."""
-        size = self._cache.page_size
-        common = 0
-        while common + size < len(prompt_ids) and (
-            prompt_ids[common : common + size] == other_ids[common : common + size]
-        ):
-            common += size
-        return common
+
+def _choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, float | None]]:
+    """Each row's next token by its own options, and its log-probability where asked for. logits: (R, V), float32."""
+    scores = logits
+    changed = [row for row, request in enumerate(requests) if request.processors]
+    if changed:
+        scores = logits.clone()
+        for row in changed:
+            scores[row] = requests[row].process(logits[row])
+    tokens = scores.argmax(-1)
+    drawn: dict[GenerationOptions, list[int]] = {}
+    for row, request in enumerate(requests):
+        if request.options.temperature > 0:
+            drawn.setdefault(_distribution(request.options), []).append(row)
+        if request.scores is not None:
+            sampled = request.options.temperature > 0
+            request.scores.append(warp(scores[row : row + 1], request.options)[0] if sampled else scores[row].clone())
+    for options, rows in drawn.items():
+        index = torch.tensor(rows, device=logits.device)
+        uniforms = torch.tensor([requests[row].uniform() for row in rows], dtype=torch.float64)
+        tokens[index] = sample(scores[index], options, uniforms)
+    logprobs: list[float | None] = [None] * len(requests)
+    if reported := [row for row, request in enumerate(requests) if request.options.logprobs]:
+        index = torch.tensor(reported, device=logits.device)
+        values = logits[index, tokens[index]] - logits[index].logsumexp(-1)
+        for row, value in zip(reported, values.tolist(), strict=True):
+            logprobs[row] = value
+    return list(zip(tokens.tolist(), logprobs, strict=True))
+
+
+def _distribution(options: GenerationOptions) -> GenerationOptions:
+    """Options that shape the distribution alone, so that rows with equal ones are processed together."""
+    return GenerationOptions(
+        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p
+    )

@@ -1,9 +1,10 @@
-"""From logits to the next token: penalty, temperature, top-k, top-p, min-p, and the draw.
+"""From logits to the next token: temperature, top-k, top-p, min-p, and the draw.
 
-Works on many rows at once, each by itself; no loop over the vocabulary, and no sort of it where the most likely
-tokens decide. The processed distributions are those of transformers' processors in their order.
+Works on many rows at once, each by itself. Where top-k or top-p leave few tokens, only those are looked at after one
+`topk`; the vocabulary is sorted only where the most likely tokens do not decide. The distributions are those of
+transformers' processors in their order.
 
-Knows no sequences and keeps no state. Legend: R rows, V vocabulary.
+Knows no requests and keeps no state. Legend: R rows, V vocabulary, K candidates.
 """
 
 import torch
@@ -15,52 +16,58 @@ _MOST_LIKELY = 1024
 """Tokens looked at before top-p sorts the whole vocabulary; together they nearly always weigh more than p."""
 
 
-def penalise_repetition(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make tokens seen before less likely: positive scores are divided by the penalty, negative ones multiplied.
+def candidates(scores: Tensor, options: GenerationOptions) -> tuple[Tensor, Tensor | None]:
+    """What a token is drawn from, by temperature (above 0), top_k, top_p and min_p.
 
-    scores: (..., V), float; seen: (..., V), bool -> (..., V).
-    """
-    return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
-
-
-def warp(scores: Tensor, options: GenerationOptions) -> Tensor:
-    """Apply temperature, top_k, top_p and min_p, for a temperature above 0.
-
-    scores: (R, V), float32 -> (R, V) of which a softmax gives the probabilities to draw by; -inf where excluded.
+    scores: (R, V), float32 -> scores (R, K) with a maximum of 0, of which a softmax gives the probabilities, -inf
+    where excluded; and their tokens (R, K), None where the K are the whole vocabulary in its order.
     """
     # Shifted to a maximum of 0 first, which changes no probability and keeps small temperatures from overflowing.
     scores = (scores - scores.amax(-1, keepdim=True)) / options.temperature
     vocabulary = scores.shape[-1]
+    tokens = None
     if 0 < options.top_k < vocabulary:
-        least = scores.topk(options.top_k, dim=-1).values[:, -1:]
-        scores = scores.masked_fill(scores < least, -torch.inf)
+        scores, tokens = scores.topk(options.top_k, dim=-1)
     if options.top_p < 1:
-        scores = _top_p(scores, options.top_p, min(_MOST_LIKELY, vocabulary))
+        scores, order = _top_p(scores, options.top_p, scores.shape[-1] if tokens is not None else _MOST_LIKELY)
+        tokens = order if tokens is None else tokens.gather(1, order)
     if options.min_p > 0:
         # Relative to a maximum of 0, probabilities are the exponentials themselves.
         scores = scores.masked_fill(scores.exp() < options.min_p, -torch.inf)
-    return scores
+    return scores, tokens
 
 
-def _top_p(scores: Tensor, top_p: float, num_candidates: int) -> Tensor:
-    """Keep a token when those more likely than it weigh less than top_p together."""
-    candidates, tokens = scores.topk(num_candidates, dim=-1)
-    probabilities = (candidates - scores.logsumexp(-1, keepdim=True)).exp()
-    kept = probabilities.cumsum(-1) - probabilities < top_p
-    if num_candidates < scores.shape[-1] and bool(kept[:, -1].any()):
+def _top_p(scores: Tensor, top_p: float, num_candidates: int) -> tuple[Tensor, Tensor]:
+    """Keep a token when those more likely than it weigh less than top_p together: scores (R, K), their places."""
+    kept, order = scores.topk(min(num_candidates, scores.shape[-1]), dim=-1)
+    probabilities = (kept - scores.logsumexp(-1, keepdim=True)).exp()
+    wanted = probabilities.cumsum(-1) - probabilities < top_p
+    if kept.shape[-1] < scores.shape[-1] and bool(wanted[:, -1].any()):
         return _top_p(scores, top_p, scores.shape[-1])
-    kept[:, 0] = True
-    chosen = torch.full_like(scores, -torch.inf)
-    return chosen.scatter_(-1, tokens, candidates.masked_fill(~kept, -torch.inf))
+    wanted[:, 0] = True
+    return kept.masked_fill(~wanted, -torch.inf), order
+
+
+def warp(scores: Tensor, options: GenerationOptions) -> Tensor:
+    """The same over the vocabulary: (R, V) -> (R, V), -inf where excluded."""
+    kept, tokens = candidates(scores, options)
+    return kept if tokens is None else torch.full_like(scores, -torch.inf).scatter_(-1, tokens, kept)
+
+
+def sample(scores: Tensor, options: GenerationOptions, uniforms: Tensor) -> Tensor:
+    """Draw a token a row. scores: (R, V); uniforms: (R,), float64, each from [0, 1) -> (R,), int64."""
+    kept, tokens = candidates(scores, options)
+    places = draw(kept, uniforms)
+    return places if tokens is None else tokens.gather(1, places[:, None])[:, 0]
 
 
 def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw a token a row with softmax(scores) as probabilities.
+    """Draw a place a row with softmax(scores) as probabilities.
 
-    scores: (R, V); uniforms: (R,), float64, each from [0, 1): the row's own chance -> (R,), int64. A row's token
+    scores: (R, K); uniforms: (R,), float64, each from [0, 1): the row's own chance -> (R,), int64. A row's place
     depends on its scores and its uniform alone.
     """
-    cumulative = scores.softmax(-1).double().cumsum(-1)
+    cumulative = (scores - scores.amax(-1, keepdim=True)).double().exp().cumsum(-1)
     # Below 1 times the total is below the total, also when rounded: a possible token. NaN alone points past the end.
     targets = uniforms[:, None].to(scores.device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp_(max=scores.shape[-1] - 1)

@@ -1,7 +1,7 @@
 """text-generation: a prompt in; the text a causal language model goes on with, out.
 
 Prompts share the engine's steps, so a short text makes room for the next one at once; each gives what it gives
-alone. Beam search runs a prompt at a time.
+alone.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,7 @@ from typing import Literal
 import numpy as np
 
 from bigbird.errors import InputError
-from bigbird.generation.continuation import GenerationChunk
-from bigbird.generation.engine import Engine
-from bigbird.generation.generate import GenerationResult, generate
+from bigbird.generation.generate import GenerationResult, complete, requests_of, results_of
 from bigbird.generation.options import GenerationOptions
 from bigbird.predictors.examples import Failed, Prepared, Record, Row, TokenizedText
 from bigbird.predictors.options import require_choice
@@ -27,25 +25,29 @@ class TextGenerationOptions(GenerationOptions):
     """How to go on, and what to do with a prompt too long for the model beside max_new_tokens.
 
     on_long: "error" makes it an error record; "truncate" goes on from its end and says so in the record. There are
-    no windows: a text goes on in one place only.
+    no windows: a text goes on in one place only. return_full_text: begin generated texts with the prompt.
     """
 
     on_long: OnLong = "error"
+    return_full_text: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("on_long", self.on_long, ("truncate", "error"))
+        if not isinstance(self.return_full_text, bool):
+            raise InputError(f"return_full_text must be True or False, got {self.return_full_text!r}")
 
     @property
     def generation(self) -> GenerationOptions:
-        """The same without on_long."""
+        """The same without what the predictor adds."""
         return GenerationOptions(**{field.name: getattr(self, field.name) for field in fields(GenerationOptions)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PreparedPrompt(Prepared):
-    """A prompt's token ids, its one row, and how to go on from them."""
+    """A prompt's token ids, its one row, and how to go on from them. text: what generated texts begin with."""
 
+    text: str
     options: GenerationOptions
 
     @property
@@ -54,7 +56,7 @@ class PreparedPrompt(Prepared):
         return ids
 
 
-class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, GenerationResult]):
+class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, list[GenerationResult]]):
     """Predictor for BigBirdForCausalLM. An example is a text, the prompt.
 
     max_tokens_per_batch: what the prompts and texts in the cache may have together, at least one of full length.
@@ -86,66 +88,46 @@ class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, G
             num_tokens=len(ids),
             num_windows=1,
             truncated=len(ids) < len(text),
+            text=text.text if options.return_full_text else "",
             options=options.generation,
         )
 
-    def forward(self, prepared: Sequence[PreparedPrompt | Failed]) -> list[GenerationResult | None]:
-        """The texts, as `bigbird.generation.generate` gives them; None for a Failed."""
-        results: list[GenerationResult | None] = [None] * len(prepared)
-        together: dict[int, PreparedPrompt] = {}
-        for index, item in enumerate(prepared):
-            if isinstance(item, Failed):
-                continue
-            if item.options.num_beams > 1:
-                (results[index],) = generate(self.model, self.tokenizer, [item.prompt_ids], item.options)
-            else:
-                together[index] = item
-        for index, result in self._run(together).items():
-            results[index] = result
-        return results
+    def forward(self, prepared: Sequence[PreparedPrompt | Failed]) -> list[list[GenerationResult] | None]:
+        """num_return_sequences texts each, as `bigbird.generation.generate` gives them; None for a Failed."""
+        requests = [
+            [] if isinstance(item, Failed) else requests_of(self.model, self.tokenizer, item.prompt_ids, item.options)
+            for item in prepared
+        ]
+        of_all = [request for of_one in requests for request in of_one]
+        # One of full length, whatever the budget, and all of its beams.
+        num_beams = max((request.options.num_beams for request in of_all), default=1)
+        room = max(self.max_tokens_per_batch, self.config.max_position_embeddings * num_beams)
+        complete(self.model, of_all, max_cache_tokens=room)
+        return [
+            [result for request in of_one for result in results_of(self.model, self.tokenizer, request)] or None
+            for of_one in requests
+        ]
 
-    def decode(self, item: PreparedPrompt, output: GenerationResult, options: TextGenerationOptions) -> Record:
+    def decode(self, item: PreparedPrompt, output: list[GenerationResult], options: TextGenerationOptions) -> Record:
         """{"generated_text", "finish_reason", "num_prompt_tokens", "num_generated_tokens"}, with logprobs also those.
 
-        The text is the continuation, without the prompt. What options could change was settled before the model ran:
-        those given here are not read.
+        The text is the continuation, without the prompt unless return_full_text. With num_return_sequences above 1 the
+        record is that of the first text, and "generated_sequences" has one of all of them. What options could change
+        was settled before the model ran: those given here are not read.
         """
-        record: Record = {
-            "generated_text": output.text,
-            "finish_reason": output.finish_reason,
-            "num_prompt_tokens": output.num_prompt_tokens,
-            "num_generated_tokens": output.num_generated_tokens,
-        }
-        if output.logprobs is not None:
-            record["logprobs"] = list(output.logprobs)
-        return record
-
-    def _run(self, prompts: dict[int, PreparedPrompt]) -> dict[int, GenerationResult]:
-        if not prompts:
-            return {}
-        room = max(self.max_tokens_per_batch, self.config.max_position_embeddings)
-        # Offline nobody waits for a first token, so prompts are read in larger chunks than a server's.
-        engine = Engine(self.model, self.tokenizer, max_cache_tokens=room, prefill_tokens=1024)
-        chunks: dict[int, list[GenerationChunk]] = {}
-        index_of = {}
-        for index, item in prompts.items():
-            index_of[engine.submit(item.prompt_ids, item.options)] = index
-            chunks[index] = []
-        while engine.has_work:
-            for event in engine.step():
-                chunks[index_of[event.request_id]].append(event)
-        return {index: _result(prompts[index], generated) for index, generated in chunks.items()}
+        records = [_record(item, result) for result in output]
+        if len(records) == 1:
+            return records[0]
+        return {**records[0], "generated_sequences": records}
 
 
-def _result(prompt: PreparedPrompt, chunks: Sequence[GenerationChunk]) -> GenerationResult:
-    reason = chunks[-1].finish_reason
-    assert reason is not None
-    return GenerationResult(
-        text="".join(chunk.text for chunk in chunks),
-        token_ids=tuple(chunk.token_id for chunk in chunks if chunk.token_id is not None),
-        finish_reason=reason,
-        num_prompt_tokens=len(prompt.prompt_ids),
-        logprobs=tuple(chunk.logprob for chunk in chunks if chunk.logprob is not None)
-        if prompt.options.logprobs
-        else None,
-    )
+def _record(item: PreparedPrompt, result: GenerationResult) -> Record:
+    record: Record = {
+        "generated_text": item.text + result.text,
+        "finish_reason": result.finish_reason,
+        "num_prompt_tokens": result.num_prompt_tokens,
+        "num_generated_tokens": result.num_generated_tokens,
+    }
+    if result.logprobs is not None:
+        record["logprobs"] = list(result.logprobs)
+    return record

@@ -62,9 +62,9 @@ class InputColumns:
 def result_fields(task: str, *, options: Any = None, embedding_size: int | None = None) -> list[pa.Field]:
     """The columns a task adds, without `error` and the origin.
 
-    `options` is the task's options dataclass (or None for its defaults): two of them change the schema,
-    `aggregation_strategy="none"` and `return_tokens=True`. `embedding_size` is the width of feature-extraction's
-    fixed-size list; without it the list is declared with variable size.
+    `options` is the task's options dataclass (or None for its defaults): some of them change the schema,
+    `aggregation_strategy="none"`, `return_tokens`, `logprobs` and `num_return_sequences`. `embedding_size` is the
+    width of feature-extraction's fixed-size list; without it the list is declared with variable size.
     """
     fields: list[pa.Field]
     if task == "fill-mask":
@@ -93,6 +93,10 @@ def result_fields(task: str, *, options: Any = None, embedding_size: int | None 
     elif task == "text-generation":
         fields = [pa.field("generated_text", _STRING), pa.field("finish_reason", _STRING)]
         fields += [pa.field("num_prompt_tokens", pa.int64()), pa.field("num_generated_tokens", pa.int64())]
+        if getattr(options, "logprobs", False):
+            fields.append(pa.field("logprobs", pa.list_(pa.float64())))
+        if getattr(options, "num_return_sequences", 1) > 1:
+            fields.append(pa.field("generated_sequences", pa.list_(pa.struct(list(fields)))))
     else:
         raise InputError(f"task {task!r} is not known; the tasks are {', '.join(TASKS)}")
     return fields + _COUNTS

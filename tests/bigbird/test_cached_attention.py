@@ -89,10 +89,12 @@ def test_far_apart_pages_are_gathered_with_the_same_result():
 
 def test_forks_and_shared_prefixes_attend_to_the_pages_they_share():
     cache = make_cache(page_size=4)
-    parent = Sequence(cache.open(30), 30, seed=2)
+    parent = Sequence(cache.open(30, num_forks=1), 30, seed=2)
     feed(cache, [(parent, 10)])
     children = []
-    for child in (cache.fork(parent.number, 30), cache.open(30, prefix_of=parent.number, num_shared_tokens=8)):
+    follower = cache.open(30)
+    cache.adopt(follower, parent.number, 8)
+    for child in (cache.fork(parent.number), follower):
         sequence = Sequence(child, 30, seed=3 + child)
         sequence.fed = cache.length(child)
         sequence.states[:, :, : sequence.fed] = parent.states[:, :, : sequence.fed]

@@ -97,9 +97,10 @@ def test_a_real_model_says_in_company_what_generate_says(seed: int):
             prompt = chance.choice([[], common]) + [chance.randrange(90) for _ in range(chance.choice([1, 8, 150]))]
             options = GenerationOptions(
                 max_new_tokens=chance.randint(1, 16),
-                temperature=chance.choice([0.0, 0.0, 0.7]),
-                top_k=chance.choice([0, 20]),
-                top_p=chance.choice([1.0, 0.9]),
+                **chance.choice(
+                    [{}, {}, {"temperature": 0.7, "top_k": 20}, {"temperature": 0.7, "top_k": 20, "top_p": 0.9}]
+                ),
+                prompt_lookup_num_tokens=chance.choice([0, 0, 5]),
                 repetition_penalty=chance.choice([1.0, 1.2]),
                 min_new_tokens=chance.choice([0, 1]),
                 seed=chance.randrange(1000),
@@ -135,7 +136,7 @@ def test_10000_requests_leave_nothing_behind():
             finish(engine)
             assert_empty(engine)
     assert not engine._by_id
-    assert not engine._active
+    assert not engine._scheduler.running
 
 
 def test_a_long_prompt_is_read_in_chunks_between_the_steps_of_others():
@@ -235,7 +236,8 @@ def test_requests_that_could_never_be_served_are_refused_at_once():
         ([50], {}, "from 0 to 49, got 50"),
         ([1] * 300, {"max_new_tokens": 201}, "at most 500 tokens together, got 300 [+] 201 = 501"),
         ([1] * 200, {"max_new_tokens": 64}, "at most 256 tokens together .max_cache_tokens., got 264"),
-        ([1], {"num_beams": 2}, "num_beams must be 1"),
+        ([1] * 60, {"num_beams": 3}, "at most 256 tokens together .*, got 124 for each of 3 beams"),
+        ([1], {"num_return_sequences": 2, "temperature": 1.0}, "make one request a text"),
         ([1], {"stop": ("a",)}, "stop strings need a tokenizer"),
         ([1], {"eos_token_ids": (50,)}, "eos_token_ids must be below 50"),
     ]:

@@ -1,5 +1,6 @@
 """Generated tokens are those of transformers, alone and together; options mean what they say."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from tiny_decoders import TINY, LetterTokenizer, SumModel, tiny_decoder
 
 from bigbird import BigBirdForCausalLM
 from bigbird.attention.cached import CachedAttention
+from bigbird.attention.kv_cache import KVCache
 from bigbird.errors import InputError
-from bigbird.generation.decoding import Piece, make_cache, run
+from bigbird.generation.engine import Engine, Piece, run
 from bigbird.generation.generate import GenerationOptions, encode_prompt, generate, stream
 from bigbird.inference import prepare_for_inference
 from bigbird.linear.packed import can_pack
@@ -165,7 +167,7 @@ def test_cached_and_chunked_equal_the_whole_at_once(length, data):
     (prompt,) = prompts_of([length], seed=length)
     with torch.inference_mode():
         whole = model(torch.tensor([prompt])).logits[0]
-    cache = make_cache(model, length)
+    cache = KVCache.for_model(model, length)
     sequence = cache.open(length)
     start = 0
     while start < length:
@@ -174,9 +176,9 @@ def test_cached_and_chunked_equal_the_whole_at_once(length, data):
         torch.testing.assert_close(logits[0], whole[end - 1], atol=1e-5 * float(whole.abs().max()), rtol=1e-5)
         start = end
     past = model(torch.tensor([prompt]), use_cache=True).past_key_values
-    for (key, value), layer in zip(cache.past_key_values([sequence]), past, strict=True):
-        torch.testing.assert_close(key, layer[0], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(value, layer[1], atol=1e-5, rtol=1e-4)
+    for number, layer in enumerate(past):
+        for ours, theirs in zip(cache.read(number, sequence), layer, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_attention_of_a_step_is_planned_once_for_all_layers(monkeypatch: pytest.MonkeyPatch):
@@ -194,7 +196,7 @@ def test_a_prepared_model_gives_the_same_bits_alone_and_in_company(num_neighbour
     prompt, *prompts = prompts_of([130, *range(3, 3 + 5 * num_neighbours, 5)])
     answers = []
     for others in ([], prompts):
-        cache = make_cache(model, 20_000)
+        cache = KVCache.for_model(model, 20_000)
         neighbours = [cache.open(300) for _ in others]
         for neighbour, its_prompt in zip(neighbours, others, strict=True):
             run(model, cache, [Piece(neighbour, its_prompt)])
@@ -249,6 +251,54 @@ def test_logprobs_are_those_of_the_model_itself():
         logits = model(torch.tensor([[*prompt, *result.token_ids]])).logits[0, len(prompt) - 1 : -1]
     expected = logits.log_softmax(-1)[range(6), list(result.token_ids)]
     torch.testing.assert_close(torch.tensor(result.logprobs), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [{"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 1}, {"bad_words_ids": [[7], [11, 12], [5, 6, 30], [20]]}],
+)
+def test_forbidden_tokens_equal_transformers(changes: dict[str, Any], num_beams: int):
+    theirs, ours = with_theirs(seed=7)
+    options = GenerationOptions(max_new_tokens=24, num_beams=num_beams, **changes)
+    theirs.generation_config.update(**changes)
+    for prompt in prompts_of([3, 40, 80]):
+        assert list(generate(ours, None, [prompt], options)[0].token_ids) == their_tokens(theirs, prompt, options)
+
+
+@pytest.mark.parametrize("changes", [{}, {"repetition_penalty": 1.1, "min_new_tokens": 9}, {"temperature": 0.7}])
+def test_prompt_lookup_gives_the_same_tokens_in_fewer_steps(changes: dict[str, Any]):
+    model = tiny_decoder(4)
+    prompts = [prompt * 3 for prompt in prompts_of([9, 30, 70])]
+    options = GenerationOptions(max_new_tokens=90, seed=3, logprobs=True, eos_token_ids=(2, 50), **changes)
+    with_lookup = replace(options, prompt_lookup_num_tokens=6)
+    for prompt in [*prompts, None]:
+        asked = prompts if prompt is None else [prompt]
+        plain, looked_up = generate(model, None, asked, options), generate(model, None, asked, with_lookup)
+        for one, other in zip(plain, looked_up, strict=True):
+            assert (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
+            torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=1e-4)
+    engine = Engine(model)
+    engine.submit(prompts[1], with_lookup)
+    num_tokens = sum(len(engine.step()) for _ in iter(lambda: engine.has_work, False))
+    if not changes:
+        assert engine.stats.num_steps < num_tokens
+
+
+def test_several_texts_a_prompt_are_drawn_with_the_seeds_that_follow_or_are_the_best_beams():
+    model = tiny_decoder(5)
+    prompts = prompts_of([5, 9])
+    drawn = GenerationOptions(max_new_tokens=8, temperature=1.0, seed=5, num_return_sequences=3)
+    alone = [
+        generate(model, None, [prompt], replace(drawn, seed=seed, num_return_sequences=1))[0]
+        for prompt in prompts
+        for seed in (5, 6, 7)
+    ]
+    assert generate(model, None, prompts, drawn) == alone
+    beams = GenerationOptions(max_new_tokens=8, num_beams=4, num_return_sequences=3)
+    results = generate(model, None, prompts, beams)
+    assert len({result.token_ids for result in results[:3]}) == 3
+    assert results[::3] == generate(model, None, prompts, replace(beams, num_return_sequences=1))
 
 
 def test_a_stream_shows_what_generate_returns():
@@ -317,7 +367,7 @@ def test_texts_begin_as_they_are_tokenized():
         ({"repetition_penalty": 0}, "repetition_penalty must be a number above 0.0 to 100.0, got 0"),
         ({"seed": -1}, "seed must be an integer from 0 to 9223372036854775807, got -1"),
         ({"stop": "end"}, "stop must be a tuple of str, got 'end'"),
-        ({"stop": ("",)}, "stop strings must not be empty"),
+        ({"stop": ("",)}, "stop must be strings with characters"),
         ({"eos_token_ids": (1.0,)}, "eos_token_ids must be a tuple of int"),
         ({"eos_token_ids": (-1,)}, "eos_token_ids must be at least 0"),
         ({"logprobs": 1}, "logprobs must be True or False, got 1"),
@@ -325,6 +375,16 @@ def test_texts_begin_as_they_are_tokenized():
         ({"num_beams": 2, "temperature": 0.5}, "temperature must be 0.0 with beam search .num_beams 2., got 0.5"),
         ({"num_beams": 2, "stop": ("a",)}, "stop must be .. with beam search"),
         ({"num_beams": 2, "logprobs": True}, "logprobs must be False with beam search"),
+        ({"top_p": 0.9}, "top_p must be 1.0 at temperature 0, which draws nothing, got 0.9"),
+        ({"top_k": 5}, "top_k must be 0 at temperature 0"),
+        ({"min_p": 0.1}, "min_p must be 0.0 at temperature 0"),
+        ({"early_stopping": True}, "early_stopping must be False without beam search .num_beams 1., got True"),
+        ({"length_penalty": 2.0}, "length_penalty must be 1.0 without beam search"),
+        ({"num_return_sequences": 2}, "num_return_sequences must be at most num_beams 1 at temperature 0, got 2"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "at most num_beams 2 .* got 3"),
+        ({"num_beams": 2, "prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens must be 0 with beam search"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size must be an integer of 0 up, got -1"),
+        ({"bad_words_ids": ((),)}, "bad_words_ids must be lists of int of at least 0, none empty"),
         ({"length_penalty": float("inf")}, "length_penalty must be a number .* got inf"),
     ],
 )

@@ -1,6 +1,5 @@
 """The paged cache: what it gives back, what it promises, what it shares."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -54,21 +53,6 @@ def test_memory_grows_in_steps_and_never_beyond_the_limit():
     assert cache.num_allocated_pages == cache.keys[0].shape[0] == 16
 
 
-def test_past_key_values_have_the_documented_form():
-    cache = make_cache()
-    sequences = [cache.open(8), cache.open(8)]
-    for sequence in sequences:
-        append(cache, sequence, [float(sequence)] * 5)
-    past = cache.past_key_values(sequences)
-    assert len(past) == LAYERS
-    for key, value in past:
-        assert key.shape == value.shape == (2, HEADS, 5, DIM)
-    assert past[1][0][1, 0, 0, 0] == sequences[1] + 1
-    append(cache, sequences[0], [0.0])
-    with pytest.raises(ValueError, match=r"\[5, 6\]"):
-        cache.past_key_values(sequences)
-
-
 def test_a_reservation_is_kept_and_not_exceeded():
     cache = make_cache(max_tokens=16)
     promised = cache.open(12)
@@ -95,7 +79,8 @@ def test_shared_pages_outlive_the_sequence_they_came_from():
     cache = make_cache(max_tokens=32)
     first = cache.open(12)
     append(cache, first, [float(number) for number in range(10)])
-    second = cache.open(12, prefix_of=first, num_shared_tokens=8)
+    second = cache.open(12)
+    cache.adopt(second, first, 8)
     assert cache.num_used_pages == 3  # two shared and the page that `first` has begun
     append(cache, second, [50.0])
     cache.free(first)
@@ -108,21 +93,37 @@ def test_sharing_refuses_parts_of_pages_and_tokens_not_written():
     cache = make_cache()
     first = cache.open(12)
     append(cache, first, [0.0] * 6)
-    for num_shared_tokens in (3, 8):
-        with pytest.raises(ValueError, match=f"got {num_shared_tokens}"):
-            cache.open(12, prefix_of=first, num_shared_tokens=num_shared_tokens)
+    second = cache.open(12)
+    for num_tokens in (3, 8):
+        with pytest.raises(ValueError, match=f"got {num_tokens}"):
+            cache.adopt(second, first, num_tokens)
+    with pytest.raises(ValueError, match="must be empty"):
+        cache.adopt(first, first, 4)
 
 
 def test_a_fork_goes_its_own_way():
     cache = make_cache()
-    first = cache.open(12)
+    first = cache.open(12, num_forks=1)
     append(cache, first, [float(number) for number in range(6)])
-    second = cache.fork(first, 12)
+    second = cache.fork(first)
     append(cache, first, [10.0])
     append(cache, second, [20.0])
     assert stored(cache, first) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0]
     assert stored(cache, second) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 20.0]
-    assert np.array_equal(cache.num_owners(np.array(cache.pages(first))), [2, 1])
+    assert cache.pages(first)[0] == cache.pages(second)[0]
+    assert cache.pages(first)[1] != cache.pages(second)[1]
+
+
+def test_truncated_tokens_are_written_anew_in_the_same_pages():
+    cache = make_cache(max_tokens=12)
+    sequence = cache.open(12)
+    append(cache, sequence, [float(number) for number in range(10)])
+    cache.truncate(sequence, 3)
+    assert stored(cache, sequence) == [0.0, 1.0, 2.0]
+    append(cache, sequence, [20.0 + number for number in range(9)])
+    assert stored(cache, sequence) == [0.0, 1.0, 2.0, *(20.0 + number for number in range(9))]
+    with pytest.raises(ValueError, match="from 0 to 12, got 13"):
+        cache.truncate(sequence, 13)
 
 
 @pytest.mark.parametrize("name", ["num_layers", "num_heads", "head_dim", "max_tokens", "page_size"])
@@ -138,34 +139,44 @@ def test_any_order_of_operations_keeps_every_sequence_and_leaks_nothing(data: st
     cache = make_cache(max_tokens=80)
     expected: dict[int, list[float]] = {}
     limits: dict[int, int] = {}
+    families: dict[int, tuple[int, int]] = {}  # whose fork a sequence is, and how many of them there may be
     fresh = iter(range(1, 100000))
     for _ in range(data.draw(st.integers(1, 40))):
-        action = data.draw(st.sampled_from(["open", "extend", "extend", "fork", "share", "free"]))
+        action = data.draw(st.sampled_from(["open", "extend", "extend", "truncate", "fork", "share", "free"]))
         known = sorted(expected)
         if action != "open" and not known:
             continue
         sequence = data.draw(st.sampled_from(known)) if known else -1
         if action == "open":
             limit = data.draw(st.integers(1, 24))
-            if cache.fits(limit):
-                sequence = cache.open(limit)
-                expected[sequence], limits[sequence] = [], limit
+            num_forks = data.draw(st.integers(0, 2))
+            if cache.fits(limit, num_forks):
+                sequence = cache.open(limit, num_forks)
+                expected[sequence], limits[sequence], families[sequence] = [], limit, (sequence, 1 + num_forks)
         elif action == "extend":
             room = limits[sequence] - len(expected[sequence])
             values = [float(next(fresh)) for _ in range(data.draw(st.integers(0, room)))]
             if values:
                 append(cache, sequence, values)
                 expected[sequence] += values
+        elif action == "truncate":
+            length = data.draw(st.integers(0, len(expected[sequence])))
+            # Not into pages that others share: they stay as they are.
+            length = max(length, len(expected[sequence]) // PAGE * PAGE)
+            cache.truncate(sequence, length)
+            del expected[sequence][length:]
         elif action == "fork":
-            shared = len(expected[sequence]) // PAGE * PAGE
-            if cache.fits(limits[sequence], num_shared_tokens=shared):
-                child = cache.fork(sequence, limits[sequence])
+            family, most = families[sequence]
+            if sum(families[other][0] == family for other in expected) < most:
+                child = cache.fork(sequence)
                 expected[child], limits[child] = list(expected[sequence]), limits[sequence]
+                families[child] = families[sequence]
         elif action == "share":
             shared = data.draw(st.integers(0, len(expected[sequence]) // PAGE)) * PAGE
-            if cache.fits(shared + 4, num_shared_tokens=shared):
-                child = cache.open(shared + 4, prefix_of=sequence, num_shared_tokens=shared)
-                expected[child], limits[child] = expected[sequence][:shared], shared + 4
+            if cache.fits(shared + 4):
+                child = cache.open(shared + 4)
+                cache.adopt(child, sequence, shared)
+                expected[child], limits[child], families[child] = expected[sequence][:shared], shared + 4, (child, 1)
         else:
             cache.free(sequence)
             del expected[sequence]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -69,6 +70,17 @@ def test_a_prompt_too_long_is_an_error_or_cut_at_its_beginning_and_says_so(predi
     assert record["generated_text"] == alone.text
     (record,) = predictor(["a"], TextGenerationOptions(max_new_tokens=511))
     assert "leaves a prompt no room among the model's 512" in record["error"]["message"]
+
+
+def test_full_texts_begin_with_the_prompt_and_several_are_all_in_the_record(predictor):
+    plain = TextGenerationOptions(max_new_tokens=6, temperature=1.0, seed=2)
+    several = replace(plain, num_return_sequences=3, return_full_text=True)
+    (record,) = predictor(["Paris is"], several)
+    alone = [predictor(["Paris is"], replace(plain, seed=seed))[0]["generated_text"] for seed in (2, 3, 4)]
+    assert [one["generated_text"] for one in record["generated_sequences"]] == ["Paris is" + text for text in alone]
+    assert record["generated_text"] == "Paris is" + alone[0]
+    (record,) = predictor(["Paris is"], TextGenerationOptions(max_new_tokens=6, num_beams=3, num_return_sequences=2))
+    assert len({one["generated_text"] for one in record["generated_sequences"]}) == 2
 
 
 def test_preprocess_needs_no_weights_and_travels(predictor):

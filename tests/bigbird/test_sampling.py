@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigbird.generation.options import GenerationOptions
-from bigbird.generation.sampling import draw, penalise_repetition, warp
+from bigbird.generation.processors import penalise_repetition
+from bigbird.generation.sampling import draw, sample, warp
 
 transformers = pytest.importorskip("transformers")
 
@@ -49,9 +50,8 @@ def test_distributions_equal_transformers(seed, vocabulary, scale, temperature, 
 def test_repetition_penalty_equals_transformers(penalty: float):
     logits = random_logits(4, 50, seed=1)
     seen_ids = torch.randint(0, 50, (4, 12), generator=torch.Generator().manual_seed(2))
-    seen = torch.zeros(4, 50, dtype=torch.bool).scatter_(1, seen_ids, True)
     theirs = transformers.RepetitionPenaltyLogitsProcessor(penalty)(seen_ids, logits.clone())
-    torch.testing.assert_close(penalise_repetition(logits, seen, penalty), theirs)
+    torch.testing.assert_close(penalise_repetition(seen_ids, logits, penalty), theirs)
 
 
 def test_top_p_sorts_everything_when_the_most_likely_do_not_suffice():
@@ -68,8 +68,18 @@ def test_a_row_does_not_depend_on_the_others():
     options = GenerationOptions(temperature=0.8, top_p=0.95, min_p=0.001)
     assert torch.equal(warp(logits, options)[:1], warp(logits[:1], options))
     uniforms = torch.rand(5, dtype=torch.float64)
-    scores = warp(logits, options)
-    assert torch.equal(draw(scores, uniforms)[2:3], draw(scores[2:3], uniforms[2:3]))
+    for row in range(5):
+        alone = sample(logits[row : row + 1], options, uniforms[row : row + 1])
+        assert torch.equal(sample(logits, options, uniforms)[row : row + 1], alone)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 7}, {"top_p": 0.7}, {"top_k": 9, "top_p": 0.7}, {"min_p": 0.1}, {}])
+def test_draws_among_candidates_follow_transformers_distribution(options: dict[str, float]):
+    logits = random_logits(1, 40, seed=8, scale=1.0)
+    uniforms = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    asked = GenerationOptions(temperature=0.9, **options)
+    counts = sample(logits.expand(20_000, 40), asked, uniforms).bincount(minlength=40)
+    torch.testing.assert_close(counts / 20_000, their_probabilities(logits, asked)[0], atol=2e-4, rtol=0)
 
 
 def test_draws_follow_the_distribution():

@@ -60,6 +60,16 @@ def test_aggregation_none_declares_tokens_in_the_place_of_groups():
     assert [entities.type.value_type.field(i).name for i in range(2)] == ["entity", "index"]
 
 
+def test_several_generated_texts_and_their_logprobs_are_declared():
+    options = OPTIONS["text-generation"](temperature=1.0, logprobs=True, num_return_sequences=2)
+    text = {"generated_text": "a", "finish_reason": "stop", "num_prompt_tokens": 1, "num_generated_tokens": 2}
+    text["logprobs"] = [-1.0, -0.5]
+    record = {**text, "generated_sequences": [text, text], "num_tokens": 0, "num_windows": 1, "truncated": False}
+    fields = result_fields("text-generation", options=options)
+    columns = record_columns([record], "text-generation", fields)
+    assert {f.name: column[0].as_py() for f, column in zip(fields, columns[:-1], strict=True)} == record
+
+
 def test_an_embedding_is_a_list_of_fixed_size():
     assert result_fields("feature-extraction", embedding_size=8)[0].type == pa.list_(pa.float32(), 8)
 

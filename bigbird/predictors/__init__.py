@@ -24,9 +24,14 @@ from bigbird.predictors.question_answering import QuestionAnsweringOptions, Ques
 from bigbird.predictors.text_classification import TextClassificationOptions, TextClassificationPredictor
 from bigbird.predictors.text_generation import TextGenerationOptions, TextGenerationPredictor
 from bigbird.predictors.token_classification import TokenClassificationOptions, TokenClassificationPredictor
+from bigbird.predictors.zero_shot_classification import (
+    ZeroShotClassificationOptions,
+    ZeroShotClassificationPredictor,
+)
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 __all__ = [
+    "ALIASES",
     "HEADS",
     "OPTIONS",
     "TASKS",
@@ -51,6 +56,8 @@ __all__ = [
     "TextGenerationPredictor",
     "TokenClassificationOptions",
     "TokenClassificationPredictor",
+    "ZeroShotClassificationOptions",
+    "ZeroShotClassificationPredictor",
     "load_predictor",
 ]
 
@@ -62,6 +69,7 @@ _PREDICTORS: dict[str, type[Predictor[Any, Any, Any]]] = {
         MaskedLMScoringPredictor,
         TokenClassificationPredictor,
         TextClassificationPredictor,
+        ZeroShotClassificationPredictor,
         MultipleChoicePredictor,
         QuestionAnsweringPredictor,
         FeatureExtractionPredictor,
@@ -69,6 +77,8 @@ _PREDICTORS: dict[str, type[Predictor[Any, Any, Any]]] = {
     )
 }
 TASKS = tuple(_PREDICTORS)
+ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
+"""Other names of tasks, as in transformers."""
 OPTIONS: dict[str, Any] = {task: predictor.options_class for task, predictor in _PREDICTORS.items()}
 """The options dataclass of each task."""
 HEADS: dict[str, tuple[str, ...]] = {task: predictor.architectures for task, predictor in _PREDICTORS.items()}
@@ -87,6 +97,7 @@ def load_predictor(
 ) -> Predictor[Any, Any, Any]:
     """A checkpoint ready to turn examples of a task into records.
 
+    task: one of `TASKS`, or of `ALIASES`.
     dtype: "float32", "bfloat16" or "int8", see prepare_for_inference. max_tokens_per_batch: tokens the encoder
     reads at once; None is what is fast in little memory (default_max_tokens_per_batch). options: the task's options
     (`OPTIONS[task]`), which a call may replace. weights: False reads no weights, for preprocess and postprocess on
@@ -95,6 +106,7 @@ def load_predictor(
     Raises InputError for an unknown task, options of another task or beyond the model; CheckpointError for a
     checkpoint without the task's head, or what loading it raises.
     """
+    task = ALIASES.get(task, task)
     if task not in _PREDICTORS:
         raise InputError(f"task {task!r} is not known; the tasks are {', '.join(TASKS)}")
     if options is not None and not isinstance(options, OPTIONS[task]):

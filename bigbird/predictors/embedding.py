@@ -1,6 +1,6 @@
-"""feature-extraction: a text in, one vector out.
+"""feature-extraction: a text in; one vector out, or one for each token.
 
-Knows how the states of a text, and of the windows of a long one, become one vector. Needs the encoder only, so a
+Knows how the states of a text, and of the windows of a long one, become vectors. Needs the encoder only, so a
 checkpoint of any head will do.
 """
 
@@ -15,55 +15,78 @@ from bigbird.packing import PackedBatch
 from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
 from bigbird.predictors.options import LengthOptions
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.windows import stitch
 
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "mean", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureExtractionOptions(LengthOptions):
-    """Lengths, and how states become a vector.
+    """Lengths, and how states become vectors.
 
     pooling: "mean" of the last hidden states of all tokens, [CLS] and [SEP] with them, as sentence-transformers
     computes it; or the state of the first token, "cls". A long text's vector is the mean of its windows' vectors,
-    weighted by the tokens each window keeps. normalize: to length 1, at the very end.
+    weighted by the tokens each window keeps. "none" gives every token's state, as transformers' pipeline: [CLS] of
+    the first window, each token of the text as the window that keeps it has it, [SEP] of the last.
+    normalize: vectors to length 1, at the very end.
     """
 
     pooling: Pooling = "mean"
     normalize: bool = False
 
 
-class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, PreparedWindows, np.ndarray]):
+@dataclass(frozen=True, eq=False)
+class StatesRow(Row):
+    """A row, and whether every token's state is asked for."""
+
+    every_token: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedStates(PreparedWindows):
+    """Windows, and whether every token's state is asked for."""
+
+    every_token: bool
+
+
+class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, PreparedStates, np.ndarray]):
     """Predictor for the encoder of any checkpoint. An example is a text."""
 
     task = "feature-extraction"
     options_class = FeatureExtractionOptions
     architectures = ()
 
-    def build(self, texts: list[TokenizedText], options: FeatureExtractionOptions) -> PreparedWindows:
-        """Cut into windows."""
+    def build(self, texts: list[TokenizedText], options: FeatureExtractionOptions) -> PreparedStates:
+        """Cut into windows; whether every token's state is asked for is read here."""
         (text,) = texts
         limit = options.length_limit(self.config.max_position_embeddings)
-        return PreparedWindows.cut(self.tokenizer, text, limit, options)
+        return PreparedStates.cut(self.tokenizer, text, limit, options, every_token=options.pooling == "none")
 
     @property
     def encoder(self) -> Any:
         return getattr(self.model, "bert", self.model)
 
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
-        pooled = [
-            torch.stack([states[start].float(), states[start : start + length].float().mean(dim=0)])
-            for start, length in zip(packed.starts, packed.lengths, strict=True)
-        ]
-        return list(torch.stack(pooled).cpu().numpy())
+    def rows_of(self, item: PreparedStates) -> list[StatesRow]:
+        return [StatesRow(row.ids, every_token=item.every_token) for row in item.rows]
 
-    def gather(self, item: PreparedWindows, vectors: list[np.ndarray]) -> np.ndarray:
-        """Both poolings of the document, (2, hidden_size) float32: cls and mean."""
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[StatesRow]) -> list[np.ndarray]:
+        found = []
+        for row, start in zip(rows, packed.starts, strict=True):
+            own = states[start : start + len(row)].float()
+            found.append((own if row.every_token else torch.stack([own[0], own.mean(dim=0)])).cpu().numpy())
+        return found
+
+    def gather(self, item: PreparedStates, vectors: list[np.ndarray]) -> np.ndarray:
+        """Both poolings of the document, (2, hidden_size) float32: cls and mean; or (2 + tokens, hidden_size)."""
+        if item.every_token:
+            tokens = stitch(item.windows, [array[1:-1] for array in vectors])
+            return np.concatenate([vectors[0][:1], tokens, vectors[-1][-1:]])
         weights = np.array([window.num_kept / item.num_tokens for window in item.windows], dtype=np.float32)
         return np.asarray(np.tensordot(weights, np.stack(vectors), axes=1))
 
-    def decode(self, item: PreparedWindows, vectors: np.ndarray, options: FeatureExtractionOptions) -> Record:
-        """{"embedding": hidden_size floats}."""
-        vector = vectors[("cls", "mean").index(options.pooling)]
+    def decode(self, item: PreparedStates, vectors: np.ndarray, options: FeatureExtractionOptions) -> Record:
+        """{"embedding": hidden_size floats}, or {"token_embeddings": one such list a token, [CLS] and [SEP] too}."""
+        chosen = vectors if item.every_token else vectors[("cls", "mean").index(options.pooling)]
         if options.normalize:
-            vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
-        return {"embedding": vector.tolist()}
+            chosen = chosen / np.maximum(np.linalg.norm(chosen, axis=-1, keepdims=True), 1e-12)
+        return {"token_embeddings" if item.every_token else "embedding": chosen.tolist()}

@@ -13,6 +13,7 @@ import numpy as np
 from bigbird.errors import InputError
 from bigbird.predictors.options import LengthOptions
 from bigbird.predictors.windows import Window, plan
+from bigbird.tokenization.encoding import Encoding
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 Record = dict[str, Any]
@@ -86,18 +87,30 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedText:
-    """A text, its token ids (n,) int32 and their character offsets in it (n, 2) int64, without special tokens."""
+    """A text, its token ids (n,) int32 and their character offsets in it (n, 2) int64, without special tokens.
+
+    words: the number of each token's word, (n,) int32, -1 for none; None where the task does not read them.
+    """
 
     text: str
     ids: np.ndarray
     offsets: np.ndarray
+    words: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def head(self, num_tokens: int) -> "TokenizedText":
         """The same text with its first tokens only."""
-        return TokenizedText(self.text, self.ids[:num_tokens], self.offsets[:num_tokens])
+        words = None if self.words is None else self.words[:num_tokens]
+        return TokenizedText(self.text, self.ids[:num_tokens], self.offsets[:num_tokens], words)
+
+    def word_of(self, token: int) -> tuple[int, int]:
+        """First and last token of the word a token belongs to; itself where it belongs to none."""
+        if self.words is None or self.words[token] < 0:
+            return token, token
+        same = np.flatnonzero(self.words == self.words[token])
+        return int(same[0]), int(same[-1])
 
 
 NamedTexts = Sequence[tuple[str, object]]
@@ -113,13 +126,14 @@ def prepare(
     texts_of: Callable[[Any], NamedTexts],
     build: Callable[[list[TokenizedText]], PreparedT],
     allow_empty: bool = False,
+    with_words: bool = False,
 ) -> list[PreparedT | Failed]:
     """Check and tokenize every example, then `build` it; one result an example, in order.
 
     vocab_size: ids the model knows. texts_of: the texts of an example, each with the name that messages give it.
     build: makes the prepared example of the tokenized texts. Both raise InputError for an example that will not
     do; it, and whatever the tokenizer cannot take, becomes a Failed in that example's place. allow_empty: texts
-    without tokens will do.
+    without tokens will do. with_words: the tokenized texts say which word each token belongs to.
     """
     found: list[list[str] | Failed] = []
     names: list[list[str]] = []
@@ -131,7 +145,8 @@ def prepare(
         except InputError as error:
             found.append(Failed("InputError", str(error)))
         names.append([name for name, _ in named])
-    tokenized = iter(_tokenize(tokenizer, [text for texts in found if isinstance(texts, list) for text in texts]))
+    every = [text for texts in found if isinstance(texts, list) for text in texts]
+    tokenized = iter(_tokenize(tokenizer, every, with_words))
 
     results: list[PreparedT | Failed] = []
     for texts, text_names in zip(found, names, strict=True):
@@ -231,7 +246,7 @@ def _checked(value: object, name: str, options: LengthOptions) -> str:
     return value
 
 
-def _tokenize(tokenizer: BigBirdTokenizer, texts: Sequence[str]) -> list[TokenizedText | Exception]:
+def _tokenize(tokenizer: BigBirdTokenizer, texts: Sequence[str], with_words: bool) -> list[TokenizedText | Exception]:
     """Each text's tokens, or the exception the tokenizer raised for it."""
     results: list[TokenizedText | Exception] = []
     begin = 0
@@ -240,26 +255,33 @@ def _tokenize(tokenizer: BigBirdTokenizer, texts: Sequence[str]) -> list[Tokeniz
         while end < len(texts) and size + len(texts[end]) <= CHARACTERS_PER_CALL:
             size += len(texts[end])
             end += 1
-        results.extend(_tokenize_together(tokenizer, texts[begin:end]))
+        results.extend(_tokenize_together(tokenizer, texts[begin:end], with_words))
         begin = end
     return results
 
 
-def _tokenize_together(tokenizer: BigBirdTokenizer, texts: Sequence[str]) -> Sequence[TokenizedText | Exception]:
+def _tokenize_together(
+    tokenizer: BigBirdTokenizer, texts: Sequence[str], with_words: bool
+) -> Sequence[TokenizedText | Exception]:
     try:
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     except Exception as error:  # one text of many: find it, so that it alone fails
         if len(texts) == 1:
             return [error]
-        return [result for text in texts for result in _tokenize_together(tokenizer, [text])]
+        return [result for text in texts for result in _tokenize_together(tokenizer, [text], with_words)]
     return [
         TokenizedText(
             text,
             np.asarray(encoding.ids, dtype=np.int32),
             np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+            _words(encoding) if with_words else None,
         )
         for text, encoding in zip(texts, encodings, strict=True)
     ]
+
+
+def _words(encoding: Encoding) -> np.ndarray:
+    return np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int32)
 
 
 def _within_limits(

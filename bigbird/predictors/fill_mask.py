@@ -20,22 +20,33 @@ from bigbird.predictors.windows import plan
 
 @dataclass(frozen=True, kw_only=True)
 class FillMaskOptions(LengthOptions):
-    """Lengths, and how many candidates a mask gets: top_k, at most the whole vocabulary."""
+    """Lengths, and which candidates a mask gets.
+
+    top_k: how many, at most the whole vocabulary. targets: only these tokens compete; their probabilities are still
+    those among the whole vocabulary. Each is an entry of the vocabulary, or a text that is one token; other texts make
+    error records. return_sequence: each candidate also brings the whole text with the mask filled, as transformers
+    decodes it (with [CLS] and [SEP] where there are several masks): as many texts as masks times candidates.
+    """
 
     top_k: int = 5
+    targets: tuple[str, ...] | None = None
+    return_sequence: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.targets, str):
+            object.__setattr__(self, "targets", (self.targets,))
         super().__post_init__()
         require_at_least("top_k", self.top_k, 1)
 
 
 @dataclass(frozen=True, eq=False)
 class MaskRow:
-    """A window's row, the places of its masks (masks,) counted from its start, and how many candidates they get."""
+    """A window's row, the places of its masks (masks,) counted from its start, and which candidates they get."""
 
     ids: np.ndarray
     positions: np.ndarray
     top_k: int
+    target_ids: tuple[int, ...] | None
     types_from: None = None
 
     def __len__(self) -> int:
@@ -46,13 +57,16 @@ class MaskRow:
 class PreparedMasks(Prepared):
     """A text's windows that keep a mask, one a row.
 
-    positions: one array a row, the places of the masks it keeps. starts: where each mask stands in the text
-    (characters), left to right. top_k: candidates asked for.
+    positions: one array a row, the places of the masks it keeps. places: tokens of the text that are masks, starts:
+    their characters, both left to right. top_k, target_ids: candidates asked for. text: where sequences are.
     """
 
     positions: tuple[np.ndarray, ...]
+    places: tuple[int, ...]
     starts: tuple[int, ...]
     top_k: int
+    target_ids: tuple[int, ...] | None
+    text: TokenizedText | None
 
 
 class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[np.ndarray, np.ndarray]]):
@@ -63,9 +77,10 @@ class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[n
     architectures = ("BigBirdForMaskedLM", "BigBirdForPreTraining")
 
     def build(self, texts: list[TokenizedText], options: FillMaskOptions) -> PreparedMasks:
-        """Cut into windows; `top_k` is read here. A text without a mask is refused."""
+        """Cut into windows; which candidates are asked for is read here. A text without a mask is refused."""
         room = options.length_limit(self.config.max_position_embeddings) - 2
         (text,) = texts
+        targets = None if options.targets is None else self._target_ids(options.targets)
         windows, truncated = plan(len(text), room, options, what="text")
         kept = text.head(windows[-1].stop)
         masks = np.flatnonzero(kept.ids == self.tokenizer.mask_token_id)
@@ -80,27 +95,53 @@ class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[n
             num_windows=len(windows),
             truncated=truncated,
             positions=tuple(places - window.start + 1 for window, places in held),
+            places=tuple(masks.tolist()),
             starts=tuple(_mask_start(kept, place) for place in masks.tolist()),
-            top_k=min(options.top_k, self.config.vocab_size, len(self.tokenizer)),
+            top_k=min(options.top_k, len(targets) if targets else self._num_candidates),
+            target_ids=targets,
+            text=kept if options.return_sequence else None,
         )
+
+    @property
+    def _num_candidates(self) -> int:
+        """A vocabulary may be padded beyond the tokenizer's; what has no spelling is no candidate."""
+        return min(self.config.vocab_size, len(self.tokenizer))
+
+    def _target_ids(self, targets: tuple[str, ...]) -> tuple[int, ...]:
+        ids: list[int] = []
+        for index, target in enumerate(targets):
+            found = self.tokenizer.token_to_id(target)
+            cut = self.tokenizer.encode_batch([target], add_special_tokens=False)[0].ids if found is None else []
+            pieces = cut if found is None else [found]
+            if len(pieces) != 1 or pieces[0] >= self.config.vocab_size:
+                raise InputError(f"targets[{index}] is {target!r}, {len(pieces)} tokens of the vocabulary, expected 1")
+            ids += pieces
+        if not ids:
+            raise InputError("targets is empty, expected at least one token")
+        return tuple(dict.fromkeys(ids))
 
     def rows_of(self, item: PreparedMasks) -> list[MaskRow]:
         return [
-            MaskRow(row.ids, positions, item.top_k) for row, positions in zip(item.rows, item.positions, strict=True)
+            MaskRow(row.ids, positions, item.top_k, item.target_ids)
+            for row, positions in zip(item.rows, item.positions, strict=True)
         ]
 
     def read(self, states: Tensor, packed: PackedBatch, rows: list[MaskRow]) -> list[tuple[np.ndarray, np.ndarray]]:
-        positions = [row.positions for row in rows]
-        top_k = max(row.top_k for row in rows)
-        # A vocabulary may be padded beyond the tokenizer's; what has no spelling is no candidate.
-        spelled = len(self.tokenizer)
-        found = [
-            logits.log_softmax(dim=-1)[:, :spelled].topk(top_k)
-            for _, logits in logits_at(self.model, states, packed, positions)
-        ]
-        tokens = split_like(torch.cat([best.indices for best in found]).cpu().numpy(), positions)
-        scores = split_like(torch.cat([best.values.exp() for best in found]).cpu().numpy(), positions)
-        return [(t[:, : row.top_k], s[:, : row.top_k]) for t, s, row in zip(tokens, scores, rows, strict=True)]
+        results: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for targets in {row.target_ids for row in rows}:
+            asking = [index for index, row in enumerate(rows) if row.target_ids == targets]
+            top_k = max(rows[index].top_k for index in asking)
+            positions = [row.positions if row.target_ids == targets else row.positions[:0] for row in rows]
+            ids = None if targets is None else torch.tensor(targets, device=states.device)
+            best = []
+            for _, logits in logits_at(self.model, states, packed, positions):
+                scores = logits.log_softmax(dim=-1)
+                best.append((scores[:, : self._num_candidates] if ids is None else scores[:, ids]).topk(top_k))
+            places = torch.cat([found.indices for found in best])
+            tokens = split_like((places if ids is None else ids[places]).cpu().numpy(), positions)
+            chances = split_like(torch.cat([found.values for found in best]).exp().cpu().numpy(), positions)
+            results.update({i: (tokens[i][:, : rows[i].top_k], chances[i][:, : rows[i].top_k]) for i in asking})
+        return [results[index] for index in range(len(rows))]
 
     def gather(
         self, item: PreparedMasks, results: list[tuple[np.ndarray, np.ndarray]]
@@ -112,22 +153,30 @@ class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[n
     def decode(self, item: PreparedMasks, output: tuple[np.ndarray, np.ndarray], options: FillMaskOptions) -> Record:
         """{"masks": [{"position", "candidates": [{"token", "token_str", "score"}, ...]}, ...]}.
 
-        position: the character of the text where the mask stands. Candidates: the likeliest first.
+        position: the character of the text where the mask stands. Candidates: the likeliest first; with
+        return_sequence also "sequence".
         """
-        masks = zip(item.starts, output[0].tolist(), output[1].tolist(), strict=True)
+        masks = zip(item.starts, item.places, output[0].tolist(), output[1].tolist(), strict=True)
         return {
             "masks": [
                 {
                     "position": start,
                     "candidates": [
                         {"token": token, "token_str": self.tokenizer.decode([token], skip_special_tokens=False),
-                         "score": score}
+                         "score": score, **self._sequence(item, place, token)}
                         for token, score in zip(tokens, scores, strict=True)
                     ],
                 }
-                for start, tokens, scores in masks
+                for start, place, tokens, scores in masks
             ]
         }  # fmt: skip
+
+    def _sequence(self, item: PreparedMasks, place: int, token: int) -> Record:
+        if item.text is None:
+            return {}
+        ids = [self.tokenizer.cls_token_id, *item.text.ids.tolist(), self.tokenizer.sep_token_id]
+        ids[place + 1] = token
+        return {"sequence": self.tokenizer.decode(ids, skip_special_tokens=len(item.places) == 1)}
 
 
 def _mask_start(text: TokenizedText, place: int) -> int:

@@ -48,6 +48,8 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
     architectures: ClassVar[tuple[str, ...]]
     """The heads that do the task; () where any encoder does."""
     takes_empty_texts: ClassVar[bool] = False
+    reads_words: ClassVar[bool] = False
+    """Whether `build` needs to know which word each token belongs to."""
     example_fields: ClassVar[tuple[str, ...]] = ()
     """Where an example is a mapping: its fields, which a call for one example may also pass by name."""
 
@@ -105,6 +107,7 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
             texts_of=self.texts_of,
             build=partial(self.build, options=chosen),
             allow_empty=self.takes_empty_texts,
+            with_words=self.reads_words,
         )
 
     def _chosen(self, options: OptionsT | None) -> OptionsT:

@@ -7,7 +7,7 @@ window, [CLS] standing for "no answer". For one window this is the score of tran
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -28,16 +28,30 @@ class QuestionAnsweringOptions(LengthOptions):
     max_answer_len: tokens of the longest answer considered. max_question_len: a question with more tokens is an
     error record (None: it only has to leave room in the window). allow_no_answer: whether the answer may be empty
     (start and end 0), which it is when in every window "no answer" outdoes the best span of all windows.
+    align_to_words: an answer that begins or ends within a word of the tokenizer is widened to the whole word; False
+    for languages without spaces between words. top_k: above 1, the record also lists so many answers, the best first;
+    spans of other tokens in the same words give the same answer again, as in transformers.
     """
 
     max_answer_len: int = 15
     max_question_len: int | None = None
     allow_no_answer: bool = False
+    align_to_words: bool = True
+    top_k: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least("max_answer_len", self.max_answer_len, 1)
+        require_at_least("top_k", self.top_k, 1)
         require_at_least("max_question_len", self.max_question_len, 1)
+
+
+class Span(NamedTuple):
+    """An answer's probability, and its first and last token in the document; both -1 for "no answer"."""
+
+    score: float
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,6 +69,7 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
     options_class = QuestionAnsweringOptions
     architectures = ("BigBirdForQuestionAnswering",)
     example_fields = ("question", "context")
+    reads_words = True
 
     @staticmethod
     def texts_of(example: Any) -> NamedTexts:
@@ -95,38 +110,57 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
 
     def decode(self, item: PreparedQuestion, logits: list[np.ndarray], options: QuestionAnsweringOptions) -> Record:
         """{"answer", "score", "start", "end"}: characters of the context as given, white space at the ends left
-        out, so that answer == context[start:end]."""
-        score, first, last = best_span(item.windows, logits, options)
-        if first < 0:
-            return {"answer": "", "score": score, "start": 0, "end": 0}
-        start, end = int(item.context.offsets[first, 0]), int(item.context.offsets[last, 1])
-        covered = item.context.text[start:end]
+        out, so that answer == context[start:end]. With top_k above 1 also "answers": such records, the best first."""
+        spans = best_spans(item.windows, logits, options)
+        answers = [self._answer(item.context, span, options.align_to_words) for span in spans]
+        return answers[0] if options.top_k == 1 else {**answers[0], "answers": answers}
+
+    def _answer(self, context: TokenizedText, span: Span, align_to_words: bool) -> Record:
+        if span.first < 0:
+            return {"answer": "", "score": span.score, "start": 0, "end": 0}
+        first, last = span.first, span.last
+        if align_to_words:
+            first, last = context.word_of(first)[0], context.word_of(last)[1]
+        start, end = int(context.offsets[first, 0]), int(context.offsets[last, 1])
+        covered = context.text[start:end]
         if answer := covered.strip():
             start += len(covered) - len(covered.lstrip())
             end = start + len(answer)
-        return {"answer": item.context.text[start:end], "score": score, "start": start, "end": end}
+        return {"answer": context.text[start:end], "score": span.score, "start": start, "end": end}
 
 
-def best_span(
+def best_spans(
     windows: Sequence[Window], logits: Sequence[np.ndarray], options: QuestionAnsweringOptions
-) -> tuple[float, int, int]:
-    """The best answer's probability and its first and last token in the document, both -1 for "no answer".
+) -> list[Span]:
+    """The likeliest answers of all windows, the best first; at most top_k.
 
     logits: one array a window, (1 + len(window), 2): start and end logits of [CLS], then of the window's tokens.
     """
-    best, first, last = -np.inf, -1, -1
+    sums: dict[tuple[int, int], float] = {}
     no_answer = np.inf
     totals = []
     for window, array in zip(windows, logits, strict=True):
         start, end = array.astype(np.float64).T
         totals.append(np.logaddexp.reduce(start) + np.logaddexp.reduce(end))
         no_answer = min(no_answer, start[0] + end[0])
-        start, end = start[1:], end[1:]
-        for extra in range(min(options.max_answer_len, len(start))):
-            sums = start[: len(start) - extra] + end[extra:]
-            place = int(sums.argmax())
-            if sums[place] > best:
-                best, first, last = sums[place], window.start + place, window.start + place + extra
-    if options.allow_no_answer and no_answer > best:
-        best, first, last = no_answer, -1, -1
-    return float(np.exp(best - np.logaddexp.reduce(totals))), first, last
+        for value, first, last in _best_in_window(start[1:], end[1:], options):
+            place = (window.start + first, window.start + last)
+            sums[place] = max(value, sums.get(place, -np.inf))
+    if options.allow_no_answer:
+        sums[-1, -1] = no_answer
+    total = np.logaddexp.reduce(totals)
+    best = sorted(sums, key=lambda place: (-sums[place], place[0] < 0, place))[: options.top_k]
+    return [Span(float(np.exp(sums[place] - total)), *place) for place in best]
+
+
+def _best_in_window(
+    start: np.ndarray, end: np.ndarray, options: QuestionAnsweringOptions
+) -> list[tuple[float, int, int]]:
+    """The best spans of one window: sum of logits, first and last token."""
+    found: list[tuple[float, int, int]] = []
+    for extra in range(min(options.max_answer_len, len(start))):
+        sums = start[: len(start) - extra] + end[extra:]
+        count = min(options.top_k, len(sums))
+        places = [int(sums.argmax())] if count == 1 else np.argpartition(-sums, count - 1)[:count].tolist()
+        found += [(float(sums[place]), place, place + extra) for place in places]
+    return found

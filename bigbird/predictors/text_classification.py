@@ -3,7 +3,7 @@
 Knows how the windows of a long document become one set of logits, and logits become scores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from bigbird.predictors.examples import (
     pair_row,
     window_rows,
 )
-from bigbird.predictors.options import LengthOptions
+from bigbird.predictors.options import LengthOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import plan
 
@@ -37,10 +37,16 @@ class TextClassificationOptions(LengthOptions):
     combine: the logits of a document's windows become one set by their "mean" or their "max", label by label.
     function_to_apply: "softmax", "sigmoid" or "none"; None goes by the checkpoint as transformers does: "none" for
     problem_type regression, "sigmoid" for multi_label_classification or a single label, "softmax" otherwise.
+    top_k: labels in the record, the highest scores; None for all.
     """
 
     combine: Combine = "mean"
     function_to_apply: Function | None = None
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least("top_k", self.top_k, 1)
 
 
 class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Prepared, np.ndarray]):
@@ -91,10 +97,10 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
         return np.stack(logits)
 
     def decode(self, item: Prepared, logits: np.ndarray, options: TextClassificationOptions) -> Record:
-        """{"labels": [{"label", "score"}, ...]}: all labels, the highest score first."""
+        """{"labels": [{"label", "score"}, ...]}: all labels or the first top_k, the highest score first."""
         scores = self._scores(combine_windows(logits, options.combine), options)
-        order = np.argsort(-scores, kind="stable").tolist()
-        return {"labels": [{"label": self.config.id2label[i], "score": float(scores[i])} for i in order]}
+        names = [self.config.id2label[index] for index in range(len(scores))]
+        return {"labels": ranked(scores, names)[: options.top_k]}
 
     def _scores(self, logits: np.ndarray, options: TextClassificationOptions) -> np.ndarray:
         function: str | None = options.function_to_apply
@@ -113,6 +119,11 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
         return logits
 
 
+def ranked(scores: np.ndarray, labels: Sequence[str]) -> list[Record]:
+    """Each label with its score, the highest first; equal ones in their own order."""
+    return [{"label": labels[i], "score": float(scores[i])} for i in np.argsort(-scores, kind="stable").tolist()]
+
+
 def combine_windows(logits: np.ndarray, combine: Combine) -> np.ndarray:
-    """(windows, labels) -> (labels,), the mean or the maximum over the windows."""
+    """(windows, ...) -> (...), the mean or the maximum over the windows."""
     return np.asarray(logits.mean(axis=0) if combine == "mean" else logits.max(axis=0))

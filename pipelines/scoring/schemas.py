@@ -62,14 +62,16 @@ class InputColumns:
 def result_fields(task: str, *, options: Any = None, embedding_size: int | None = None) -> list[pa.Field]:
     """The columns a task adds, without `error` and the origin.
 
-    `options` is the task's options dataclass (or None for its defaults): some of them change the schema,
-    `aggregation_strategy="none"`, `return_tokens`, `logprobs` and `num_return_sequences`. `embedding_size` is the
-    width of feature-extraction's fixed-size list; without it the list is declared with variable size.
+    `options` is the task's options dataclass (or None for its defaults); some of them change the schema, such as
+    `aggregation_strategy="none"` and `return_tokens=True`. `embedding_size` is the width of feature-extraction's
+    fixed-size list; without it the list is declared with variable size.
     """
     fields: list[pa.Field]
     if task == "fill-mask":
-        candidate = pa.struct([("token", pa.int64()), ("token_str", _STRING), ("score", _SCORE)])
-        mask = pa.struct([("position", pa.int64()), ("candidates", pa.list_(candidate))])
+        candidate = [("token", pa.int64()), ("token_str", _STRING), ("score", _SCORE)]
+        if getattr(options, "return_sequence", False):
+            candidate.append(("sequence", _STRING))
+        mask = pa.struct([("position", pa.int64()), ("candidates", pa.list_(pa.struct(candidate)))])
         fields = [pa.field("masks", pa.list_(mask))]
     elif task == "masked-lm-scoring":
         fields = [pa.field("nll", _SCORE), pa.field("pseudo_perplexity", _SCORE)]
@@ -81,15 +83,19 @@ def result_fields(task: str, *, options: Any = None, embedding_size: int | None 
         unmerged = getattr(options, "aggregation_strategy", "simple") == "none"
         name = [("entity", _STRING), ("index", pa.int64())] if unmerged else [("entity_group", _STRING)]
         fields = [pa.field("entities", pa.list_(pa.struct(name + span)))]
-    elif task == "text-classification":
+    elif task in ("text-classification", "zero-shot-classification"):
         fields = [pa.field("labels", pa.list_(pa.struct([("label", _STRING), ("score", _SCORE)])))]
     elif task == "multiple-choice":
         fields = [pa.field("scores", pa.list_(_SCORE)), pa.field("best", pa.int64())]
     elif task == "question-answering":
-        fields = [pa.field("answer", _STRING), pa.field("score", _SCORE)]
-        fields += [pa.field("start", pa.int64()), pa.field("end", pa.int64())]
+        answer = [("answer", _STRING), ("score", _SCORE), ("start", pa.int64()), ("end", pa.int64())]
+        fields = [pa.field(*field) for field in answer]
+        if getattr(options, "top_k", 1) > 1:
+            fields.append(pa.field("answers", pa.list_(pa.struct(answer))))
     elif task == "feature-extraction":
-        fields = [pa.field("embedding", pa.list_(pa.float32(), embedding_size or -1))]
+        vector = pa.list_(pa.float32(), embedding_size or -1)
+        every_token = getattr(options, "pooling", "mean") == "none"
+        fields = [pa.field("token_embeddings", pa.list_(vector)) if every_token else pa.field("embedding", vector)]
     elif task == "text-generation":
         fields = [pa.field("generated_text", _STRING), pa.field("finish_reason", _STRING)]
         fields += [pa.field("num_prompt_tokens", pa.int64()), pa.field("num_generated_tokens", pa.int64())]
@@ -110,6 +116,7 @@ TASKS = (
     "masked-lm-scoring",
     "token-classification",
     "text-classification",
+    "zero-shot-classification",
     "multiple-choice",
     "question-answering",
     "feature-extraction",

@@ -1,5 +1,7 @@
 """question-answering: the best span of all windows, with its characters."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_predictors import tiny_predictor
 
 from bigbird.predictors import QuestionAnsweringOptions
-from bigbird.predictors.question_answering import best_span
+from bigbird.predictors.question_answering import best_spans
 from bigbird.predictors.windows import cut
 
 EXAMPLE = {"question": "who met Angela?", "context": "  the microsoft company met\n Angela Merkel in Z\u00fcrich "}
@@ -20,32 +22,31 @@ def predictor():
 
 
 def by_brute_force(windows, logits, options):
-    """Probability and tokens of the best span, all pairs of a start and an end tried."""
+    """Probability and tokens of the best spans, all pairs of a start and an end tried."""
     total = sum(np.exp(array[:, 0].astype(float)).sum() * np.exp(array[:, 1].astype(float)).sum() for array in logits)
-    best = (-np.inf, -1, -1)
+    spans = {}
     for window, array in zip(windows, logits, strict=True):
         for first in range(len(window)):
             for last in range(first, min(len(window), first + options.max_answer_len)):
-                value = float(array[1 + first, 0]) + float(array[1 + last, 1])
-                best = max(best, (value, window.start + first, window.start + last))
-    return np.exp(best[0]) / total, *best[1:]
+                place = (window.start + first, window.start + last)
+                spans[place] = max(float(array[1 + first, 0]) + float(array[1 + last, 1]), spans.get(place, -np.inf))
+    best = sorted(spans, key=spans.get, reverse=True)[: options.top_k]
+    return [(pytest.approx(np.exp(spans[place]) / total, rel=1e-6), *place) for place in best]
 
 
-@given(num_tokens=st.integers(1, 40), room=st.integers(4, 20), length=st.integers(1, 8), seed=st.integers(0, 10**6))
+@given(num_tokens=st.integers(1, 40), room=st.integers(4, 20), length=st.integers(1, 8), seed=st.integers(0, 10**6),
+       top_k=st.integers(1, 9))  # fmt: skip
 @settings(max_examples=50, deadline=None)
-def test_the_best_span_is_the_best_of_all_pairs_in_all_windows(num_tokens, room, length, seed):
+def test_the_best_spans_are_the_best_of_all_pairs_in_all_windows(num_tokens, room, length, seed, top_k):
     windows = cut(num_tokens, room, room // 2)
     generator = np.random.default_rng(seed)
     logits = [generator.normal(size=(1 + len(window), 2)).astype(np.float32) for window in windows]
-    options = QuestionAnsweringOptions(max_answer_len=length)
-    score, first, last = best_span(windows, logits, options)
-    expected, expected_first, expected_last = by_brute_force(windows, logits, options)
-    assert (first, last) == (expected_first, expected_last)
-    assert score == pytest.approx(expected, rel=1e-6)
+    options = QuestionAnsweringOptions(max_answer_len=length, top_k=top_k)
+    assert best_spans(windows, logits, options) == by_brute_force(windows, logits, options)
 
 
 def test_the_score_of_one_window_is_the_product_of_the_models_probabilities(predictor):
-    (record,) = predictor([EXAMPLE], QuestionAnsweringOptions(max_answer_len=1000))
+    (record,) = predictor([EXAMPLE], QuestionAnsweringOptions(max_answer_len=1000, align_to_words=False))
     encoding = predictor.tokenizer.encode_batch([(EXAMPLE["question"], EXAMPLE["context"])])[0]
     with torch.inference_mode():
         output = predictor.model(torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.token_type_ids]))
@@ -67,7 +68,9 @@ def test_the_answer_is_the_text_between_its_offsets_without_white_space_around(p
         for last in range(first, len(item.context)):
             logits = np.zeros((1 + len(item.context), 2), dtype=np.float32)
             logits[1 + first, 0] = logits[1 + last, 1] = 20
-            (record,) = predictor.postprocess([item], [[logits]], QuestionAnsweringOptions(max_answer_len=99))
+            (record,) = predictor.postprocess(
+                [item], [[logits]], QuestionAnsweringOptions(max_answer_len=99, align_to_words=False)
+            )
             assert record["answer"] == EXAMPLE["context"][record["start"] : record["end"]]
             assert record["answer"] == record["answer"].strip() or not record["answer"].strip()
             assert record["score"] > 0.9
@@ -79,7 +82,7 @@ def test_an_answer_in_a_later_window_is_found_at_its_place_in_the_document(predi
     assert item.num_windows > 2
     logits = [np.zeros((1 + len(window), 2), dtype=np.float32) for window in item.windows]
     logits[-1][-5, 0] = logits[-1][-3, 1] = 9
-    (record,) = predictor.postprocess([item], [logits])
+    (record,) = predictor.postprocess([item], [logits], QuestionAnsweringOptions(align_to_words=False))
     tokens = item.context.offsets[item.num_tokens - len(item.rows[0].ids[1 : item.rows[0].second - 1]) - 5 :]
     assert record["answer"] == context[tokens[0][0] : tokens[2][1]].strip()
     assert record["start"] > len(context) - 60
@@ -90,17 +93,51 @@ def test_no_answer_is_given_only_where_it_is_allowed_and_likelier_in_every_windo
     logits = [np.zeros((1 + len(window), 2), dtype=np.float32) for window in windows]
     for array in logits:
         array[0] = 5
-    assert best_span(windows, logits, QuestionAnsweringOptions())[1] >= 0
+    assert best_spans(windows, logits, QuestionAnsweringOptions())[0].first >= 0
     allowed = QuestionAnsweringOptions(allow_no_answer=True)
-    assert best_span(windows, logits, allowed)[1:] == (-1, -1)
+    assert best_spans(windows, logits, allowed)[0][1:] == (-1, -1)
     logits[1][7] = 6
-    assert best_span(windows, logits, allowed)[1:] == (windows[1].start + 6, windows[1].start + 6)
+    assert best_spans(windows, logits, allowed)[0][1:] == (windows[1].start + 6, windows[1].start + 6)
     (item,) = predictor.preprocess([EXAMPLE])
     only_cls = np.zeros((1 + len(item.context), 2), dtype=np.float32)
     only_cls[0] = 9
     (record,) = predictor.postprocess([item], [[only_cls]], allowed)
     assert (record["answer"], record["start"], record["end"]) == ("", 0, 0)
     assert record["score"] > 0.9
+
+
+def test_answers_never_part_a_word_unless_they_may(predictor):
+    context = "parting strange_words: caf\u00e9"
+    (item,) = predictor.preprocess([{"question": "who?", "context": context}])
+    words = [
+        match.span() for match in re.finditer(r" ?[a-z\u00e9]+| ?[^\s\w]+|_+", context)
+    ]  # as the tokenizer parts them
+    parted = 0
+    for token, (start, end) in enumerate(item.context.offsets.tolist()):
+        logits = np.zeros((1 + len(item.context), 2), dtype=np.float32)
+        logits[1 + token] = 20
+        whole, bare = (
+            predictor.postprocess([item], [[logits]], QuestionAnsweringOptions(align_to_words=align))[0]
+            for align in (True, False)
+        )
+        (word,) = [word for word in words if word[0] <= start and end <= word[1]]
+        assert whole["answer"] == context[slice(*word)].strip() == context[whole["start"] : whole["end"]]
+        assert bare["answer"].strip() == context[start:end].strip()
+        assert whole["score"] == bare["score"]
+        parted += whole["answer"] != bare["answer"]
+    assert parted > 3
+
+
+def test_several_answers_are_listed_the_best_first_and_no_answer_among_them(predictor):
+    record = predictor(**EXAMPLE, top_k=4)
+    assert len(record["answers"]) == 4
+    assert record["answers"][0].items() <= record.items()
+    scores = [answer["score"] for answer in record["answers"]]
+    assert scores == sorted(scores, reverse=True)
+    assert "answers" not in predictor(**EXAMPLE)
+    every = predictor(question="who?", context="Angela", top_k=1000, allow_no_answer=True)["answers"]
+    assert [(answer["start"], answer["end"]) for answer in every if not answer["answer"]] == [(0, 0)]
+    assert sum(answer["score"] for answer in every) < 1
 
 
 def test_forward_gives_logits_of_cls_and_the_context_alone(predictor):

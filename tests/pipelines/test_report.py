@@ -24,6 +24,7 @@ RECORDS = {
         "entities": [{"entity_group": "PER", "score": 0.75, "word": "Ada", "text": "Ada", "start": 0, "end": 3}]
     },
     "text-classification": {"labels": [{"label": "good", "score": 0.9}, {"label": "bad", "score": 0.1}]},
+    "zero-shot-classification": {"labels": [{"label": "news", "score": 0.9}, {"label": "law", "score": 0.1}]},
     "multiple-choice": {"choices": [0.2, 0.8], "best": 1},
     "question-answering": {"answer": "Ada", "score": 0.25, "start": 0, "end": 3},
     "feature-extraction": {"embedding": [0.0, 1.0]},
@@ -36,7 +37,12 @@ RECORDS = {
 }
 FAILED = {"error": {"type": "InputError", "message": "text is empty", "retryable": False}}
 EXPECTED = {"fill-mask": 0.5, "masked-lm-scoring": 2.0, "token-classification": 0.75, "text-classification": 0.9}
-EXPECTED |= {"multiple-choice": 0.8, "question-answering": 0.25, "text-generation": 3.0}
+EXPECTED |= {
+    "zero-shot-classification": 0.9,
+    "multiple-choice": 0.8,
+    "question-answering": 0.25,
+    "text-generation": 3.0,
+}
 
 
 def scored(task, records, texts, start=0):

@@ -17,6 +17,7 @@ HEAD = {
     "masked-lm-scoring": bigbird.BigBirdForMaskedLM,
     "token-classification": bigbird.BigBirdForTokenClassification,
     "text-classification": bigbird.BigBirdForSequenceClassification,
+    "zero-shot-classification": bigbird.BigBirdForSequenceClassification,
     "multiple-choice": bigbird.BigBirdForMultipleChoice,
     "question-answering": bigbird.BigBirdForQuestionAnswering,
     "feature-extraction": bigbird.BigBirdForMaskedLM,
@@ -42,7 +43,17 @@ TABLE = pa.table(
         "choices": [["one", "another choice"], ["one"], [], None, ["a", "b", "c"], ["a", None], ["x"]],
     }
 )
-OPTIONS_OF = {"text-generation": {"max_new_tokens": 4}}
+OPTIONS_OF = {
+    "text-generation": {"max_new_tokens": 4},
+    "zero-shot-classification": {"candidate_labels": ("city", "lake")},
+    "fill-mask": {"return_sequence": True, "targets": ("a", "e")},
+    "question-answering": {"top_k": 3},
+    "feature-extraction": {"pooling": "none"},
+}
+CONFIG_OF = {
+    "text-generation": {"is_decoder": True},
+    "zero-shot-classification": {"id2label": {0: "entailment", 1: "contradiction"}},
+}
 
 
 class Refusing:
@@ -72,8 +83,7 @@ def stage(task, model="", load=load_predictor, options=None, columns=None, **mor
 
 @pytest.mark.parametrize("task", OPTIONS)
 def test_the_job_writes_what_the_library_gives(task, tiny_checkpoint):
-    overrides = {"is_decoder": True} if task == "text-generation" else {}
-    model = tiny_checkpoint(HEAD[task], **overrides)
+    model = tiny_checkpoint(HEAD[task], **CONFIG_OF.get(task, {}))
     options = OPTIONS[task](**OPTIONS_OF.get(task, {}))
     columns = InputColumns(text_pair="pair")
     scorer = ScoreRows(stage(task, model, options=options, columns=columns))

@@ -38,6 +38,7 @@ SCORES = {
     "masked-lm-scoring": ("negative log-likelihood, nats per token", "least surprising", "most surprising"),
     "token-classification": ("mean score of the entities", "least confident", "most confident"),
     "text-classification": ("score of the first label", "least confident", "most confident"),
+    "zero-shot-classification": ("score of the first label", "least confident", "most confident"),
     "multiple-choice": ("score of the best choice", "least confident", "most confident"),
     "question-answering": ("score of the answer", "least confident", "most confident"),
     "text-generation": ("generated tokens", "shortest", "longest"),
@@ -54,7 +55,7 @@ def scores(table: pa.Table, task: str) -> np.ndarray:
         values = table["num_generated_tokens"].to_pylist()
     elif task == "token-classification":
         values = [_mean([entity["score"] for entity in row or ()]) for row in table["entities"].to_pylist()]
-    elif task == "text-classification":
+    elif task in ("text-classification", "zero-shot-classification"):
         values = [row[0]["score"] if row else None for row in table["labels"].to_pylist()]
     elif task == "multiple-choice":
         values = [max(row) if row else None for row in table["scores"].to_pylist()]

@@ -1,0 +1,116 @@
+"""zero-shot-classification: a text in; labels of the caller's own, each with its score, out.
+
+A head trained on natural language inference reads the text as premise, and each label, in a sentence, as hypothesis;
+scores come from its logits for entailment. A long text is read in windows, with every hypothesis in each.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from bigbird.config import BigBirdConfig
+from bigbird.errors import CheckpointError, InputError
+from bigbird.packing import PackedBatch
+from bigbird.predictors.entities import softmax
+from bigbird.predictors.examples import Prepared, Record, Row, TokenizedText, pair_row
+from bigbird.predictors.options import LengthOptions
+from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.text_classification import Combine, combine_windows, ranked
+from bigbird.predictors.windows import plan
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotClassificationOptions(LengthOptions):
+    """Lengths, and the labels to choose among.
+
+    candidate_labels: the labels; a string is split at its commas. hypothesis_template: the sentence each is put into
+    in the place of {}. multi_label: every label by itself, entailment against contradiction, in the place of one
+    probability shared by all. combine: the logits of a document's windows become one set by their "mean" or "max".
+    """
+
+    candidate_labels: tuple[str, ...] = ()
+    hypothesis_template: str = "This example is {}."
+    multi_label: bool = False
+    combine: Combine = "mean"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.candidate_labels, str):
+            labels = (label.strip() for label in self.candidate_labels.split(","))
+            object.__setattr__(self, "candidate_labels", tuple(label for label in labels if label))
+        super().__post_init__()
+        try:
+            filled = self.hypothesis_template.format("\0")
+        except (IndexError, KeyError, ValueError):
+            filled = ""
+        if "\0" not in filled:
+            raise InputError(f"hypothesis_template is {self.hypothesis_template!r}, expected a sentence with one {{}}")
+
+
+class ZeroShotClassificationPredictor(EncoderPredictor[ZeroShotClassificationOptions, Prepared, np.ndarray]):
+    """Predictor for BigBirdForSequenceClassification with a label that begins with "entail". An example is a text.
+
+    Raises CheckpointError for labels without one: which logit means entailment must not be guessed.
+    """
+
+    task = "zero-shot-classification"
+    options_class = ZeroShotClassificationOptions
+    architectures = ("BigBirdForSequenceClassification",)
+
+    def __init__(self, tokenizer: BigBirdTokenizer, config: BigBirdConfig, model: Any = None, **settings: Any) -> None:
+        super().__init__(tokenizer, config, model, **settings)
+        names = [config.id2label[index] for index in range(config.num_labels)]
+        found = [index for index, name in enumerate(names) if name.lower().startswith("entail")]
+        if not found or len(names) < 2:
+            raise CheckpointError(
+                f"{self.task} needs a head for natural language inference, with a label that begins with 'entail' and "
+                f"others; the checkpoint's labels are {', '.join(names)}"
+            )
+        self.entailment = found[0]
+        self.contradiction = len(names) - 1 if self.entailment == 0 else 0  # as in transformers
+
+    def build(self, texts: list[TokenizedText], options: ZeroShotClassificationOptions) -> Prepared:
+        """Cut the text into windows and pair each with every hypothesis."""
+        (text,) = texts
+        if not options.candidate_labels:
+            raise InputError("candidate_labels is empty, expected at least one label")
+        sentences = [options.hypothesis_template.format(label) for label in options.candidate_labels]
+        encodings = self.tokenizer.encode_batch(sentences, add_special_tokens=False)
+        hypotheses = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+        limit = options.length_limit(self.config.max_position_embeddings)
+        windows, truncated = plan(len(text), limit - 3 - max(map(len, hypotheses)), options, what="text")
+        kept = windows[-1].stop
+        num_read = kept * len(hypotheses) + sum(map(len, hypotheses)) * len(windows)
+        if num_read > options.max_tokens_per_document:
+            raise InputError(
+                f"a text of {kept} tokens in {len(windows)} windows, read with each of {len(hypotheses)} labels, "
+                f"makes {num_read} tokens, more than max_tokens_per_document={options.max_tokens_per_document}"
+            )
+        return Prepared(
+            rows=tuple(
+                pair_row(self.tokenizer, text.ids[window.start : window.stop], hypothesis)
+                for window in windows
+                for hypothesis in hypotheses
+            ),
+            num_tokens=kept,
+            num_windows=len(windows),
+            truncated=truncated,
+        )
+
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
+        return list(self.model.classifier(states[packed.first_tokens]).float().cpu().numpy())
+
+    def gather(self, item: Prepared, logits: list[np.ndarray]) -> np.ndarray:
+        """(windows, candidate labels, num_labels) float32."""
+        return np.stack(logits).reshape(item.num_windows, -1, self.config.num_labels)
+
+    def decode(self, item: Prepared, logits: np.ndarray, options: ZeroShotClassificationOptions) -> Record:
+        """{"labels": [{"label", "score"}, ...]}: all candidates, the highest score first."""
+        combined = combine_windows(logits, options.combine)
+        if options.multi_label or len(options.candidate_labels) == 1:
+            scores = softmax(combined[:, [self.contradiction, self.entailment]])[:, 1]
+        else:
+            scores = softmax(combined[:, self.entailment])
+        return {"labels": ranked(scores, options.candidate_labels)}

@@ -24,6 +24,9 @@ SCORING_TASKS = (
 GENERATION = "text-generation"
 ALL_HEADS = (*SCORING_TASKS, GENERATION)
 
+# What the proxy in front keeps of a request, to send it again when the gateway that had it dies.
+MAX_BODY_BYTES = 32 * 2**20
+
 # The shipped models are small, and all of them run side by side on a laptop.
 _SHIPPED_NUM_CPUS = 0.1
 
@@ -58,7 +61,10 @@ class HeadDefaults(Arguments):
         default=1_000_000, description="Per replica; beyond it a request is refused (429)."
     )
     max_queue_wait_s: PositiveFloat = Field(
-        default=20.0, description="A longer wait, at the measured rate, is refused (429)."
+        default=20.0, description="A longer wait, by the measured time of a batch, is refused (429)."
+    )
+    max_forward_s: PositiveFloat = Field(
+        default=600.0, description="A batch or a step that runs longer makes its replica unhealthy: Serve replaces it."
     )
 
     max_slots: PositiveInt = Field(default=16, description="text-generation: requests that generate at the same time.")
@@ -86,8 +92,11 @@ class GatewayArguments(Arguments):
     max_replicas: PositiveInt = 1
     target_ongoing_requests: PositiveFloat = 64.0
     num_cpus: float = Field(default=0.1, ge=0, description="CPUs to reserve; it computes little.")
-    max_body_bytes: PositiveInt = 8 * 1024 * 1024
-    max_inputs_per_request: PositiveInt = 128
+    max_body_bytes: PositiveInt = Field(default=8 * 2**20, le=MAX_BODY_BYTES)
+    max_inputs_per_request: PositiveInt = Field(default=128, le=1024)
+    max_characters_per_request: PositiveInt = Field(
+        default=2 * 2**20, description="Of all inputs together: eight for each of the tokens a request may have."
+    )
     request_timeout_s: PositiveFloat = Field(default=60.0, description="Also the most a client may ask for.")
     outage_grace_s: float = Field(
         default=45.0,

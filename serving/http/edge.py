@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ServingError
 from serving.http.auth import ApiKeys
+from serving.http.error_response import error_response
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -75,7 +76,8 @@ class Edge:
             body = await self._checked_body(scope, headers, receive)
             await self._app(scope, _replayed(body, receive), observed_send)
         except ServingError as error:
-            await _send_error(error, state, observed_send)
+            state["error_kind"] = error.kind
+            await error_response(error)(scope, receive, observed_send)
         except Exception:
             # The layer around this one answers with 500.
             status, finished, state["error_kind"] = 500, True, "internal"
@@ -146,13 +148,3 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return replay
-
-
-async def _send_error(error: ServingError, state: dict[str, Any], send: Send) -> None:
-    state["error_kind"] = error.kind
-    body = json.dumps(error.body()).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -6,17 +6,17 @@ It knows FastAPI's and Starlette's exceptions; which status a kind of error has 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from serving.errors import BUSY_HEADER, ERROR_TABLE, ServingError
-from serving.http.schemas import ErrorBody
+from serving.http.answers import ErrorBody
+from serving.http.error_response import error_response
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -24,14 +24,12 @@ logger = logging.getLogger("ray.serve.bigbird")
 def install(app: FastAPI, heads: Sequence[str]) -> None:
     """Adds the handlers. `heads` are the tasks served here, for the message of a 404."""
 
-    def respond(request: Request, error: ServingError) -> JSONResponse:
+    def respond(request: Request, error: ServingError) -> Response:
         request.scope.setdefault("state", {})["error_kind"] = error.kind
-        headers = {}
-        if error.retry_after_s is not None:
-            headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        response = error_response(error)
         if error.busy_s:
-            headers[BUSY_HEADER] = f"{request.state.head} {error.busy_s:.3f}"
-        return JSONResponse(error.body(), status_code=error.status, headers=headers)
+            response.headers[BUSY_HEADER] = f"{request.state.head} {error.busy_s:.3f}"
+        return response
 
     @app.exception_handler(ServingError)
     async def serving_error(request: Request, error: ServingError) -> Response:

@@ -6,22 +6,24 @@ either. What a request means is in `schemas` and `tasks`, what failures look lik
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
 from serving.errors import ServingError
 from serving.http import error_handlers, openai_api
+from serving.http.answers import HeadInfo, Info
 from serving.http.auth import ApiKeys
 from serving.http.edge import Edge
 from serving.http.error_handlers import COMPUTED, responses
 from serving.http.heads import Head
-from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_inputs, cost_headers, time_limit_s
-from serving.http.schemas import HeadInfo, Info
+from serving.http.json_bodies import OneLargeBodyAtATime, json_answer
+from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
 from serving.http.tasks import TASKS, Task
 from serving.settings import GatewayArguments, HeadArguments
 
@@ -61,7 +63,7 @@ def create_app(
     )
     error_handlers.install(app, tuple(heads))
     key_in_docs = [Depends(HTTPBearer(auto_error=False, description="An API key."))] if keys.required else []
-    v1 = APIRouter(prefix="/v1", dependencies=key_in_docs)
+    v1 = APIRouter(prefix="/v1", dependencies=key_in_docs, route_class=OneLargeBodyAtATime)
     for task in TASKS.values():
         if task.name in heads:
             _add_task(v1, task, heads[task.name], arguments)
@@ -96,16 +98,18 @@ def _complete_document(app: FastAPI) -> None:
 
 def _add_task(router: APIRouter, task: Task, head: Head, arguments: GatewayArguments) -> None:
     async def endpoint(body: task.request, request: Request) -> Response:  # type: ignore[name-defined]
-        check_inputs(len(body.inputs), arguments)
+        inputs = [example if isinstance(example, str) else example.model_dump() for example in body.inputs]
+        check_size(inputs, arguments)
+        task.check(body)
         call = {
-            "inputs": [example if isinstance(example, str) else example.model_dump() for example in body.inputs],
+            "inputs": inputs,
             "options": body.parameters.options(),
             "request_id": request.state.request_id,
         }
         request.state.head = task.name
         outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
         records = outcome["records"]
-        return JSONResponse(task.answer_for(body, records), headers=cost_headers(request, outcome))
+        return await json_answer(request, partial(task.answer_for, body, records), cost_headers(request, outcome))
 
     router.add_api_route(
         f"/{task.name}",

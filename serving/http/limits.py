@@ -6,12 +6,14 @@ It knows requests and the gateway's arguments, not tasks.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
 
 from serving.errors import ServingError
 from serving.settings import GatewayArguments
+from serving.texts import num_characters
 
 
 def _header(description: str, schema_type: str = "integer", **more: Any) -> dict[str, Any]:
@@ -36,11 +38,17 @@ COST_HEADERS: dict[str, Any] = {
 }
 
 
-def check_inputs(num_inputs: int, arguments: GatewayArguments, param: str = "inputs") -> None:
-    """Refuses a request with more inputs than the server takes at once."""
+def check_size(inputs: Sequence[Any], arguments: GatewayArguments, param: str = "inputs", copies: int = 1) -> None:
+    """Refuses a request with more inputs or more text than the server takes at once, before anything is tokenized."""
     limit = arguments.max_inputs_per_request
-    if num_inputs > limit:
-        raise ServingError("invalid_input", f"{param} has {num_inputs} items, the limit is {limit}", param=param)
+    if len(inputs) * copies > limit:
+        raise ServingError(
+            "invalid_input", f"{param} has {len(inputs) * copies} items, the limit is {limit}", param=param
+        )
+    limit = arguments.max_characters_per_request
+    total = sum(map(num_characters, inputs))
+    if total > limit:
+        raise ServingError("invalid_input", f"{param} has {total} characters, the limit is {limit}", param=param)
 
 
 def time_limit_s(request: Request, arguments: GatewayArguments) -> float:

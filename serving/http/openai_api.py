@@ -9,6 +9,7 @@ import logging
 import struct
 import time
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,7 +18,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from serving.errors import ServingError
 from serving.http.error_handlers import COMPUTED, responses
 from serving.http.heads import Head
-from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_inputs, cost_headers, time_limit_s
+from serving.http.json_bodies import json_answer
+from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
 from serving.http.openai_schemas import Completion, CompletionRequest, Embeddings, EmbeddingsRequest, Models
 from serving.settings import GENERATION, GatewayArguments
 
@@ -57,7 +59,7 @@ def _add_completions(router: APIRouter, head: Head, arguments: GatewayArguments)
         request.state.head = GENERATION
         prompts = body.prompts
         n = body.n or 1
-        check_inputs(len(prompts) * n, arguments, "prompt")
+        check_size(prompts, arguments, "prompt", copies=n)
         if body.best_of not in (None, n):
             raise ServingError("invalid_input", f"best_of: has to equal n, which is {n}", param="best_of")
         if body.echo and body.logprobs is not None:
@@ -140,7 +142,7 @@ def _add_embeddings(router: APIRouter, head: Head, arguments: GatewayArguments) 
         _check_model(body.model, EMBEDDING)
         request.state.head = EMBEDDING
         inputs = [body.input] if isinstance(body.input, str) else body.input
-        check_inputs(len(inputs), arguments, "input")
+        check_size(inputs, arguments, "input")
         call = {"inputs": inputs, "options": {}, "request_id": request.state.request_id}
         try:
             outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
@@ -149,15 +151,18 @@ def _add_embeddings(router: APIRouter, head: Head, arguments: GatewayArguments) 
                 error.param = "input" if isinstance(body.input, str) else "input" + error.param.removeprefix("inputs")
             raise
         records = outcome["records"]
-        encode = _base64 if body.encoding_format == "base64" else list
-        data = [
-            {"object": "embedding", "index": index, "embedding": encode(record["embedding"])}
-            for index, record in enumerate(records)
-        ]
-        headers = cost_headers(request, outcome)
-        num_tokens = sum(record["num_tokens"] for record in records)
-        usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
-        return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage}, headers=headers)
+        return await json_answer(request, partial(_embeddings, body, records), cost_headers(request, outcome))
+
+
+def _embeddings(body: EmbeddingsRequest, records: list[dict[str, Any]]) -> dict[str, Any]:
+    encode = _base64 if body.encoding_format == "base64" else list
+    data = [
+        {"object": "embedding", "index": index, "embedding": encode(record["embedding"])}
+        for index, record in enumerate(records)
+    ]
+    num_tokens = sum(record["num_tokens"] for record in records)
+    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+    return {"object": "list", "data": data, "model": body.model, "usage": usage}
 
 
 def _base64(vector: list[float]) -> str:

@@ -10,9 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from serving.http.schemas import Text, Wire, example
+from serving.http.answers import example
+from serving.http.schemas import MAX_INPUTS, Text, Wire
 
-_TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True, min_length=1, max_length=2**16)]
+_Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
+_PromptsOfIds = Annotated[list[_TokenIds], Field(fail_fast=True, max_length=MAX_INPUTS)]
 
 
 class StreamOptions(Wire):
@@ -24,7 +27,7 @@ class CompletionRequest(Wire):
     """`logprobs` reports each chosen token's log-probability under the model; alternatives are not listed."""
 
     model: Text = Field(examples=["text-generation"])
-    prompt: Text | list[Text] | _TokenIds | list[_TokenIds] = Field(examples=["The history of the world"])
+    prompt: Text | _Texts | _TokenIds | _PromptsOfIds = Field(examples=["The history of the world"])
     max_tokens: int | None = Field(default=16, ge=1)
     temperature: float | None = Field(default=1.0, ge=0, le=2)
     top_p: float | None = Field(default=1.0, gt=0, le=1)
@@ -41,14 +44,14 @@ class CompletionRequest(Wire):
     stream_options: StreamOptions | None = None
     logprobs: int | None = Field(default=None, ge=0, le=1)
     echo: bool | None = False
-    stop: Text | list[Text] | None = None
+    stop: Text | Annotated[list[Text], Field(fail_fast=True, max_length=4)] | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**62)
     user: Text | None = None
 
     best_of: int | None = Field(default=None, ge=1, le=16, description="Only as many as n.")
     frequency_penalty: float | None = Field(default=None, ge=0, le=0, description="Not served.")
     presence_penalty: float | None = Field(default=None, ge=0, le=0, description="Not served.")
-    logit_bias: dict[str, float] | None = Field(default=None, max_length=0, description="Not served.")
+    logit_bias: dict[str, Any] | None = Field(default=None, max_length=0, description="Not served.")
     suffix: Literal[""] | None = Field(default=None, description="Not served.")
 
     @field_validator("prompt")
@@ -62,8 +65,6 @@ class CompletionRequest(Wire):
     @classmethod
     def _check_stop(cls, stop: Any) -> Any:
         stops = [stop] if isinstance(stop, str) else stop or []
-        if len(stops) > 4:
-            raise ValueError(f"has {len(stops)} strings, the limit is 4")
         if "" in stops or any(len(item) > 200 for item in stops):
             raise ValueError("should hold strings of 1 to 200 characters")
         return stop
@@ -145,7 +146,8 @@ class Completion(BaseModel):
 
 class EmbeddingsRequest(Wire):
     model: Text = Field(examples=["feature-extraction"])
-    input: Text | Annotated[list[Text], Field(min_length=1)] = Field(examples=["A long document."])
+    input: Text | _Texts = Field(examples=["A long document."])
+
     encoding_format: Literal["float", "base64"] | None = "float"
     user: Text | None = None
     dimensions: None = Field(default=None, description="Not served: the model's own size.")

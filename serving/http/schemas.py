@@ -1,7 +1,8 @@
-"""Wire types of the task endpoints: what a request may hold and what an answer looks like, with examples.
+"""Wire types of the task endpoints: what a request may hold. What an answer looks like is in `answers`.
 
 It knows the Hugging Face inference API's names, and which of the library's options each stands for (`options`);
-it knows neither the library nor how anything is computed. Unknown fields are refused by name.
+it knows neither the library nor how anything is computed. Unknown fields are refused by name. Every list has a cap
+and stops at its first bad item: an error for each of a million items would cost more than any answer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+# The settings may ask for fewer.
+MAX_INPUTS = 1024
 
 
 def _check_unicode(text: str) -> str:
@@ -28,6 +32,17 @@ class Wire(BaseModel):
     """Base of everything a client sends: unknown fields are errors, nothing is coerced between types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_one_unknown_field(cls, data: Any) -> Any:
+        """The first unknown field is enough to refuse; pydantic would make an error for each."""
+        unknown = (
+            next((name for name in data if name not in cls.model_fields), None) if isinstance(data, dict) else None
+        )
+        if unknown is None:
+            return data
+        return {**{name: data[name] for name in cls.model_fields if name in data}, unknown: data[unknown]}
 
 
 class Parameters(Wire):
@@ -58,13 +73,19 @@ class Parameters(Wire):
 
 class FillMaskParameters(Parameters):
     top_k: int | None = Field(default=None, ge=1, le=1000, description="Candidates for each mask; 5 by default.")
+    return_sequence: bool | None = Field(
+        default=None, description="Whether a candidate has `sequence`; by default where the text has one mask."
+    )
+    renamed = {"return_sequence": None}
 
 
 class TokenClassificationParameters(Parameters):
     aggregation_strategy: Literal["none", "simple", "first", "average", "max", "words"] | None = Field(
         default=None, description='What the checkpoint asks for, or "simple", by default.'
     )
-    ignore_labels: list[Text] | None = Field(default=None, max_length=1000, description='["O"] by default.')
+    ignore_labels: Annotated[list[Text], Field(fail_fast=True, max_length=1000)] | None = Field(
+        default=None, description='["O"] by default.'
+    )
     stride: int | None = Field(default=None, ge=0, description="Another name for window_overlap.")
     renamed = {"stride": "window_overlap"}
 
@@ -131,13 +152,13 @@ class QuestionAndContext(Wire):
 
 class PromptAndChoices(Wire):
     prompt: Text
-    choices: list[Text] = Field(min_length=2, max_length=64)
+    choices: Annotated[list[Text], Field(fail_fast=True)] = Field(min_length=2, max_length=64)
 
 
 def _one_or_list(schema: dict[str, Any]) -> None:
     """The schema of `inputs` as clients see it: one input or a list of them."""
     items = schema["items"]
-    array = {name: schema.pop(name) for name in ("type", "items", "minItems") if name in schema}
+    array = {name: schema.pop(name) for name in ("type", "items", "minItems", "maxItems") if name in schema}
     schema["anyOf"] = [items, array]
 
 
@@ -162,7 +183,7 @@ class TaskRequest(Wire):
 
 
 def _inputs(examples: list[Any]) -> Any:
-    return Field(min_length=1, json_schema_extra=_one_or_list, examples=examples)
+    return Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True, json_schema_extra=_one_or_list, examples=examples)
 
 
 _LONG_TEXT = "The Senate met in Rome. Marcus Cicero spoke for two hours."
@@ -185,14 +206,16 @@ class TextClassificationRequest(TaskRequest):
 
 class MultipleChoiceRequest(TaskRequest):
     inputs: Annotated[
-        list[PromptAndChoices], _inputs([{"prompt": "It rained all day.", "choices": ["We got wet.", "We got rich."]}])
+        list[PromptAndChoices],
+        _inputs([{"prompt": "It rained all day.", "choices": ["We got wet.", "We got rich."]}]),
     ]
     parameters: MultipleChoiceParameters = Field(default_factory=MultipleChoiceParameters)
 
 
 class QuestionAnsweringRequest(TaskRequest):
     inputs: Annotated[
-        list[QuestionAndContext], _inputs([{"question": "Where did the Senate meet?", "context": _LONG_TEXT}])
+        list[QuestionAndContext],
+        _inputs([{"question": "Where did the Senate meet?", "context": _LONG_TEXT}]),
     ]
     parameters: QuestionAnsweringParameters = Field(default_factory=QuestionAnsweringParameters)
 
@@ -216,93 +239,3 @@ class FeatureExtractionRequest(TaskRequest):
             if getattr(self, name) is not None and getattr(self.parameters, name) is None:
                 setattr(self.parameters, name, getattr(self, name))
         return self
-
-
-def example(**fields: Any) -> ConfigDict:
-    """The model's example in the OpenAPI document."""
-    return ConfigDict(json_schema_extra={"examples": [fields]})
-
-
-class Candidate(BaseModel):
-    model_config = example(score=0.83, token=1204, token_str=" Paris", sequence="The capital of France is Paris.")
-
-    score: float
-    token: int
-    token_str: str
-    sequence: str = Field(description="The input with the mask replaced.")
-
-
-class Entity(BaseModel):
-    model_config = example(entity_group="PER", score=0.98, word="Marcus Cicero", text="Marcus Cicero", start=24, end=37)
-
-    entity_group: str | None = Field(default=None, description='Absent with aggregation_strategy "none".')
-    entity: str | None = Field(default=None, description='Only with aggregation_strategy "none".')
-    index: int | None = Field(default=None, description='Only with aggregation_strategy "none".')
-    score: float
-    word: str = Field(description="The tokens, decoded.")
-    text: str = Field(description="The input between start and end.")
-    start: int = Field(description="First character in the input.")
-    end: int = Field(description="One past the last character.")
-
-
-class LabelScore(BaseModel):
-    model_config = example(label="positive", score=0.91)
-
-    label: str
-    score: float
-
-
-class Answer(BaseModel):
-    model_config = example(answer="in Rome", score=0.77, start=15, end=22)
-
-    answer: str
-    score: float
-    start: int
-    end: int
-
-
-class Choice(BaseModel):
-    model_config = example(choices=[0.88, 0.12], best=0)
-
-    choices: list[float] = Field(description="A score for each choice, in the order of the request.")
-    best: int = Field(description="Index of the best choice.")
-
-
-class ScoredToken(BaseModel):
-    token: str
-    start: int
-    end: int
-    nll: float
-
-
-class TextScore(BaseModel):
-    model_config = example(nll=2.31, pseudo_perplexity=10.07)
-
-    nll: float = Field(description="Mean negative log-likelihood of a token, in nats.")
-    pseudo_perplexity: float
-    tokens: list[ScoredToken] | None = Field(default=None, description="With return_tokens only.")
-
-
-class ErrorDetail(BaseModel):
-    type: str
-    message: str
-    param: str | None = Field(description="The field at fault, such as inputs.3.question.")
-
-
-class ErrorBody(BaseModel):
-    error: ErrorDetail
-
-
-class HeadInfo(BaseModel):
-    task: str
-    model: str = Field(description="The checkpoint this head was started with.")
-    ready: bool
-    limits: dict[str, Any]
-    details: dict[str, Any] | None = Field(description="What the model says of itself; null while it has no replica.")
-
-
-class Info(BaseModel):
-    version: str
-    versions: dict[str, str]
-    limits: dict[str, Any]
-    heads: list[HeadInfo]

@@ -9,14 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.http import schemas
+from serving.errors import ServingError
+from serving.http import answers, schemas
 
 Record = dict[str, Any]
+
+# Of one fill-mask answer. A `sequence` repeats the whole text for each candidate.
+MAX_CANDIDATES = 10_000
+MAX_SEQUENCE_CHARACTERS = 4 * 2**20
+_DEFAULT_TOP_K = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One endpoint. `shape(record, example, parameters)` is the answer for one input."""
+    """One endpoint. `shape(record, example, parameters)` is the answer for one input.
+
+    check: raises ServingError for a request whose answer would be too large.
+    """
 
     name: str
     summary: str
@@ -24,6 +33,7 @@ class Task:
     answer: Any
     shape: Callable[[Record, Any, Any], Any]
     always_list: bool = False
+    check: Callable[[Any], None] = lambda request: None
 
     def answer_for(self, request: schemas.TaskRequest, records: Sequence[Record]) -> Any:
         """The whole answer: of one input bare, of a list as a list; `always_list` is a list for one input too."""
@@ -34,16 +44,48 @@ class Task:
         return answers[0] if request.single and not self.always_list else answers
 
 
-def _fill_mask(record: Record, text: str, _: Any) -> Any:
+def _fill_mask(record: Record, text: str, parameters: schemas.FillMaskParameters) -> Any:
     """A list of candidates for one mask, a list of such lists for several."""
-    masks = [
-        [
-            {**candidate, "sequence": _replaced(text, mask["position"], candidate["token_str"])}
-            for candidate in mask["candidates"]
+    masks = record["masks"]
+    if _with_sequence(len(masks), parameters):
+        shaped = [
+            [
+                {**candidate, "sequence": _replaced(text, mask["position"], candidate["token_str"])}
+                for candidate in mask["candidates"]
+            ]
+            for mask in masks
         ]
-        for mask in record["masks"]
-    ]
-    return masks[0] if len(masks) == 1 else masks
+    else:
+        shaped = [mask["candidates"] for mask in masks]
+    return shaped[0] if len(shaped) == 1 else shaped
+
+
+def _with_sequence(num_masks: int, parameters: schemas.FillMaskParameters) -> bool:
+    return num_masks == 1 if parameters.return_sequence is None else parameters.return_sequence
+
+
+def _check_fill_mask(request: schemas.FillMaskRequest) -> None:
+    parameters = request.parameters
+    top_k = parameters.top_k or _DEFAULT_TOP_K
+    num_candidates = num_characters = 0
+    for text in request.inputs:
+        num_masks = text.count("[MASK]")
+        num_candidates += num_masks * top_k
+        if _with_sequence(num_masks, parameters):
+            num_characters += num_masks * top_k * len(text)
+    if num_candidates > MAX_CANDIDATES:
+        raise ServingError(
+            "invalid_input",
+            f"parameters.top_k: {top_k} candidates for every mask are {num_candidates}, the limit is {MAX_CANDIDATES}",
+            param="parameters.top_k",
+        )
+    if num_characters > MAX_SEQUENCE_CHARACTERS:
+        raise ServingError(
+            "invalid_input",
+            f"parameters.return_sequence: the text repeated for every candidate is {num_characters} characters, "
+            f"the limit is {MAX_SEQUENCE_CHARACTERS}; false leaves it out",
+            param="parameters.return_sequence",
+        )
 
 
 def _replaced(text: str, position: int, token_str: str) -> str:
@@ -78,21 +120,22 @@ TASKS: dict[str, Task] = {
             name="fill-mask",
             summary="Candidates for each [MASK] of a text.",
             request=schemas.FillMaskRequest,
-            answer=list[schemas.Candidate] | list[list[schemas.Candidate]] | list[list[list[schemas.Candidate]]],
+            answer=list[answers.Candidate] | list[list[answers.Candidate]] | list[list[list[answers.Candidate]]],
             shape=_fill_mask,
+            check=_check_fill_mask,
         ),
         Task(
             name="token-classification",
             summary="Entities with their places in the text.",
             request=schemas.TokenClassificationRequest,
-            answer=list[schemas.Entity] | list[list[schemas.Entity]],
+            answer=list[answers.Entity] | list[list[answers.Entity]],
             shape=_entities,
         ),
         Task(
             name="text-classification",
             summary="Labels of a text or a pair of texts, the most probable first.",
             request=schemas.TextClassificationRequest,
-            answer=list[list[schemas.LabelScore]],
+            answer=list[list[answers.LabelScore]],
             shape=_labels,
             always_list=True,
         ),
@@ -100,14 +143,14 @@ TASKS: dict[str, Task] = {
             name="multiple-choice",
             summary="The likeliest of several continuations.",
             request=schemas.MultipleChoiceRequest,
-            answer=schemas.Choice | list[schemas.Choice],
+            answer=answers.Choice | list[answers.Choice],
             shape=_fields("choices", "best"),
         ),
         Task(
             name="question-answering",
             summary="The span of a context that answers a question.",
             request=schemas.QuestionAnsweringRequest,
-            answer=schemas.Answer | list[schemas.Answer],
+            answer=answers.Answer | list[answers.Answer],
             shape=_fields("answer", "score", "start", "end"),
         ),
         Task(
@@ -122,7 +165,7 @@ TASKS: dict[str, Task] = {
             name="masked-lm-scoring",
             summary="How surprising a text is: mean negative log-likelihood and pseudo-perplexity.",
             request=schemas.MaskedLMScoringRequest,
-            answer=schemas.TextScore | list[schemas.TextScore],
+            answer=answers.TextScore | list[answers.TextScore],
             shape=_fields("nll", "pseudo_perplexity", "tokens"),
         ),
     )

@@ -10,8 +10,9 @@ arrives meanwhile waits for one batch of it, not for twenty. The piece in front 
 however large, so nothing starves. There is no waiting time for a batch to fill: while the model computes, the
 next batch collects by itself.
 
-What is never computed: pieces of requests whose caller has left or whose deadline has passed (or cannot be met
-at the measured rate). What is refused at the door: requests beyond the bounds of the queue.
+What is never computed: pieces of requests whose caller has left or whose deadline has passed, and, while others
+wait, of requests whose deadline cannot be met by the measured time of a batch. A request that is alone is computed
+whatever the estimate says. What is refused at the door: requests beyond the bounds of the queue.
 """
 
 from __future__ import annotations
@@ -25,27 +26,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.errors import ServingError, overloaded
-
-
-@dataclass(frozen=True, kw_only=True)
-class QueueLimits:
-    """Bounds of one queue. Tokens are counted over everything accepted and not yet handed to the model.
-
-    max_tokens_per_batch: tokens of one batch; a single larger piece makes a batch of its own.
-    max_queued_requests, max_queued_tokens: beyond either, a request is refused as overloaded.
-    max_queue_wait_s: a request that would wait longer than this, at the measured rate, is refused too.
-    """
-
-    max_tokens_per_batch: int = 8192
-    max_queued_requests: int = 256
-    max_queued_tokens: int = 1_000_000
-    max_queue_wait_s: float = 20.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_tokens_per_batch", "max_queued_requests", "max_queued_tokens", "max_queue_wait_s"):
-            value = getattr(self, name)
-            if value <= 0:
-                raise ValueError(f"{name} is {value}, and has to be above 0")
+from serving.replicas.batch_time import BatchTime
+from serving.replicas.queue_limits import QueueLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +84,11 @@ class TokenBudgetBatcher:
         self._heap: list[_Piece] = []
         self._arrivals = itertools.count()
         self._round = 0
-        self._rate = _Rate()
+        self._batch_time = BatchTime()
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
-        self._running_tokens = 0
+        # When the batch that is being computed should end; None while none is.
+        self._ends_at: float | None = None
         self.queued_tokens = 0
         self.queued_requests = 0
 
@@ -141,8 +124,12 @@ class TokenBudgetBatcher:
             self._drop(request)
 
     def estimated_wait_s(self) -> float:
-        """Seconds until the model would start on a request that came now, at the measured rate."""
-        return self._rate.seconds(self.queued_tokens + self._running_tokens)
+        """Seconds until the model would start on a request that came now; 0 on an idle server."""
+        left_s = max(0.0, self._ends_at - self._clock()) if self._ends_at is not None else 0.0
+        return left_s + self._seconds(self.queued_tokens)
+
+    def _seconds(self, tokens: int) -> float:
+        return self._batch_time.seconds(tokens, self._limits.max_tokens_per_batch)
 
     async def close(self) -> None:
         """Stops the worker; calls still waiting are cancelled."""
@@ -162,21 +149,9 @@ class TokenBudgetBatcher:
         self._refuse(self._reason(0, timeout_s))
 
     def _reason(self, tokens: int, timeout_s: float) -> str | None:
-        """Why a request of so many tokens cannot be taken now, None if it can."""
-        limits = self._limits
-        wait_s = self.estimated_wait_s()
-        if self.queued_requests >= limits.max_queued_requests:
-            return f"{self.queued_requests} requests are waiting, the limit is {limits.max_queued_requests}"
-        if self.queued_tokens and self.queued_tokens + tokens > limits.max_queued_tokens:
-            return (
-                f"{self.queued_tokens} tokens are waiting and this request has {tokens}, "
-                f"the limit is {limits.max_queued_tokens}"
-            )
-        if wait_s > limits.max_queue_wait_s:
-            return f"the wait would be {wait_s:.1f} s, the limit is {limits.max_queue_wait_s:g} s"
-        if wait_s > timeout_s:
-            return f"the wait would be {wait_s:.1f} s, the request allows {timeout_s:.3g} s"
-        return None
+        return self._limits.refusal(
+            self.queued_requests, self.queued_tokens, tokens, self.estimated_wait_s(), timeout_s
+        )
 
     def _refuse(self, reason: str | None, *, for_all: bool = False) -> None:
         if reason is not None:
@@ -228,7 +203,9 @@ class TokenBudgetBatcher:
             if request.dropped:
                 heapq.heappop(self._heap)
                 continue
-            if now + self._rate.seconds(request.queued_tokens) > request.deadline:
+            # Alone, it keeps nobody waiting, and the estimate may be wrong.
+            needed_s = self._seconds(request.queued_tokens) if self.queued_requests > 1 else 0.0
+            if now + needed_s > request.deadline:
                 heapq.heappop(self._heap)
                 self._expire(request)
                 continue
@@ -244,9 +221,6 @@ class TokenBudgetBatcher:
         return batch
 
     def _expire(self, request: _Request) -> None:
-        # Were the measured rate far too low, everything would be dropped and nothing measured again: each drop
-        # makes the estimate a little more hopeful.
-        self._rate.relax()
         if not request.future.done():
             request.future.set_exception(
                 ServingError("deadline_exceeded", "cannot be answered within the time left; not computed")
@@ -256,7 +230,7 @@ class TokenBudgetBatcher:
     async def _compute(self, batch: list[_Piece]) -> None:
         started = self._clock()
         total = sum(piece.num_tokens for piece in batch)
-        self._running_tokens = total
+        self._ends_at = started + self._seconds(total)
         for piece in batch:
             # Once its last piece is with the model, a request no longer waits.
             if piece.request.queued_tokens == 0 and piece.request.in_queue:
@@ -269,9 +243,9 @@ class TokenBudgetBatcher:
                 piece.request.future.cancel()
             raise
         finally:
-            self._running_tokens = 0
+            self._ends_at = None
         model_s = self._clock() - started
-        self._rate.add(total, model_s)
+        self._batch_time.add(total, model_s)
         if self._on_batch is not None:
             waits = tuple(started - piece.request.arrived for piece in batch)
             self._on_batch(BatchReport(num_tokens=total, num_pieces=len(batch), queue_s=waits, model_s=model_s))
@@ -305,21 +279,3 @@ class TokenBudgetBatcher:
         request.num_open -= 1
         if request.num_open == 0 and not request.future.done():
             request.future.set_result(request.results)
-
-
-class _Rate:
-    """Tokens a second over the last ten batches or so; unknown (0 s for everything) before the first."""
-
-    def __init__(self) -> None:
-        self._tokens = 0.0
-        self._seconds = 0.0
-
-    def add(self, tokens: int, seconds: float) -> None:
-        self._tokens = 0.9 * self._tokens + tokens
-        self._seconds = 0.9 * self._seconds + seconds
-
-    def seconds(self, tokens: int) -> float:
-        return tokens * self._seconds / self._tokens if self._tokens else 0.0
-
-    def relax(self) -> None:
-        self._seconds *= 0.95

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.errors import ServingError, overloaded
+from serving.replicas.health import ModelHealth
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -23,6 +24,7 @@ class EngineLoop:
 
     max_waiting: requests that may wait for a slot; with more, `check` refuses.
     max_wait_s: so does it where a request would wait longer for a slot, by the time the last ones held theirs.
+    max_step_s: a step that runs longer makes `check_health` raise.
     on_step(num_events): called after every step, for metrics.
     """
 
@@ -32,12 +34,14 @@ class EngineLoop:
         *,
         max_waiting: int,
         max_wait_s: float = float("inf"),
+        max_step_s: float = float("inf"),
         on_step: Callable[[int], None] = lambda num_events: None,
     ) -> None:
         self._engine = engine
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
         self._on_step = on_step
+        self._health = ModelHealth(max_step_s)
         self._held_s: float | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._submissions: list[tuple[Sequence[int], Any, asyncio.Future[int]]] = []
@@ -109,6 +113,12 @@ class EngineLoop:
         if reason is not None:
             raise overloaded(reason, wait_s, for_all=True)
 
+    def check_health(self) -> None:
+        """Raises RuntimeError where the engine broke or a step runs for too long."""
+        if self.broken is not None:
+            raise RuntimeError("the engine broke") from self.broken
+        self._health.check()
+
     async def close(self) -> None:
         """Stops after the step that is running; readers see an internal error."""
         if self._worker is not None:
@@ -140,7 +150,7 @@ class EngineLoop:
                 await self._wake.wait()
                 continue
             try:
-                events = await loop.run_in_executor(self._thread, self._engine.step)
+                events = await loop.run_in_executor(self._thread, self._step)
             except Exception as error:
                 logger.exception("the engine broke")
                 self._break(error)
@@ -150,6 +160,10 @@ class EngineLoop:
                 if queue is not None:
                     queue.put_nowait(event)
             self._on_step(sum(event.token_id is not None for event in events))
+
+    def _step(self) -> Any:
+        with self._health.watched():
+            return self._engine.step()
 
     def _apply(self) -> None:
         cancellations, self._cancellations = self._cancellations, []

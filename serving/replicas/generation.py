@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from serving.errors import ServingError
 from serving.replicas.engine_loop import EngineLoop
 from serving.replicas.metrics import HeadMetrics
+from serving.replicas.text_threads import TextThreads
 from serving.settings import HeadArguments
 
 
@@ -40,7 +40,7 @@ class GenerationReplica:
         self._arguments = arguments
         self._config = model.config
         self._tokenizer = BigBirdTokenizer.from_pretrained(arguments.checkpoint)
-        self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
+        self._text = TextThreads()
         self._metrics = HeadMetrics(task)
         cache_tokens = arguments.max_cached_tokens or arguments.max_slots * self._config.max_position_embeddings
         self._engine = Engine(model, self._tokenizer, max_cache_tokens=cache_tokens, max_streams=arguments.max_slots)
@@ -48,6 +48,7 @@ class GenerationReplica:
             self._engine,
             max_waiting=arguments.max_queued_requests,
             max_wait_s=arguments.max_queue_wait_s,
+            max_step_s=arguments.max_forward_s,
             on_step=self._report,
         )
 
@@ -89,8 +90,7 @@ class GenerationReplica:
 
     def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
-        if self._loop.broken is not None:
-            raise RuntimeError("the engine broke") from self._loop.broken
+        self._loop.check_health()
 
     async def _stream(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         started = time.monotonic()
@@ -146,17 +146,16 @@ class GenerationReplica:
             options = GenerationOptions(**request["options"])
         except InputError as error:
             raise ServingError("invalid_input", str(error)) from None
-        run = asyncio.get_running_loop().run_in_executor
         choices = []
         for number, prompt in enumerate(request["prompts"]):
             tokenizing = time.monotonic()
             if isinstance(prompt, str):
-                ids = await run(self._text_thread, encode_prompt, self._tokenizer, prompt)
+                ids = await self._text.run([prompt], encode_prompt, self._tokenizer, prompt)
                 text = prompt
             else:
                 ids = list(prompt)
                 self._check_ids(ids)
-                text = await run(self._text_thread, self._tokenizer.decode, ids, True) if request["echo"] else ""
+                text = await self._text.run([ids], self._tokenizer.decode, ids, True) if request["echo"] else ""
             self._metrics.tokenized(time.monotonic() - tokenizing)
             for copy in range(request["n"]):
                 seed = None if options.seed is None else options.seed + copy

@@ -1,7 +1,7 @@
 """The replica of a scoring head: lists of inputs in, lists of records out.
 
-A replica tokenizes on one thread, runs the model on another and keeps its event loop free for requests that come
-and go. It knows predictors and queues; HTTP it does not know, and what a record means neither.
+A replica tokenizes and runs the model on threads and keeps its event loop free for requests that come and go. It
+knows predictors and queues; HTTP it does not know, and what a record means neither.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.errors import ServingError, overloaded
-from serving.replicas.batching import BatchReport, QueueLimits, TokenBudgetBatcher
+from serving.replicas.batching import BatchReport, TokenBudgetBatcher
+from serving.replicas.health import ModelHealth
 from serving.replicas.metrics import HeadMetrics
+from serving.replicas.queue_limits import QueueLimits
+from serving.replicas.text_threads import TextThreads, pieces
 from serving.settings import HeadArguments
 
 
@@ -46,15 +49,16 @@ class ScoringReplica:
         )
         self._metrics = HeadMetrics(task)
         self._num_open = 0
-        self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
+        self._text = TextThreads()
+        self._health = ModelHealth(arguments.max_forward_s)
         limits = QueueLimits(
             max_tokens_per_batch=arguments.max_tokens_per_batch,
             max_queued_requests=arguments.max_queued_requests,
             max_queued_tokens=arguments.max_queued_tokens,
             max_queue_wait_s=arguments.max_queue_wait_s,
         )
-        self._ordinary = _Lane(self._predictor.forward, limits, self._report)
-        self._oversize = _Lane(self._predictor.forward, limits, self._report)
+        self._ordinary = _Lane(self._forward, limits, self._report)
+        self._oversize = _Lane(self._forward, limits, self._report)
 
     async def score(self, request: dict[str, Any]) -> dict[str, Any]:
         """`request`: inputs, options (of the library, by name), timeout_s. Gives records and timings_s."""
@@ -88,6 +92,14 @@ class ScoringReplica:
             }
         }
 
+    def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        self._health.check()
+
+    def _forward(self, prepared: list[Any]) -> Sequence[Any]:
+        with self._health.watched():
+            return self._predictor.forward(prepared)
+
     async def _score(self, request: dict[str, Any]) -> dict[str, Any]:
         from bigbird.errors import InputError
 
@@ -97,14 +109,18 @@ class ScoringReplica:
             options = _with_changes(predictor.options, request["options"])
         except InputError as error:
             raise ServingError("invalid_input", f"parameters: {error}", param="parameters") from None
-        prepared = await self._on(self._text_thread, predictor.preprocess, inputs, options)
+        prepared: list[Any] = []
+        sizes: list[int] = []
+        # Piece by piece: between two of them a client that has left, or a limit that is passed, ends the work.
+        for piece in pieces(inputs):
+            prepared += await self._text.run(piece, predictor.preprocess, piece, options)
+            sizes += self._checked_sizes(prepared[len(sizes) :], len(sizes), sum(sizes))
         tokenize_s = time.monotonic() - started
         self._metrics.tokenized(tokenize_s)
-        sizes = self._checked_sizes(prepared)
         left_s = request["timeout_s"] - (time.monotonic() - started)
         outputs = await self._compute(prepared, sizes, max(left_s, 1e-3))
         computed = time.monotonic()
-        records = await self._on(self._text_thread, predictor.postprocess, prepared, outputs, options)
+        records = await self._text.run(inputs, predictor.postprocess, prepared, outputs, options)
         for index, record in enumerate(records):
             if "error" in record:
                 raise ServingError("internal", f"inputs.{index}: {record['error']['message']}")
@@ -115,19 +131,24 @@ class ScoringReplica:
         }
         return {"records": records, "timings_s": timings_s}
 
-    def _checked_sizes(self, prepared: Sequence[Any]) -> list[int]:
-        """Tokens the model reads for each input. Raises ServingError for an input that failed, or for too many."""
+    def _checked_sizes(self, prepared: Sequence[Any], first: int, num_tokens: int) -> list[int]:
+        """Tokens the model reads for each of these inputs, the first of which is number `first` of its request.
+
+        Raises ServingError for an input that failed, or too many tokens with the `num_tokens` of those before.
+        """
         sizes = []
-        for index, item in enumerate(prepared):
+        for index, item in enumerate(prepared, first):
             if not hasattr(item, "num_model_tokens"):
                 message = item.record["error"]["message"]
                 raise ServingError("invalid_input", f"inputs.{index}: {message}", param=f"inputs.{index}")
             sizes.append(item.num_model_tokens)
+        num_tokens += sum(sizes)
         limit = self._arguments.max_tokens_per_request
-        if sum(sizes) > limit:
+        if num_tokens > limit:
             raise ServingError(
-                "invalid_input", f"inputs need {sum(sizes)} tokens in the model, the limit is {limit}", param="inputs"
-            )
+                "invalid_input", f"inputs need {num_tokens} tokens or more in the model, the limit is {limit}",
+                param="inputs",
+            )  # fmt: skip
         return sizes
 
     async def _compute(self, prepared: Sequence[Any], sizes: Sequence[int], timeout_s: float) -> list[Any]:
@@ -158,9 +179,6 @@ class ScoringReplica:
     @property
     def _queued_tokens(self) -> int:
         return self._ordinary.batcher.queued_tokens + self._oversize.batcher.queued_tokens
-
-    async def _on(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
     def _report(self, report: BatchReport) -> None:
         self._metrics.batch(report)

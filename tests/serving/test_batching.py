@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.errors import ServingError
-from serving.replicas.batching import BatchReport, QueueLimits, TokenBudgetBatcher
+from serving.replicas.batch_time import BatchTime
+from serving.replicas.batching import BatchReport, TokenBudgetBatcher
+from serving.replicas.queue_limits import QueueLimits
 
 
 class FakeModel:
@@ -177,50 +179,67 @@ def test_work_past_its_deadline_is_answered_in_time_and_never_computed():
     run(main())
 
 
-def test_a_request_that_cannot_meet_its_deadline_is_dropped_before_it_is_computed():
+def test_while_others_wait_a_request_that_cannot_meet_its_deadline_is_not_computed():
     async def main():
-        now = 0.0
-
-        async def slow(items):
-            nonlocal now
-            now += 10.0
-            return items
-
-        batcher = TokenBudgetBatcher(slow, limits(max_queue_wait_s=1000), clock=lambda: now)
-        await batcher.submit(["warm"], [10])  # 1 s a token
+        async with while_one_batch_of(10.0, max_queue_wait_s=1000) as batcher:
+            hopeless = asyncio.create_task(batcher.submit(["ten seconds"], [10], timeout_s=15))
+            other = asyncio.create_task(batcher.submit(["other"], [10], timeout_s=100))
+            await settle()
         with pytest.raises(ServingError) as caught:
-            await batcher.submit(["ten seconds"], [10], timeout_s=5)
+            await hopeless
         assert caught.value.kind == "deadline_exceeded"
-        assert now == 10.0
-        await batcher.close()
+        await other
 
     run(main())
 
 
-def test_a_pessimistic_estimate_heals_by_itself():
+def test_an_idle_server_computes_a_long_request_whatever_tiny_ones_took():
+    """A rate in seconds a token, learned from tiny batches, said 1,800 s for these tokens."""
+
     async def main():
         now = 0.0
-        cost_s = 100.0
 
         async def model(items):
-            nonlocal now, cost_s
-            now += cost_s
-            cost_s = 0.1
+            nonlocal now
+            now += 0.5 if "long" not in items else 10.0
             return items
 
-        batcher = TokenBudgetBatcher(model, limits(max_queue_wait_s=1e6), clock=lambda: now)
-        await batcher.submit(["one slow start"], [10])
-        for _attempt in range(200):
-            try:
-                await batcher.submit(["x"], [10], timeout_s=5)
-                break
-            except ServingError:
-                continue
-        else:
-            pytest.fail("never recovered")
+        batcher = TokenBudgetBatcher(model, limits(max_tokens_per_batch=8192), clock=lambda: now)
+        for number in range(150):
+            await batcher.submit(["tiny"], [8 + number % 5], timeout_s=60)
+        assert await batcher.submit(["long"] * 5, [7200] * 5, timeout_s=60) == ["long"] * 5
         await batcher.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("estimate_s", [1.0, 1000.0])
+def test_a_request_that_is_alone_is_computed_whatever_the_estimate_says(estimate_s):
+    async def main():
+        now = 0.0
+        cost_s = estimate_s
+
+        async def model(items):
+            nonlocal now
+            now += cost_s
+            return items
+
+        batcher = TokenBudgetBatcher(model, limits(), clock=lambda: now)
+        await batcher.submit(["slow start"], [10])
+        cost_s = 0.1
+        assert await batcher.submit(["x"], [10], timeout_s=5) == ["x"]
+        await batcher.close()
+
+    run(main())
+
+
+def test_the_time_of_a_batch_is_a_fixed_part_and_a_part_for_each_token():
+    batch_time = BatchTime()
+    assert batch_time.seconds(5000, 8192) == 0.0
+    for size in (100, 8000, 2000, 500, 4000, 6000) * 5:
+        batch_time.add(size, 0.2 + 0.001 * size)
+    assert batch_time.seconds(3000, 8192) == pytest.approx(3.2, rel=0.05)
+    assert batch_time.seconds(81920, 8192) == pytest.approx(10 * 0.2 + 81.92, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +277,9 @@ async def while_one_batch_of(seconds, **bounds):
 
     async def slow(items):
         nonlocal now
-        now += seconds
         if "held" in items:
             await gate.wait()
+        now += seconds
         return items
 
     batcher = TokenBudgetBatcher(slow, limits(**bounds), clock=lambda: now)

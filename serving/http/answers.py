@@ -1,0 +1,97 @@
+"""What the task endpoints, /info and every failure answer, with examples: the documentation of records as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def example(**fields: Any) -> ConfigDict:
+    """The model's example in the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+class Candidate(BaseModel):
+    model_config = example(score=0.83, token=1204, token_str=" Paris", sequence="The capital of France is Paris.")
+
+    score: float
+    token: int
+    token_str: str
+    sequence: str | None = Field(default=None, description="The input with the mask replaced; see return_sequence.")
+
+
+class Entity(BaseModel):
+    model_config = example(entity_group="PER", score=0.98, word="Marcus Cicero", text="Marcus Cicero", start=24, end=37)
+
+    entity_group: str | None = Field(default=None, description='Absent with aggregation_strategy "none".')
+    entity: str | None = Field(default=None, description='Only with aggregation_strategy "none".')
+    index: int | None = Field(default=None, description='Only with aggregation_strategy "none".')
+    score: float
+    word: str = Field(description="The tokens, decoded.")
+    text: str = Field(description="The input between start and end.")
+    start: int = Field(description="First character in the input.")
+    end: int = Field(description="One past the last character.")
+
+
+class LabelScore(BaseModel):
+    model_config = example(label="positive", score=0.91)
+
+    label: str
+    score: float
+
+
+class Answer(BaseModel):
+    model_config = example(answer="in Rome", score=0.77, start=15, end=22)
+
+    answer: str
+    score: float
+    start: int
+    end: int
+
+
+class Choice(BaseModel):
+    model_config = example(choices=[0.88, 0.12], best=0)
+
+    choices: list[float] = Field(description="A score for each choice, in the order of the request.")
+    best: int = Field(description="Index of the best choice.")
+
+
+class ScoredToken(BaseModel):
+    token: str
+    start: int
+    end: int
+    nll: float
+
+
+class TextScore(BaseModel):
+    model_config = example(nll=2.31, pseudo_perplexity=10.07)
+
+    nll: float = Field(description="Mean negative log-likelihood of a token, in nats.")
+    pseudo_perplexity: float
+    tokens: list[ScoredToken] | None = Field(default=None, description="With return_tokens only.")
+
+
+class ErrorDetail(BaseModel):
+    type: str
+    message: str
+    param: str | None = Field(description="The field at fault, such as inputs.3.question.")
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+class HeadInfo(BaseModel):
+    task: str
+    model: str = Field(description="The checkpoint this head was started with.")
+    ready: bool
+    limits: dict[str, Any]
+    details: dict[str, Any] | None = Field(description="What the model says of itself; null while it has no replica.")
+
+
+class Info(BaseModel):
+    version: str
+    versions: dict[str, str]
+    limits: dict[str, Any]
+    heads: list[HeadInfo]

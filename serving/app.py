@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from serving.http.deployment import Gateway
@@ -34,6 +35,8 @@ _SERVE_QUEUE_FACTOR = 2
 # A new version starts before the old one stops: a head of one replica answers all the while, and one whose new
 # checkpoint does not load goes on with the old. Takes room for the new replicas; without it the update waits.
 _MAX_SURGE_PERCENT = 100
+
+_ROUTER = RequestRouterConfig.model_validate({"request_router_class": "serving.http.routing:AroundRefusals"})
 
 # Requests are held here while heads queue them; beyond twice that the proxy refuses, before memory does.
 _GATEWAY_REQUESTS = 1000
@@ -83,6 +86,7 @@ def _head(task: str, arguments: HeadArguments, logging_config: LoggingConfig) ->
         },
         ray_actor_options={"num_cpus": arguments.num_cpus, "num_gpus": arguments.num_gpus},
         max_surge_percent=_MAX_SURGE_PERCENT,
+        request_router_config=_ROUTER,
         health_check_period_s=5.0,
         graceful_shutdown_timeout_s=60.0,
         logging_config=logging_config,

@@ -24,7 +24,7 @@ ERROR_TABLE: dict[str, ErrorKind] = {
     "not_found": ErrorKind(status=404, meaning="No such path."),
     "unknown_head": ErrorKind(status=404, meaning="This server has no such head; the message lists its heads."),
     "method_not_allowed": ErrorKind(status=405, meaning="The path exists, the method does not."),
-    "proxy_timeout": ErrorKind(status=408, meaning="Not answered within the proxy's time limit."),
+    "request_timeout": ErrorKind(status=408, meaning="The body did not arrive in time."),
     "payload_too_large": ErrorKind(status=413, meaning="The body is larger than the server accepts."),
     "unsupported_media_type": ErrorKind(status=415, meaning="The body is not application/json."),
     "invalid_input": ErrorKind(status=422, meaning="A field is missing, of the wrong type or beyond a limit."),
@@ -36,10 +36,12 @@ ERROR_TABLE: dict[str, ErrorKind] = {
 }
 
 
-# For a quarter of the time it takes to empty, a full queue has enough for the model. No longer: it must not wait.
+# A replica whose queue is full says so for a quarter of the time the queue takes to empty: until then the model has
+# work, and requests that are refused without asking the replica cost nobody an answer.
 _BUSY_SHARE = 0.25
 _MAX_BUSY_S = 0.5
-# From the gateway to the proxy in front of it, `HEAD SECONDS`; clients do not see it.
+# From the gateway to the proxy in front of it, `HEAD SECONDS`: every replica of the head refuses every request for so
+# long. Clients do not see it.
 BUSY_HEADER = "x-bigbird-busy"
 
 
@@ -47,8 +49,8 @@ class ServingError(Exception):
     """A failure with a row in `ERROR_TABLE`.
 
     `param` names the field at fault in the request, in dotted form (`inputs.3.question`), or is None.
-    `retry_after_s` is in seconds and becomes the Retry-After header. For `busy_s` seconds every other request to this
-    head would be refused as well: whoever stands in front of the head may say so without asking it.
+    `retry_after_s` is in seconds and becomes the Retry-After header. For `busy_s` seconds the replica that says so
+    would refuse every other request as well: it need not be asked.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class ServingError(Exception):
 
 
 def overloaded(reason: str, wait_s: float, *, for_all: bool) -> ServingError:
-    """What a queue whose wait is `wait_s` seconds says; for_all: it would say so to every request."""
+    """The refusal of a queue whose wait is `wait_s` seconds; for_all: it would refuse every request."""
     retry_after_s = min(60.0, max(1.0, wait_s / 2))
     return ServingError(
         "overloaded", reason, retry_after_s=retry_after_s, busy_s=_BUSY_SHARE * wait_s if for_all else 0.0

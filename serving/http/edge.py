@@ -57,6 +57,9 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
+        head_only = scope["method"] == "HEAD"
+        if head_only:
+            scope = {**scope, "method": "GET"}
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id(headers)
@@ -69,6 +72,8 @@ class Edge:
                 status = message["status"]
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 finished = True
+            if head_only and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -122,15 +127,18 @@ class Edge:
         head = head if head in self._heads else "other"
         kind = "client_closed" if status == 499 else state.get("error_kind")
         self._report(head, status, seconds, kind)
+        duration_ms = round(1000 * seconds, 3)
+        line = (scope["method"], path[:200], status, duration_ms, state["request_id"])
         logger.info(
-            "request",
+            "%s %s %s %s ms %s",
+            *line,
             extra={
                 "bigbird_request_id": state["request_id"],
                 "method": scope["method"],
                 "path": path[:200],
                 "status": status,
                 "error_kind": kind,
-                "duration_ms": round(1000 * seconds, 3),
+                "duration_ms": duration_ms,
                 "num_tokens": state.get("num_tokens"),
             },
         )

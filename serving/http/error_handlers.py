@@ -110,8 +110,15 @@ def responses(*kinds: str) -> dict[int | str, dict[str, Any]]:
     return entries
 
 
-EVERYWHERE = ("malformed_json", "invalid_api_key", "payload_too_large", "unsupported_media_type", "invalid_input")
-COMPUTED = (*EVERYWHERE, "proxy_timeout", "overloaded", "internal", "head_unavailable", "deadline_exceeded")
+EVERYWHERE = (
+    "malformed_json",
+    "invalid_api_key",
+    "request_timeout",
+    "payload_too_large",
+    "unsupported_media_type",
+    "invalid_input",
+)
+COMPUTED = (*EVERYWHERE, "overloaded", "internal", "head_unavailable", "deadline_exceeded")
 
 
 def complete_examples(document: dict[str, Any]) -> None:

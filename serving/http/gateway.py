@@ -4,7 +4,6 @@ It knows HTTP and `Head`; it knows neither Ray nor the model library, so it star
 either. What a request means is in `schemas` and `tasks`, what failures look like in `error_handlers`.
 """
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
@@ -24,10 +23,9 @@ from serving.http.error_handlers import COMPUTED, responses
 from serving.http.heads import Head
 from serving.http.json_bodies import OneLargeBodyAtATime, json_answer
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
+from serving.http.probes import Probes
 from serving.http.tasks import TASKS, Task
 from serving.settings import GatewayArguments, HeadArguments
-
-PROBE_TIMEOUT_S = 3.0
 
 # The page has everything inside; nothing from elsewhere may run in it, and it may not be framed.
 _PAGE_POLICY = (
@@ -59,6 +57,8 @@ def create_app(
         # A page of our own instead: the usual one loads its scripts from elsewhere, and clusters are often closed off.
         docs_url=None,
         redoc_url=None,
+        # A redirect would name whatever host the client said.
+        redirect_slashes=False,
         description="Long documents through every head of BigBird. Errors have one body: type, message, param.",
     )
     error_handlers.install(app, tuple(heads))
@@ -78,8 +78,9 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(arguments.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeout-Seconds"],
-            expose_headers=[*COST_HEADERS, "Retry-After", "X-Request-ID"],
+            # What clients send by themselves, openai-js's x-stainless-* among it; none of it carries a right.
+            allow_headers=["*"],
+            expose_headers=[*COST_HEADERS, "Retry-After", "X-Request-ID", "X-Should-Retry"],
         )
     _complete_document(app)
     return app
@@ -132,6 +133,7 @@ def _operations(
     key_in_docs: list[Any],
 ) -> APIRouter:
     router = APIRouter(tags=["operations"])
+    probes = Probes(heads)
     headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
 
     def add_page(path: str, name: str) -> None:
@@ -150,7 +152,7 @@ def _operations(
 
     @router.get("/ready", summary="Every head answers.", responses=responses("head_unavailable"))
     async def ready() -> dict[str, dict[str, str]]:
-        states = dict(zip(heads, await asyncio.gather(*map(_probe, heads.values())), strict=True))
+        states = await probes.states()
         broken = {task: state for task, (state, _) in states.items() if state not in ("ready", "asleep")}
         if broken:
             message = "; ".join(f"{task}: {state}" for task, state in broken.items())
@@ -160,7 +162,7 @@ def _operations(
     @router.get("/info", summary="Heads, limits and versions.", dependencies=key_in_docs,
                 responses=responses("invalid_api_key"))  # fmt: skip
     async def info() -> Info:
-        probes = await asyncio.gather(*map(_probe, heads.values()))
+        states = await probes.states()
         limits = arguments.model_dump(include={"max_body_bytes", "max_inputs_per_request", "request_timeout_s"})
         return Info(
             version=versions.get("bigbird-on-ray", "0"),
@@ -176,21 +178,11 @@ def _operations(
                     ),
                     details=details,
                 )
-                for task, (state, details) in zip(heads, probes, strict=True)
+                for task, (state, details) in states.items()
             ],
         )
 
     return router
-
-
-async def _probe(head: Head) -> tuple[str, dict[str, Any] | None]:
-    """The head's state and what it says of itself. A sleeping head is not woken."""
-    if head.asleep():
-        return "asleep", None
-    try:
-        return "ready", (await head.call("describe", {}, timeout_s=PROBE_TIMEOUT_S))["details"]
-    except ServingError as error:
-        return error.message, None
 
 
 def _shown(checkpoint: str) -> str:

@@ -22,6 +22,7 @@ class _Seen:
     """
 
     asleep: bool
+    num_running: int
     status: str
     since: float | None
     at: float
@@ -60,6 +61,11 @@ class Outages:
         seen = self._seen.get(task)
         return seen is not None and seen.asleep
 
+    def num_replicas(self, task: str) -> int:
+        """Replicas of this head that run, at least 1."""
+        seen = self._seen.get(task)
+        return max(1, seen.num_running) if seen is not None else 1
+
     def watch(self) -> None:
         """Asks the controller for ever, on a thread of its own; a failing question leaves the last answer in place."""
         while True:
@@ -80,11 +86,12 @@ class Outages:
                 continue
             states = {str(getattr(state, "value", state)): count for state, count in overview.replica_states.items()}
             status = str(getattr(overview.status, "value", overview.status))
-            running = states.get("RUNNING", 0) > 0
+            num_running = states.get("RUNNING", 0)
+            running = num_running > 0
             failing = status in ("UNHEALTHY", "DEPLOY_FAILED")
             asleep = not running and least == 0 and not failing
             before = self._seen.get(task)
             since = None
             if not running and not asleep and (least > 0 or failing):
                 since = before.since if before is not None and before.since is not None else now
-            self._seen[task] = _Seen(asleep, status.lower(), since, now)
+            self._seen[task] = _Seen(asleep, num_running, status.lower(), since, now)

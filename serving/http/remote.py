@@ -6,10 +6,10 @@ It knows Ray Serve's handles and exceptions, and turns every way a call can fail
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
@@ -17,13 +17,17 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from serving.errors import ServingError
+from serving.http.refusals import Refusals
 
 logger = logging.getLogger("ray.serve.bigbird")
 
 _POLL_S = 1.0
 
-# An input that kills whoever computes it must not go through every replica there is.
-_MAX_LOST_REPLICAS = 5
+# Replicas that may die with a request: one whose computation kills must not go through all there are.
+_MAX_LOST_REPLICAS = 3
+
+# Replicas that may refuse a request before its client hears of it.
+_MAX_REFUSALS = 8
 
 _LOST = (RayActorError, ReplicaUnavailableError)
 _FAILED = (RayError, BackPressureError, DeploymentUnavailableError)
@@ -37,6 +41,23 @@ class KnownOutages(Protocol):
     def asleep(self, task: str) -> bool: ...
 
     def answered(self, task: str) -> None: ...
+
+    def num_replicas(self, task: str) -> int: ...
+
+
+@dataclass
+class _Attempts:
+    """One request's way through the replicas of a head: its time, which refused it, which died of it."""
+
+    deadline: float
+    timeout_s: float
+    refused_by: set[str] = field(default_factory=set)
+    died: set[str] = field(default_factory=set)
+    num_lost: int = 0
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self.deadline - time.monotonic())
 
 
 class RemoteHead:
@@ -58,6 +79,7 @@ class RemoteHead:
         self._handle = handle
         self._streaming = handle.options(stream=True)
         self._outages = outages
+        self._refusals = Refusals()
         self._on_retry = on_retry
 
     def outage(self) -> str | None:
@@ -67,82 +89,102 @@ class RemoteHead:
         return self._outages.asleep(self.task)
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
-        for attempt in itertools.count():
-            left_s = max(0.0, deadline - time.monotonic())
-            self._refuse_when_down()
-            response = getattr(self._handle, method).remote({**request, "timeout_s": left_s})
+        attempts = _Attempts(time.monotonic() + timeout_s, timeout_s)
+        while True:
+            response = getattr(self._handle, method).remote(self._next(request, attempts))
             try:
-                outcome: dict[str, Any] = await self._within(response, response, deadline, timeout_s)
+                outcome: dict[str, Any] = await self._within(response, response, attempts)
             except _LOST as error:
-                await self._lost(error, attempt)
+                await self._lost(error, attempts)
                 continue
             except _FAILED as error:
                 raise self._translated(error) from error
             self._outages.answered(self.task)
-            return _unwrapped(outcome)
-        raise AssertionError("unreachable")
+            if not self._refused(outcome, attempts):
+                return _unwrapped(outcome)
 
     async def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
-        deadline = time.monotonic() + timeout_s
-        for attempt in itertools.count():
-            left_s = max(0.0, deadline - time.monotonic())
-            self._refuse_when_down()
-            response = getattr(self._streaming, method).remote({**request, "timeout_s": left_s})
+        attempts = _Attempts(time.monotonic() + timeout_s, timeout_s)
+        while True:
+            response = getattr(self._streaming, method).remote(self._next(request, attempts))
             begun = finished = False
             try:
                 iterator = aiter(response)
                 while True:
                     try:
-                        outcome = await self._within(response, anext(iterator), deadline, timeout_s)
+                        outcome = await self._within(response, anext(iterator), attempts)
                     except StopAsyncIteration:
+                        finished = True
+                        return
+                    if not begun and self._refused(outcome, attempts):
                         break
                     begun = True
                     yield _unwrapped(outcome)
-                finished = True
-                return
             except _LOST as error:
                 if begun:
                     raise self._translated(error) from error
-                await self._lost(error, attempt)
+                await self._lost(error, attempts)
             except _FAILED as error:
                 raise self._translated(error) from error
             finally:
                 if not finished:
                     response.cancel()
 
-    async def _within(self, response: Any, awaitable: Awaitable[Any], deadline: float, timeout_s: float) -> Any:
+    def _next(self, request: dict[str, Any], attempts: _Attempts) -> dict[str, Any]:
+        """What the next replica gets; `routing` reads `refused_by`."""
+        self._refuse_when_down()
+        refused_by = attempts.refused_by | self._refusals.replicas()
+        return {**request, "timeout_s": attempts.left_s, "refused_by": tuple(refused_by)}
+
+    def _refused(self, outcome: dict[str, Any], attempts: _Attempts) -> bool:
+        """Whether a replica is too busy for the request and another one may take it."""
+        failure = outcome.get("failure")
+        if failure is None or failure["kind"] != "overloaded":
+            return False
+        replica, num_replicas = outcome["replica"], self._outages.num_replicas(self.task)
+        self._refusals.remember(replica, failure["busy_s"])
+        again = replica in attempts.refused_by
+        attempts.refused_by.add(replica)
+        if not again and len(attempts.refused_by) < min(num_replicas, _MAX_REFUSALS):
+            return True
+        failure["busy_s"] = self._refusals.busy_s(num_replicas)
+        return False
+
+    async def _within(self, response: Any, awaitable: Awaitable[Any], attempts: _Attempts) -> Any:
         """What a replica says; cancels the whole call when the time is over, or the head goes down, or nobody waits."""
         task = asyncio.ensure_future(awaitable)
+        # Of a call that was given up nobody asks how it ended; asyncio would print that.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while True:
-                left_s = deadline - time.monotonic()
-                done, _ = await asyncio.wait({task}, timeout=max(0.0, min(_POLL_S, left_s)))
+                left_s = attempts.left_s
+                done, _ = await asyncio.wait({task}, timeout=min(_POLL_S, left_s))
                 if done:
                     return task.result()
                 if left_s <= 0:
-                    raise self._too_late(timeout_s)
+                    reason = f"{self.task} did not answer within {attempts.timeout_s:.3g} s"
+                    raise ServingError("deadline_exceeded", reason)
                 self._refuse_when_down()
         finally:
             if not task.done():
                 response.cancel()
                 task.cancel()
 
-    async def _lost(self, error: Exception, attempt: int) -> None:
+    async def _lost(self, error: RayActorError | ReplicaUnavailableError, attempts: _Attempts) -> None:
         """A replica went away with the call: waits a moment before the next, or gives up on a call that kills them."""
-        if isinstance(error, ActorDiedError) and attempt + 1 >= _MAX_LOST_REPLICAS:
+        if isinstance(error, ActorDiedError):
+            attempts.died.add(str(error.actor_id))
+        if len(attempts.died) >= _MAX_LOST_REPLICAS:
             raise self._translated(error) from error
         self._on_retry(self.task)
         logger.warning("replica of %s lost a call (%s); trying another", self.task, type(error).__name__)
-        await asyncio.sleep(min(0.05 * 2**attempt, 1.0))
+        await asyncio.sleep(min(0.05 * 2**attempts.num_lost, 1.0))
+        attempts.num_lost += 1
 
     def _refuse_when_down(self) -> None:
         reason = self.outage()
         if reason is not None:
             raise ServingError("head_unavailable", f"{self.task}: {reason}", retry_after_s=10)
-
-    def _too_late(self, timeout_s: float) -> ServingError:
-        return ServingError("deadline_exceeded", f"{self.task} did not answer within {timeout_s:.3g} s")
 
     def _translated(self, error: Exception) -> ServingError:
         if isinstance(error, BackPressureError):

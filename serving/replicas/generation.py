@@ -13,6 +13,7 @@ from typing import Any
 
 from serving.errors import ServingError
 from serving.replicas.engine_loop import EngineLoop
+from serving.replicas.failures import failure
 from serving.replicas.metrics import HeadMetrics
 from serving.replicas.text_threads import TextThreads
 from serving.settings import HeadArguments
@@ -70,7 +71,7 @@ class GenerationReplica:
             async for event in self._stream(request):
                 yield event
         except ServingError as error:
-            yield {"failure": error.to_wire()}
+            yield failure(error)
 
     async def describe(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the model is and how busy, for /info."""

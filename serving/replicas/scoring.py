@@ -14,6 +14,7 @@ from typing import Any
 
 from serving.errors import ServingError, overloaded
 from serving.replicas.batching import BatchReport, TokenBudgetBatcher
+from serving.replicas.failures import failure
 from serving.replicas.health import ModelHealth
 from serving.replicas.metrics import HeadMetrics
 from serving.replicas.queue_limits import QueueLimits
@@ -77,7 +78,7 @@ class ScoringReplica:
                 # Batches report this too, but none follows where everybody left.
                 self._metrics.queued(self._queued_tokens)
         except ServingError as error:
-            return {"failure": error.to_wire()}
+            return failure(error)
 
     async def describe(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the model is, for /info."""

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from serving.http.proxy import PROXY_CALLBACK, Resend, middlewares
+from serving.http import proxy as proxy_module
+from serving.http.proxy import PROXY_CALLBACK, Proxy, middlewares
+from serving.http.request_bodies import RequestBodies
+
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 EVENT = b'data: {"choices": []}\n\n'
 
@@ -19,16 +23,20 @@ def body(content: bytes, more: bool = False) -> dict[str, Any]:
     return {"type": "http.response.body", "body": content, "more_body": more}
 
 
-class Proxy:
+class ServesProxy:
     """Answers its n-th call with the n-th list of messages; an empty list is a gateway that died."""
 
     def __init__(self, *answers: list[dict[str, Any]]) -> None:
         self.answers = list(answers)
         self.bodies: list[bytes] = []
-        self.ids: list[str] = []
+        self.headers: list[dict[str, str]] = []
+
+    @property
+    def ids(self) -> list[str]:
+        return [headers["x-request-id"] for headers in self.headers]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.ids.append(dict(scope["headers"]).get(b"x-request-id", b"").decode())
+        self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
         content = b""
         while True:
             message = await receive()
@@ -40,10 +48,16 @@ class Proxy:
             await send(message)
 
 
+@pytest.fixture
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(proxy_module, "_PAUSES_S", (0.0, 0.0))
+
+
 def ask(
     proxy: Any,
     path: str = "/v1/fill-mask",
     *,
+    method: str = "POST",
     chunks: tuple[bytes, ...] = (b"{}",),
     headers: tuple[tuple[bytes, bytes], ...] = (),
     leaves: bool = False,
@@ -54,17 +68,20 @@ def ask(
         for index, chunk in enumerate(chunks)
     ]
     if leaves:
-        messages = [{"type": "http.disconnect"}]
+        messages.append({"type": "http.disconnect"})
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
+        if not messages:
+            await asyncio.Event().wait()
         return messages.pop(0)
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    resend = proxy if isinstance(proxy, Resend) else Resend(proxy, report=lambda *_: None)
-    asyncio.run(resend({"type": "http", "path": path, "headers": list(headers)}, receive, send))
+    ours = proxy if isinstance(proxy, Proxy) else Proxy(proxy, report=lambda *_: None)
+    scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+    asyncio.run(ours(scope, receive, send))
     if not sent:
         return 0, {}, b""
     assert [message["type"] for message in sent].count("http.response.start") == 1
@@ -73,34 +90,34 @@ def ask(
 
 
 def test_an_answer_goes_through_unchanged():
-    proxy = Proxy([start(429, b"application/json", (b"retry-after", b"7")), body(b'{"error": 1}')])
+    proxy = ServesProxy([start(429, b"application/json", (b"retry-after", b"7")), body(b'{"error": 1}')])
     assert ask(proxy) == (429, {"content-type": "application/json", "retry-after": "7"}, b'{"error": 1}')
 
 
 @pytest.mark.parametrize("lost", [[], [start()]], ids=["before it answers", "between head and body"])
 def test_a_request_that_a_dead_gateway_lost_is_sent_again_whole(lost):
-    proxy = Proxy(lost, lost, [start(), body(b"good")])
+    proxy = ServesProxy(lost, lost, [start(), body(b"good")])
     assert ask(proxy, chunks=(b"ab", b"cd"))[::2] == (200, b"good")
     assert proxy.bodies == [b"abcd"] * 3
     assert len(set(proxy.ids)) == 1, "it stays the same request"
 
 
 def test_a_request_that_kills_every_gateway_ends_with_503():
-    proxy = Proxy(*[[]] * 9)
+    proxy = ServesProxy(*[[]] * 9)
     status, headers, content = ask(proxy)
     assert (status, json.loads(content)["error"]["type"]) == (503, "head_unavailable")
     assert headers["retry-after"] == "1"
     assert headers["x-request-id"] == proxy.ids[0]
-    assert len(proxy.bodies) == 6
+    assert len(proxy.bodies) == 3
 
 
 def test_an_answer_that_has_begun_is_not_repeated():
-    proxy = Proxy([start(), body(b"ha", more=True)])
+    proxy = ServesProxy([start(), body(b"ha", more=True)])
     assert ask(proxy)[::2] == (200, b"ha")
 
 
 def test_a_stream_that_breaks_ends_with_an_error_event():
-    proxy = Proxy([start(200, b"text/event-stream; charset=utf-8"), body(EVENT, more=True)])
+    proxy = ServesProxy([start(200, b"text/event-stream; charset=utf-8"), body(EVENT, more=True)])
     status, _, content = ask(proxy, "/v1/completions")
     assert status == 200
     events = content.decode().split("\n\n")
@@ -108,26 +125,49 @@ def test_a_stream_that_breaks_ends_with_an_error_event():
 
 
 def test_a_stream_that_is_whole_gets_nothing_added():
-    proxy = Proxy([start(200, b"text/event-stream"), body(EVENT, more=True), body(b"data: [DONE]\n\n")])
+    proxy = ServesProxy([start(200, b"text/event-stream"), body(EVENT, more=True), body(b"data: [DONE]\n\n")])
     assert ask(proxy, "/v1/completions")[2] == EVENT + b"data: [DONE]\n\n"
 
 
 def test_nothing_is_sent_again_for_a_client_that_has_left():
-    proxy = Proxy([], [start(), body(b"too late")])
-    assert ask(proxy, leaves=True)[0] == 0
-    assert len(proxy.bodies) == 1
+    asked = []
+
+    async def proxy(scope, receive, send):
+        asked.append(await receive())
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    assert ask(proxy, leaves=True, chunks=(b"{}",))[0] == 0
+    assert len(asked) == 1
+
+
+def test_a_request_whose_client_leaves_before_it_is_whole_goes_nowhere():
+    proxy = ServesProxy([start(), body(b"too late")])
+    assert ask(proxy, leaves=True, chunks=())[0] == 0
+    assert proxy.bodies == []
+
+
+def test_what_a_dying_gateway_began_to_say_is_forgotten_before_the_request_is_sent_again():
+    dying = [start(503, b"text/plain")]
+    assert ask(ServesProxy(dying, [start(), body(b"good")]))[::2] == (200, b"good")
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "retry_after"),
-    [(404, "not_found", None), (408, "proxy_timeout", None), (429, "overloaded", "3"), (503, "head_unavailable", "1")],
+    [
+        (404, "not_found", None),
+        (408, "deadline_exceeded", None),
+        (429, "overloaded", "3"),
+        (503, "head_unavailable", "1"),
+    ],
 )
 def test_what_the_proxy_says_in_plain_text_gets_the_one_error_body(status, kind, retry_after):
     more = ((b"retry-after", b"3"),) if status == 429 else ()
-    proxy = Proxy([start(status, b"text/plain; charset=utf-8", *more), body(b"Request xyz timed out")])
+    proxy = ServesProxy([start(status, b"text/plain; charset=utf-8", *more), body(b"Request xyz timed out")])
     answered, headers, content = ask(proxy)
     error = json.loads(content)["error"]
-    assert (answered, error["type"], set(error)) == (status, kind, {"type", "message", "param"})
+    assert (answered, error["type"]) == (504 if status == 408 else status, kind)
+    assert set(error) == {"type", "message", "param"}
     assert headers.get("retry-after") == retry_after
 
 
@@ -137,40 +177,144 @@ GOOD = [start(200), body(b"good")]
 
 
 def test_while_a_head_is_too_busy_for_anybody_its_gateway_is_not_asked():
-    proxy, reported = Proxy(BUSY, GOOD), []
-    resend = Resend(proxy, report=lambda *facts: reported.append(facts))
+    proxy, reported = ServesProxy(BUSY, GOOD), []
+    ours = Proxy(proxy, report=lambda *facts: reported.append(facts))
     told = {"content-type": "application/json"}
-    assert ask(resend) == (429, {**told, "x-request-id": "first"}, b"full")
-    again = ask(resend, headers=((b"x-request-id", b"second"),), chunks=(b"{", b"}"))
+    assert ask(ours) == (429, {**told, "x-request-id": "first"}, b"full")
+    again = ask(ours, headers=((b"x-request-id", b"second"),), chunks=(b"{", b"}"))
     assert again == (429, {**told, "x-request-id": "second"}, b"full")
     assert len(proxy.bodies) == 1
     ((head, status, seconds, kind),) = reported
     assert (head, status, kind) == ("fill-mask", 429, "overloaded")
     assert seconds >= 0
-    assert ask(resend, "/v1/token-classification")[2] == b"good"
+    assert ask(ours, "/v1/token-classification")[2] == b"good"
 
 
 def test_a_page_of_another_origin_is_not_told_what_was_for_the_first():
-    resend = Resend(Proxy(BUSY, GOOD), report=lambda *_: None)
-    ask(resend, headers=((b"origin", b"https://a.example"),))
-    assert ask(resend, headers=((b"origin", b"https://b.example"),))[2] == b"good"
+    ours = Proxy(ServesProxy(BUSY, GOOD), report=lambda *_: None)
+    ask(ours, headers=((b"origin", b"https://a.example"),))
+    assert ask(ours, headers=((b"origin", b"https://b.example"),))[2] == b"good"
 
 
 def test_a_refusal_that_no_longer_holds_is_forgotten():
     past = [start(429, b"application/json", (b"x-bigbird-busy", b"fill-mask 0.000")), body(b"full")]
-    resend = Resend(Proxy(past, GOOD), report=lambda *_: None)
-    assert ask(resend)[0] == 429
-    assert ask(resend)[2] == b"good"
+    ours = Proxy(ServesProxy(past, GOOD), report=lambda *_: None)
+    assert ask(ours)[0] == 429
+    assert ask(ours)[2] == b"good"
+
+
+@pytest.mark.parametrize("name", ["x-request-timeout-seconds", "X-Request-Disconnect-Disabled", "x-serve-router-tokens",
+                                  "serve_multiplexed_model_id", "serve-multiplexed-model-id", "x-session-id",
+                                  "x-bigbird-timeout-seconds"])  # fmt: skip
+def test_no_header_of_a_client_steers_serve(name):
+    proxy = ServesProxy([start(), body(b"good")])
+    ask(proxy, headers=((name.lower().encode(), b"-1"), (b"accept", b"application/json")))
+    (headers,) = proxy.headers
+    assert name.lower() not in headers or name == "x-bigbird-timeout-seconds"
+    assert headers["accept"] == "application/json"
+    kept = "-1" if name == "x-request-timeout-seconds" else None
+    assert headers.get("x-bigbird-timeout-seconds") == kept, "the gateway checks it"
+
+
+def slow(*, bodies: RequestBodies, chunks: list[bytes], headers: tuple[tuple[bytes, bytes], ...] = ()) -> Any:
+    """A request of these chunks and no end; the proxy's answer."""
+    proxy = ServesProxy([start(), body(b"good")])
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if not chunks:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": chunks.pop(0), "more_body": True}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        ours = Proxy(proxy, report=lambda *_: None, bodies=bodies)
+        scope = {"type": "http", "method": "POST", "path": "/v1/fill-mask", "headers": list(headers)}
+        await asyncio.wait_for(ours(scope, receive, send), 20)
+
+    asyncio.run(main())
+    assert proxy.bodies == [], "what is not whole takes nobody's place"
+    return sent[0]["status"], json.loads(sent[1]["body"])["error"]["type"]
+
+
+def test_a_body_that_does_not_arrive_is_given_up():
+    assert slow(bodies=RequestBodies(body_s=0.01), chunks=[b"{"]) == (408, "request_timeout")
+
+
+def test_a_body_beyond_any_limit_is_refused_before_it_is_read():
+    length = ((b"content-length", b"999999999999"),)
+    assert slow(bodies=RequestBodies(), chunks=[], headers=length) == (413, "payload_too_large")
+    assert slow(bodies=RequestBodies(), chunks=[b"x" * 2**20] * 40) == (413, "payload_too_large")
+
+
+def test_bodies_together_beyond_the_proxy_s_memory_are_refused():
+    bodies = RequestBodies(max_bytes=1000)
+    assert slow(bodies=bodies, chunks=[b"x" * 600, b"x" * 600]) == (429, "overloaded")
+    assert slow(bodies=bodies, chunks=[b"x" * 1200]) == (429, "overloaded"), "and the first one's place is free again"
+
+
+def test_of_too_many_bodies_that_are_not_whole_the_oldest_is_given_up_and_a_whole_one_passes():
+    proxy = ServesProxy([start(), body(b"good")])
+    answers: dict[int, int] = {}
+
+    async def main() -> None:
+        ours = Proxy(proxy, report=lambda *_: None, bodies=RequestBodies(max_incomplete=3))
+
+        async def client(number: int, whole: bool) -> None:
+            async def receive() -> dict[str, Any]:
+                if not whole:
+                    await asyncio.Event().wait()
+                return {"type": "http.request", "body": b"{}", "more_body": False}
+
+            async def send(message: dict[str, Any]) -> None:
+                answers.setdefault(number, message.get("status"))
+
+            scope = {"type": "http", "method": "POST", "path": "/v1/fill-mask", "headers": []}
+            await ours(scope, receive, send)
+
+        slow_ones = [asyncio.create_task(client(number, whole=False)) for number in range(3)]
+        await asyncio.sleep(0)
+        await client(3, whole=True)
+        await asyncio.wait_for(slow_ones[0], 20)
+        for task in slow_ones:
+            task.cancel()
+        await asyncio.gather(*slow_ones, return_exceptions=True)
+
+    asyncio.run(main())
+    assert answers == {0: 408, 3: 200}
+
+
+def test_only_methods_with_a_body_have_one_read():
+    proxy = ServesProxy([start(), body(b"good")])
+    assert ask(proxy, "/health", method="GET", chunks=(b"a", b"b"))[::2] == (200, b"good")
+    assert proxy.bodies == [b""]
+
+
+def test_errors_of_the_proxy_itself_are_reported_and_readable_by_pages_that_may_call():
+    reported: list[Any] = []
+    origin = ((b"origin", b"https://a.example"),)
+    allowed = (b"access-control-allow-origin", b"https://a.example")
+    full = [start(429, b"text/plain"), body(b"")]
+    proxy = ServesProxy([start(200, b"application/json", allowed), body(b"{}")], full, full)
+    ours = Proxy(proxy, report=lambda *facts: reported.append(facts))
+    ask(ours, headers=origin)
+    status, headers, _ = ask(ours, headers=origin)
+    assert (status, headers["access-control-allow-origin"]) == (429, "https://a.example")
+    _, headers, _ = ask(ours, headers=((b"origin", b"https://b.example"),))
+    assert "access-control-allow-origin" not in headers
+    assert [(head, status, kind) for head, status, _, kind in reported] == [("fill-mask", 429, "overloaded")] * 2
 
 
 def test_other_applications_keep_their_own_ways():
-    proxy = Proxy([start(503, b"text/plain"), body(b"theirs")])
+    proxy = ServesProxy([start(503, b"text/plain"), body(b"theirs")])
     assert ask(proxy, "/other/v1/x")[::2] == (503, b"theirs")
 
 
 @pytest.mark.parametrize(("given", "kept"), [(b"mine-1", True), (b"a b", False)])
 def test_an_id_that_is_unfit_for_a_log_is_replaced_before_anything_logs_it(given, kept):
-    proxy = Proxy([start(), body(b"")])
+    proxy = ServesProxy([start(), body(b"")])
     ask(proxy, headers=((b"x-request-id", given),))
     assert (proxy.ids[0] == given.decode()) == kept
     assert proxy.ids[0]
@@ -182,4 +326,4 @@ def test_serve_finds_what_the_environment_names():
 
     (path,) = PROXY_CALLBACK.values()
     assert import_attr(path) is middlewares
-    assert [item.cls for item in middlewares()] == [Resend]
+    assert [item.cls for item in middlewares()] == [Proxy]

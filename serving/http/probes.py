@@ -1,0 +1,46 @@
+"""How every head is: asked at most once a second, however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from serving.errors import ServingError
+from serving.http.heads import Head
+
+_TIMEOUT_S = 3.0
+_KEPT_S = 1.0
+
+# Of each head, its state and what it says of itself.
+States = dict[str, tuple[str, dict[str, Any] | None]]
+
+
+class Probes:
+    """The states of all heads: `ready`, `asleep`, or why a head does not answer."""
+
+    def __init__(self, heads: Mapping[str, Head]) -> None:
+        self._heads = heads
+        self._lock = asyncio.Lock()
+        self._states: States = {}
+        self._asked = float("-inf")
+
+    async def states(self) -> States:
+        """At most a second old."""
+        async with self._lock:
+            if time.monotonic() - self._asked > _KEPT_S:
+                found = await asyncio.gather(*map(_probe, self._heads.values()))
+                self._states = dict(zip(self._heads, found, strict=True))
+                self._asked = time.monotonic()
+            return self._states
+
+
+async def _probe(head: Head) -> tuple[str, dict[str, Any] | None]:
+    # A sleeping head is not woken.
+    if head.asleep():
+        return "asleep", None
+    try:
+        return "ready", (await head.call("describe", {}, timeout_s=_TIMEOUT_S))["details"]
+    except ServingError as error:
+        return error.message, None

@@ -1,0 +1,29 @@
+"""Which replica of a head gets a request: Serve's router, with an eye on replicas that have refused it."""
+
+from __future__ import annotations
+
+import random
+
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+
+
+class AroundRefusals(RequestRouter):
+    """Two replicas by chance, of which Serve takes the one with the shorter queue.
+
+    Serve knows how many requests a replica has, not how many tokens: one that is full of a long document looks idle.
+    Such a replica refuses by itself, and whoever sends the request again names it in `refused_by`.
+    """
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """One rank of at most two replicas; those that have refused only where there are no others."""
+        refused_by: tuple[str, ...] = ()
+        if pending_request is not None:
+            # Serve pauses before it asks again only where it is told to.
+            pending_request.routing_context.should_backoff = True
+            if pending_request.args and isinstance(pending_request.args[0], dict):
+                refused_by = pending_request.args[0].get("refused_by", ())
+        others = [replica for replica in candidate_replicas if replica.replica_id.unique_id not in refused_by]
+        candidates = others or candidate_replicas
+        return [random.sample(candidates, min(2, len(candidates)))]

@@ -11,22 +11,23 @@ It knows how a head becomes a deployment with its own scaling; what runs inside 
 # No postponed annotations here: Ray validates the arguments only where `build`'s annotation is the class itself.
 
 import argparse
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import ray
+from pydantic import ValidationError
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
+from serving import preflight
 from serving.http.deployment import Gateway
 from serving.http.proxy import PROXY_CALLBACK
 from serving.replicas.generation import GenerationReplica
 from serving.replicas.scoring import ScoringReplica
 from serving.settings import GENERATION, GatewayArguments, HeadArguments, ServeArguments
+from serving.stopping import APP_NAME, StopRequested, StopSignals, drain
 
 # The queue that counts tokens is in the replica. Serve's own bounds lie well above it, so that requests get there
 # to be counted, and are the net below it while a replica starts.
@@ -105,34 +106,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--num-cpus", type=float, default=None, help="CPUs a replica reserves")
-    parser.add_argument("--api-keys-file", default=None, help="file with one accepted key a line")
+    parser.add_argument(
+        "--api-keys-file", default=None,
+        help="file with one accepted key a line, behind it its limits: requests_per_s=N tokens_per_min=N",
+    )  # fmt: skip
+    parser.add_argument(
+        "--open-without-keys", action="store_true", help="listen beyond this machine without asking for a key"
+    )
     options = parser.parse_args(argv)
     try:
         arguments = _arguments(options)
+        preflight.check(arguments, options.host, options.port)
     except ValueError as error:
-        print(f"bigbird-serve: {error}", file=sys.stderr)
+        print(f"bigbird-serve: {_one_line(error)}", file=sys.stderr)
         return 2
+    stop_signals = StopSignals()
     try:
-        serve.start(
-            http_options={"host": options.host, "port": options.port, "request_timeout_s": PROXY_TIMEOUT_S},
-            controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
-        )
-        if options.num_cpus is None:
-            arguments = _affordable(arguments, ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
-        serve.run(build(arguments), name="bigbird")
+        _serve(arguments, options, stop_signals)
     except RuntimeError as error:
         print(f"bigbird-serve: {error}", file=sys.stderr)
         serve.shutdown()  # type: ignore[no-untyped-call]
         return 1
-    print(f"serving {', '.join(arguments.heads)} on http://{options.host}:{options.port}", flush=True)
-    stop = threading.Event()
-    # Only now: Ray has put handlers of its own in place, which end the process at once.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
-    print("finishing what was accepted", flush=True)
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    except (StopRequested, SystemExit):
+        print("finishing what was accepted; once more ends at once", flush=True)
+        stop_signals.install()
+        drain()
     return 0
+
+
+def _serve(arguments: ServeArguments, options: argparse.Namespace, stop_signals: StopSignals) -> None:
+    """Starts everything and waits. Raises StopRequested at SIGINT or SIGTERM, and RuntimeError where nothing starts."""
+    stop_signals.install()
+    serve.start(
+        http_options={"host": options.host, "port": options.port, "request_timeout_s": PROXY_TIMEOUT_S},
+        controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
+    )
+    stop_signals.install()  # Ray has put handlers of its own in their place, which end the process at once
+    if options.num_cpus is None:
+        arguments = _affordable(arguments, ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
+    serve.run(build(arguments), name=APP_NAME)
+    print(f"serving {', '.join(arguments.heads)} on http://{options.host}:{options.port}", flush=True)
+    stop_signals.wait()
 
 
 def _arguments(options: argparse.Namespace) -> ServeArguments:
@@ -142,8 +156,24 @@ def _arguments(options: argparse.Namespace) -> ServeArguments:
         changes["num_gpus"] = 1.0
     if options.num_cpus is not None:
         changes["num_cpus"] = options.num_cpus
-    heads = {task: head.model_copy(update=changes) for task, head in given.resolved_heads().items()}
-    return ServeArguments(heads=heads, gateway=GatewayArguments(api_keys_file=options.api_keys_file))
+    heads = {
+        task: HeadArguments.model_validate({**head.model_dump(), **changes})
+        for task, head in given.resolved_heads().items()
+    }
+    return ServeArguments(heads=heads, gateway=_gateway(options))
+
+
+def _gateway(options: argparse.Namespace) -> GatewayArguments:
+    return GatewayArguments(api_keys_file=options.api_keys_file, open_without_keys=options.open_without_keys)
+
+
+def _one_line(error: ValueError) -> str:
+    """What is wrong, without pydantic's page around it."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}".removeprefix(": ").replace("Value error, ", "")
 
 
 def _affordable(arguments: ServeArguments, num_cpus: float) -> ServeArguments:

@@ -106,8 +106,13 @@ class GatewayArguments(Arguments):
     cors_origins: tuple[str, ...] = Field(
         default=(), description="Origins of web pages that may call; none by default."
     )
-    api_keys_file: str | None = Field(default=None, description="File with one key a line; no keys: an open server.")
+    api_keys_file: str | None = Field(
+        default=None, description="File with one key a line, and its limits; read again when it changes."
+    )
     api_keys_variable: str | None = Field(default=None, description="Environment variable with keys, comma-separated.")
+    open_without_keys: bool = Field(
+        default=False, description="Serve whoever reaches the port; without keys, only a loopback address is served."
+    )
 
 
 class ServeArguments(Arguments):

@@ -1,62 +1,191 @@
-"""API keys: read once from a file or the environment, compared in constant time, never kept in the clear.
+"""API keys: from a file that may change while the server runs, or from the environment; and what each may use.
 
-It knows no HTTP: the gateway hands over what stood behind `Authorization: Bearer`.
+Compared in constant time, never kept in the clear. It knows no HTTP: the edge hands over what stood behind
+`Authorization: Bearer`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from serving.errors import ServingError
+
+logger = logging.getLogger("ray.serve.bigbird")
+
+_LOOK_AT_FILE_S = 1.0
+
+
+@dataclass(frozen=True)
+class KeyLimits:
+    """What one key may use, in each gateway; None: as much as it likes."""
+
+    requests_per_s: float | None = None
+    tokens_per_min: float | None = None
+
+
+class KeyUse:
+    """One key's use, against its limits. Tokens are counted once a request is answered."""
+
+    def __init__(self, limits: KeyLimits, clock: Callable[[], float]) -> None:
+        self._requests = _Bucket(limits.requests_per_s, 1.0, clock)
+        self._tokens = _Bucket(limits.tokens_per_min, 60.0, clock)
+
+    def begin(self) -> None:
+        """Counts a request. Raises ServingError `overloaded` where the key has used what it may."""
+        for bucket, what in ((self._requests, "requests_per_s"), (self._tokens, "tokens_per_min")):
+            wait_s = bucket.wait_s()
+            if wait_s > 0:
+                raise ServingError(
+                    "overloaded", f"this key has used its {what}, which is {bucket.limit:g}", retry_after_s=wait_s
+                )
+        self._requests.take(1)
+
+    def end(self, num_tokens: int) -> None:
+        """Counts the tokens of a request that was answered."""
+        self._tokens.take(num_tokens)
 
 
 class ApiKeys:
-    """A set of accepted keys. An empty set means an open server.
+    """Accepted keys. None at all mean an open server.
 
     Only digests are kept, so neither a log line, a traceback with locals nor a heap dump shows a key.
     """
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = tuple(_digest(key) for key in keys if key)
+    def __init__(self, lines: Iterable[str], *, file: Path | None = None,
+                 clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
+        self._clock = clock
+        self._fixed = dict(map(_parsed, lines))
+        self._file = file
+        self._stamp = _stamp(file)
+        self._looked = clock()
+        self._uses: dict[bytes, tuple[KeyLimits, KeyUse]] = {}
+        self._take({**self._fixed, **(_read(file) if file is not None else {})})
 
     def __repr__(self) -> str:
-        return f"ApiKeys({len(self._digests)} keys)"
+        return f"ApiKeys({len(self._uses)} keys)"
 
     @property
     def required(self) -> bool:
-        return bool(self._digests)
+        return bool(self._uses)
 
-    def accept(self, key: str | None) -> bool:
-        """True when no key is required or `key` is one of them; every key is compared, whatever the outcome."""
-        if not self._digests:
-            return True
+    def find(self, key: str | None) -> KeyUse | None:
+        """The use of `key`, None where it is not accepted; every key is compared, whatever the outcome."""
+        self._look_at_file()
         given = _digest(key or "")
-        matches = [hmac.compare_digest(given, known) for known in self._digests]
-        return any(matches)
+        found = None
+        for known, (_, use) in self._uses.items():
+            if hmac.compare_digest(given, known):
+                found = use
+        return found
+
+    def _look_at_file(self) -> None:
+        """Reads the file again where it has changed; what cannot be read changes nothing."""
+        if self._file is None or self._clock() - self._looked < _LOOK_AT_FILE_S:
+            return
+        self._looked = self._clock()
+        stamp = _stamp(self._file)
+        if stamp == self._stamp:
+            return
+        try:
+            keys = _read(self._file)
+        except (OSError, ValueError) as error:
+            logger.warning("the API keys stay as they were: %s", error)
+            return
+        self._stamp = stamp
+        self._take({**self._fixed, **keys})
+        logger.info("API keys read again: %d keys", len(self._uses))
+
+    def _take(self, keys: dict[bytes, KeyLimits]) -> None:
+        kept = self._uses
+        self._uses = {
+            digest: kept[digest]
+            if digest in kept and kept[digest][0] == limits
+            else (limits, KeyUse(limits, self._clock))
+            for digest, limits in keys.items()
+        }
 
     @classmethod
     def load(cls, *, file: str | None = None, environment_variable: str | None = None) -> ApiKeys:
         """Keys from a file (one a line, `#` starts a comment line) and from a comma-separated variable.
 
-        Raises ValueError when a source was named and holds no key: a server that was meant to be closed must
-        not come up open.
+        Behind a key may stand its limits: `KEY requests_per_s=5 tokens_per_min=200000`. Raises ValueError when a
+        source was named and holds no key: a server that was meant to be closed must not come up open.
         """
         keys: list[str] = []
-        if file is not None:
-            lines = (line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines())
-            found = [line for line in lines if line and not line.startswith("#")]
-            if not found:
-                raise ValueError(f"api_keys_file {file} holds no key")
-            keys += found
         if environment_variable is not None:
-            found = [key.strip() for key in os.environ.get(environment_variable, "").split(",") if key.strip()]
-            if not found:
+            keys = [key.strip() for key in os.environ.get(environment_variable, "").split(",") if key.strip()]
+            if not keys:
                 raise ValueError(f"environment variable {environment_variable} holds no API key")
-            keys += found
-        return cls(keys)
+        return cls(keys, file=Path(file) if file is not None else None)
+
+
+class _Bucket:
+    """At most `limit` in `period_s` seconds, and as much at once; overdrawn, it refuses until it has filled again."""
+
+    def __init__(self, limit: float | None, period_s: float, clock: Callable[[], float]) -> None:
+        self.limit = limit or 0.0
+        self._unlimited = limit is None
+        self._period_s = period_s
+        self._clock = clock
+        self._most = max(1.0, self.limit)
+        self._left = self._most
+        self._at = clock()
+
+    def take(self, amount: float) -> None:
+        self._left -= amount
+
+    def wait_s(self) -> float:
+        """Seconds until something may be taken."""
+        now = self._clock()
+        rate = self.limit / self._period_s
+        self._left = min(self._most, self._left + (now - self._at) * rate)
+        self._at = now
+        if self._unlimited or self._left > 0:
+            return 0.0
+        return (1e-3 - self._left) / rate
+
+
+def _read(file: Path) -> dict[bytes, KeyLimits]:
+    try:
+        lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"api_keys_file {file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    keys = dict(_parsed(line) for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise ValueError(f"api_keys_file {file} holds no key")
+    return keys
+
+
+def _parsed(line: str) -> tuple[bytes, KeyLimits]:
+    key, *rest = line.split()
+    limits = KeyLimits()
+    for word in rest:
+        name, _, value = word.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if name not in ("requests_per_s", "tokens_per_min") or not 0 < number < float("inf"):
+            # Not the word itself: it may be a key with a space in it.
+            raise ValueError("behind an API key may stand requests_per_s=N and tokens_per_min=N, with N above 0")
+        limits = replace(limits, **{name: number})
+    return _digest(key), limits
+
+
+def _stamp(file: Path | None) -> tuple[int, ...] | None:
+    try:
+        status = file.stat() if file is not None else None
+    except OSError:
+        return None
+    return (status.st_ino, status.st_mtime_ns, status.st_size) if status is not None else None
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8")).digest()
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from serving.http.auth import ApiKeys
@@ -14,6 +16,7 @@ from serving.http.gateway import create_app
 from serving.http.metrics import GatewayMetrics
 from serving.http.outages import Outages
 from serving.http.remote import RemoteHead
+from serving.preflight import check_is_closed
 from serving.settings import GatewayArguments, HeadArguments
 
 
@@ -27,6 +30,15 @@ class Gateway:
         head_arguments: dict[str, HeadArguments],
         arguments: GatewayArguments,
     ) -> None:
+        # Where Serve's proxies listen; nothing public says it.
+        client = _get_global_client()
+        assert client is not None, "a replica has a controller"
+        check_is_closed(arguments, str(client.http_config.host))
+        if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+            raise ValueError(
+                "RAY_SERVE_ENABLE_HA_PROXY is set: HAProxy does not send a request again whose gateway died, reads no "
+                "body to its end first and obeys headers of clients; unset it where Ray is started"
+            )
         context = serve.get_replica_context()
         metrics = GatewayMetrics()
         least = {task: head.min_replicas for task, head in head_arguments.items()}

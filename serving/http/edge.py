@@ -5,6 +5,7 @@ Plain ASGI, so that what it refuses costs no parsing. It knows paths and headers
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -17,12 +18,16 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ServingError
-from serving.http.auth import ApiKeys
+from serving.http.auth import ApiKeys, KeyUse
 from serving.http.error_response import error_response
 
 logger = logging.getLogger("ray.serve.bigbird")
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+# A request with a wrong key waits so long for its answer; at most so many do at a time.
+_WRONG_KEY_S = 0.2
+_MAX_SLOWED = 64
 
 # Who asks whether the server lives, what it offers, or how to use it needs no key.
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
@@ -51,6 +56,7 @@ class Edge:
         self._max_body_bytes = max_body_bytes
         self._heads = heads
         self._report = report
+        self._num_slowed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,6 +71,7 @@ class Edge:
         state["request_id"] = request_id(headers)
         status = 499
         finished = False
+        use: KeyUse | None = None
 
         async def observed_send(message: Message) -> None:
             nonlocal status, finished
@@ -77,7 +84,7 @@ class Edge:
             await send(message)
 
         try:
-            self._check_key(scope, headers)
+            use = await self._checked_key(scope, headers)
             body = await self._checked_body(scope, headers, receive)
             await self._app(scope, _replayed(body, receive), observed_send)
         except ServingError as error:
@@ -88,14 +95,27 @@ class Edge:
             status, finished, state["error_kind"] = 500, True, "internal"
             raise
         finally:
+            if use is not None:
+                use.end(state.get("num_tokens") or 0)
             self._account(scope, state, status if finished else 499, time.monotonic() - started)
 
-    def _check_key(self, scope: Scope, headers: Headers) -> None:
+    async def _checked_key(self, scope: Scope, headers: Headers) -> KeyUse | None:
+        """The use of the request's key, None where none is needed. Raises ServingError."""
         if not self._keys.required or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
-            return
+            return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        if not self._keys.accept(key.strip() if scheme.lower() == "bearer" else None):
+        use = self._keys.find(key.strip() if scheme.lower() == "bearer" else None)
+        if use is None:
+            if self._num_slowed >= _MAX_SLOWED:
+                raise ServingError("overloaded", "too many requests with wrong keys", retry_after_s=1)
+            self._num_slowed += 1
+            try:
+                await asyncio.sleep(_WRONG_KEY_S)
+            finally:
+                self._num_slowed -= 1
             raise ServingError("invalid_api_key", "send a valid key as `Authorization: Bearer KEY`")
+        use.begin()
+        return use
 
     async def _checked_body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
         limit = self._max_body_bytes

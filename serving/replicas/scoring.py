@@ -89,6 +89,7 @@ class ScoringReplica:
                 "labels": [config.id2label[index] for index in sorted(config.id2label)],
                 "device": self._arguments.device,
                 "dtype": self._arguments.dtype,
+                "num_open": self._num_open,
                 "queued_tokens": self._queued_tokens,
             }
         }

@@ -181,6 +181,7 @@ def serve_config(cluster: LocalCluster, checkpoint: Path) -> Path:
     head = {"checkpoint": str(checkpoint), "num_cpus": 0.6, "min_replicas": 2, "max_replicas": 2}
     del config["applications"][0]["args"]["checkpoints"]
     config["applications"][0]["args"]["heads"] = {"fill-mask": head}
+    config["applications"][0]["args"]["gateway"] = {"min_replicas": 2, "max_replicas": 4, "open_without_keys": True}
     path = cluster.directory / "serve.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

@@ -332,28 +332,6 @@ def test_a_key_is_asked_for_where_keys_are_set():
         assert server.ask("GET", path).status_code == 200
 
 
-def test_keys_come_from_file_and_environment_and_are_never_shown(tmp_path, monkeypatch):
-    file = tmp_path / "keys"
-    file.write_text("# ours\nalpha\n\n beta \n")
-    monkeypatch.setenv("SOME_KEYS", "gamma, delta")
-    keys = ApiKeys.load(file=str(file), environment_variable="SOME_KEYS")
-    assert [key for key in ("alpha", "beta", "gamma", "delta", "", "# ours") if keys.accept(key)] == [
-        "alpha", "beta", "gamma", "delta"
-    ]  # fmt: skip
-    assert not keys.accept(None)
-    assert "alpha" not in repr(keys) + repr(vars(keys))
-
-
-def test_a_source_of_keys_without_keys_is_an_error(tmp_path, monkeypatch):
-    empty = tmp_path / "keys"
-    empty.write_text("# nothing\n")
-    monkeypatch.delenv("SOME_KEYS", raising=False)
-    with pytest.raises(ValueError, match="holds no key"):
-        ApiKeys.load(file=str(empty))
-    with pytest.raises(ValueError, match="SOME_KEYS holds no API key"):
-        ApiKeys.load(environment_variable="SOME_KEYS")
-
-
 def test_health_ready_info_and_models_tell_what_is_here(server):
     assert server.ask("GET", "/health").json() == {"status": "ok"}
     assert set(server.ask("GET", "/ready").json()["heads"].values()) == {"ready"}

@@ -1,0 +1,97 @@
+"""What `bigbird-serve` refuses before Ray starts, in one line each: a cluster would take a minute and a page of log."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+from serving.http.auth import ApiKeys
+from serving.settings import GENERATION, GatewayArguments, HeadArguments, ServeArguments
+
+
+def check(arguments: ServeArguments, host: str, port: int) -> None:
+    """Raises ValueError, whose message is one line, for what cannot be served. The heads are resolved ones."""
+    _check_keys(arguments.gateway, host)
+    _check_address(host, port)
+    if os.environ.get("RAY_ADDRESS"):
+        return  # what a cluster has, it has elsewhere
+    _check_devices(arguments.heads)
+    for task, head in arguments.heads.items():
+        _check_checkpoint(task, head)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_is_closed(gateway: GatewayArguments, host: str) -> None:
+    """Raises ValueError for a server that other machines reach and that asks for no key."""
+    has_keys = gateway.api_keys_file is not None or gateway.api_keys_variable is not None
+    if not (has_keys or gateway.open_without_keys or is_loopback(host)):
+        raise ValueError(
+            f"{host} is reached from other machines and there are no API keys: "
+            "name api_keys_file or api_keys_variable, or say open_without_keys"
+        )
+
+
+def _check_keys(gateway: GatewayArguments, host: str) -> None:
+    ApiKeys.load(file=gateway.api_keys_file, environment_variable=gateway.api_keys_variable)
+    check_is_closed(gateway, host)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Serve's proxy shares a port that is taken (SO_REUSEPORT): clients would get answers of both servers in turn."""
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port is {port}, expected 1 to 65535")
+    try:
+        (family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+def _check_devices(heads: dict[str, HeadArguments]) -> None:
+    wanted = max((head.num_gpus for head in heads.values()), default=0.0)
+    devices = {head.device for head in heads.values() if head.device.startswith("cuda")}
+    if not wanted and not devices:
+        return
+    import torch
+
+    found = torch.cuda.device_count()
+    if devices and not found:
+        raise ValueError(f"device is {min(devices)}, and torch finds no GPU here")
+    if wanted > found:
+        raise ValueError(f"num_gpus is {wanted:g}, and this machine has {found}")
+
+
+def _check_checkpoint(task: str, head: HeadArguments) -> None:
+    # Here, because torch costs seconds: what is wrong above is said at once.
+    from safetensors import SafetensorError, safe_open
+
+    from bigbird.errors import BigBirdError, CheckpointError
+    from bigbird.loading.pretrained import load_config
+    from bigbird.predictors import load_predictor
+
+    try:
+        load_predictor(task, head.checkpoint, weights=False)
+        if task == GENERATION and not load_config(head.checkpoint).is_decoder:
+            raise CheckpointError(f"{head.checkpoint}: {task} needs a decoder, and is_decoder is false")
+        directory = Path(head.checkpoint)
+        if directory.is_dir():
+            weights = [*directory.glob("model*.safetensors"), *directory.glob("pytorch_model*.bin")]
+            if not weights:
+                raise CheckpointError(f"{directory}: found no weights (model.safetensors or pytorch_model.bin)")
+            for file in weights:
+                if file.suffix == ".safetensors":
+                    with safe_open(file, framework="pt"):
+                        pass
+    except (BigBirdError, OSError, SafetensorError) as error:
+        raise ValueError(f"head {task}: {' '.join(str(error).split())}") from None

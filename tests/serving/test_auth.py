@@ -1,0 +1,99 @@
+"""serving.http.auth: where keys come from, that they are read again, and what each may use."""
+
+import os
+
+import pytest
+
+from serving.errors import ServingError
+from serving.http.auth import ApiKeys
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_keys_come_from_file_and_environment_and_are_never_shown(tmp_path, monkeypatch):
+    file = tmp_path / "keys"
+    file.write_text("# ours\nalpha\n\n beta \n")
+    monkeypatch.setenv("SOME_KEYS", "gamma, delta")
+    keys = ApiKeys.load(file=str(file), environment_variable="SOME_KEYS")
+    asked = ("alpha", "beta", "gamma", "delta", "", "# ours", "alpha\udcff")
+    assert [key for key in asked if keys.find(key)] == ["alpha", "beta", "gamma", "delta"]
+    assert not keys.find(None)
+    assert "alpha" not in repr(keys) + repr(vars(keys))
+
+
+def test_a_source_of_keys_without_keys_is_an_error(tmp_path, monkeypatch):
+    empty = tmp_path / "keys"
+    empty.write_text("# nothing\n")
+    monkeypatch.delenv("SOME_KEYS", raising=False)
+    with pytest.raises(ValueError, match="holds no key"):
+        ApiKeys.load(file=str(empty))
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        ApiKeys.load(file=str(tmp_path / "absent"))
+    with pytest.raises(ValueError, match="SOME_KEYS holds no API key"):
+        ApiKeys.load(environment_variable="SOME_KEYS")
+
+
+@pytest.mark.parametrize("line", ["secret requests_per_s=0", "secret tokens_per_min=x", "secret requests=3", "sec ret"])
+def test_a_limit_that_is_none_is_refused_without_showing_the_key(line):
+    with pytest.raises(ValueError, match="requests_per_s=N") as caught:
+        ApiKeys([line])
+    assert "sec" not in str(caught.value)
+
+
+def test_the_file_is_read_again_once_it_changes_and_a_broken_one_changes_nothing(tmp_path):
+    clock = Clock()
+    file = tmp_path / "keys"
+    file.write_text("first\n")
+    keys = ApiKeys([], file=file, clock=clock)
+
+    def accepted(text: str | None) -> list[str]:
+        if text is None:
+            file.unlink()
+        else:
+            new = tmp_path / "new"
+            new.write_text(text)
+            os.replace(new, file)
+        clock.now += 2.0
+        return [key for key in ("first", "second") if keys.find(key)]
+
+    assert accepted("first\nsecond\n") == ["first", "second"]
+    assert accepted("second\n") == ["second"]
+    assert accepted("") == ["second"], "an emptied file must not open the server"
+    assert accepted("second tokens_per_min=-1\n") == ["second"]
+    assert accepted(None) == ["second"]
+    assert accepted("first\n") == ["first"]
+
+
+def test_a_key_has_its_own_requests_a_second():
+    clock = Clock()
+    keys = ApiKeys(["slow requests_per_s=2", "fast"], clock=clock)
+    for _ in range(2):
+        keys.find("slow").begin()
+    with pytest.raises(ServingError, match="requests_per_s, which is 2") as caught:
+        keys.find("slow").begin()
+    assert (caught.value.kind, 0 < caught.value.retry_after_s <= 1) == ("overloaded", True)
+    keys.find("fast").begin()
+    clock.now += 0.6
+    keys.find("slow").begin()
+
+
+def test_a_key_has_its_own_tokens_a_minute_and_keeps_its_debt_when_the_file_is_read_again(tmp_path):
+    clock = Clock()
+    file = tmp_path / "keys"
+    file.write_text("small tokens_per_min=600\n")
+    keys = ApiKeys([], file=file, clock=clock)
+    keys.find("small").begin()
+    keys.find("small").end(1200)
+    file.write_text("small tokens_per_min=600\nother\n")
+    clock.now += 30.0
+    assert keys.find("other")
+    with pytest.raises(ServingError, match="tokens_per_min, which is 600"):
+        keys.find("small").begin()
+    clock.now += 31.0
+    keys.find("small").begin()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from pathlib import Path
 
-from serving.http.auth import ApiKeys
+from serving.http.auth import ApiKeys, check_is_closed
 from serving.settings import GENERATION, GatewayArguments, HeadArguments, ServeArguments
 
 
@@ -20,24 +19,6 @@ def check(arguments: ServeArguments, host: str, port: int) -> None:
     _check_devices(arguments.heads)
     for task, head in arguments.heads.items():
         _check_checkpoint(task, head)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def check_is_closed(gateway: GatewayArguments, host: str) -> None:
-    """Raises ValueError for a server that other machines reach and that asks for no key."""
-    has_keys = gateway.api_keys_file is not None or gateway.api_keys_variable is not None
-    if not (has_keys or gateway.open_without_keys or is_loopback(host)):
-        raise ValueError(
-            f"{host} is reached from other machines and there are no API keys: "
-            "name api_keys_file or api_keys_variable, or say open_without_keys"
-        )
 
 
 def _check_keys(gateway: GatewayArguments, host: str) -> None:

@@ -147,9 +147,10 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("score", "finetune"),
     ),
     "serving": (
-        ("errors", "settings"),
+        ("errors", "settings", "texts"),
         ("replicas",),
         ("http",),
+        ("preflight", "stopping"),
         ("app",),
     ),
 }

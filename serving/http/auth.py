@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.errors import ServingError
+from serving.settings import GatewayArguments
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -124,6 +126,24 @@ class ApiKeys:
             if not keys:
                 raise ValueError(f"environment variable {environment_variable} holds no API key")
         return cls(keys, file=Path(file) if file is not None else None)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_is_closed(gateway: GatewayArguments, host: str) -> None:
+    """Raises ValueError for a server that other machines reach and that asks for no key."""
+    has_keys = gateway.api_keys_file is not None or gateway.api_keys_variable is not None
+    if not (has_keys or gateway.open_without_keys or _is_loopback(host)):
+        raise ValueError(
+            f"{host} is reached from other machines and there are no API keys: "
+            "name api_keys_file or api_keys_variable, or say open_without_keys"
+        )
 
 
 class _Bucket:

@@ -11,12 +11,11 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
-from serving.http.auth import ApiKeys
+from serving.http.auth import ApiKeys, check_is_closed
 from serving.http.gateway import create_app
 from serving.http.metrics import GatewayMetrics
 from serving.http.outages import Outages
 from serving.http.remote import RemoteHead
-from serving.preflight import check_is_closed
 from serving.settings import GatewayArguments, HeadArguments
 
 

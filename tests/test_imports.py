@@ -129,10 +129,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("module",),
         ("loading",),
         ("model", "tokenization"),
-        ("head_layers",),
+        ("head_layers", "generation"),
         ("heads",),
         ("checkpoint", "inference"),
-        ("generation",),
         ("predictors",),
     ),
     "pipelines": (

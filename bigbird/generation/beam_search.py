@@ -28,13 +28,16 @@ class BeamSearch:
         options: GenerationOptions,
         eos_token_ids: Sequence[int],
         processors: Sequence[Processor],
+        kept: list[Tensor] | None = None,
     ) -> None:
+        """kept: where every step's processed log-probabilities, (K, V), are put."""
         self.is_done = False
         self.complete: list[tuple[float, list[int]]] = []
         self._prompt_ids = prompt_ids
         self._options = options
         self._eos = list(eos_token_ids)
         self._processors = processors
+        self._kept = kept
         # Enough candidates for K to go on even if, of each, every end-of-sequence token is among them.
         self._num_candidates = max(2, 1 + len(self._eos)) * options.num_beams
         self._length = 0
@@ -57,6 +60,8 @@ class BeamSearch:
             ids = torch.tensor([self._prompt_ids + beam for beam in self._beams])
             for processor in self._processors:
                 log_probs = processor(ids, log_probs)
+        if self._kept is not None:
+            self._kept.append(log_probs)
         totals = (log_probs + self._totals[:, None]).flatten()
         scores, flat = totals.topk(min(self._num_candidates, len(totals)))
         candidates = [divmod(index, logits.shape[-1]) for index in flat.tolist()]  # (beam, token)

@@ -278,7 +278,8 @@ def _choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, floa
             drawn.setdefault(_distribution(request.options), []).append(row)
         if request.scores is not None:
             sampled = request.options.temperature > 0
-            request.scores.append(warp(scores[row : row + 1], request.options)[0] if sampled else scores[row].clone())
+            of_row = scores[row : row + 1]
+            request.scores.append(warp(of_row, request.options) if sampled else of_row.clone())
     for options, rows in drawn.items():
         index = torch.tensor(rows, device=logits.device)
         uniforms = torch.tensor([requests[row].uniform() for row in rows], dtype=torch.float64)

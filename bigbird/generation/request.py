@@ -79,12 +79,12 @@ class Request:
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
         self.scores: list[Tensor] | None = [] if keep_scores else None
-        """The processed scores of every token, (V,), where they are kept."""
+        """Where they are kept, the processed scores of every token, (1, V); of beams, log-probabilities (K, V)."""
         self.finish_reason: str | None = None
         self.text = ""
         self.search: BeamSearch | None = None
         if options.num_beams > 1:
-            self.search = BeamSearch(self.prompt_ids, options, self.eos_token_ids, self.processors)
+            self.search = BeamSearch(self.prompt_ids, options, self.eos_token_ids, self.processors, self.scores)
         # The engine's: its number there, its sequences in the cache, and how many prompt tokens those hold.
         self.id = -1
         self.sequences: list[int] = []

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from bigbird.config import BigBirdConfig
 from bigbird.errors import ConfigError
+from bigbird.generation.model_generate import Generates
 from bigbird.head_layers import LanguageModelHead, Predictions, PreTrainingHeads
 from bigbird.heads.answers import as_asked, logits_answer, token_loss
 from bigbird.loading.generation_config import GenerationConfig
@@ -150,7 +151,7 @@ class BigBirdForMaskedLM(_LanguageModel):
         return logits_answer(self, loss, logits, encoded, return_dict)
 
 
-class BigBirdForCausalLM(_LanguageModel):
+class BigBirdForCausalLM(_LanguageModel, Generates):
     """Vocabulary logits for the next token. Needs `is_decoder=True` to be causal; without, it says so."""
 
     def __init__(self, config: BigBirdConfig) -> None:

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mended_transformers import mended
-from tiny_decoders import TINY, LetterTokenizer, SumModel, tiny_decoder
+from tiny_decoders import TINY, LetterTokenizer, SumModel, prompts_of, tiny_decoder, with_theirs
 
-from bigbird import BigBirdForCausalLM
 from bigbird.attention.cached import CachedAttention
 from bigbird.attention.kv_cache import KVCache
 from bigbird.errors import InputError
@@ -20,23 +19,6 @@ from bigbird.inference import prepare_for_inference
 from bigbird.linear.packed import can_pack
 
 LENGTHS = [1, 2, 17, 63, 64, 65, 300, 1100, 1500]
-
-
-def with_theirs(seed: int = 0, **changes: Any) -> tuple[Any, BigBirdForCausalLM]:
-    """The same random weights in transformers and here."""
-    transformers = pytest.importorskip("transformers")
-    ours = tiny_decoder(seed, **changes)
-    theirs = transformers.BigBirdForCausalLM(transformers.BigBirdConfig(**TINY | changes)).eval()
-    missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
-    assert not unexpected
-    assert all("decoder" in name for name in missing)  # tied
-    theirs.tie_weights()
-    return theirs, ours
-
-
-def prompts_of(lengths: list[int], seed: int = 1) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(4, TINY["vocab_size"], (length,), generator=generator).tolist() for length in lengths]
 
 
 def their_tokens(theirs: Any, prompt: list[int], options: GenerationOptions, **inputs: Any) -> list[int]:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from bigbird import BigBirdConfig, BigBirdForCausalLM
@@ -27,6 +28,23 @@ TINY: dict[str, Any] = {
 def tiny_decoder(seed: int = 0, **changes: Any) -> BigBirdForCausalLM:
     torch.manual_seed(seed)
     return BigBirdForCausalLM(BigBirdConfig(**TINY | changes)).eval()
+
+
+def with_theirs(seed: int = 0, **changes: Any) -> tuple[Any, BigBirdForCausalLM]:
+    """The same random weights in transformers and here."""
+    transformers = pytest.importorskip("transformers")
+    ours = tiny_decoder(seed, **changes)
+    theirs = transformers.BigBirdForCausalLM(transformers.BigBirdConfig(**TINY | changes)).eval()
+    missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert not unexpected
+    assert all("decoder" in name for name in missing)  # tied
+    theirs.tie_weights()
+    return theirs, ours
+
+
+def prompts_of(lengths: list[int], seed: int = 1) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(4, TINY["vocab_size"], (length,), generator=generator).tolist() for length in lengths]
 
 
 class SumModel:

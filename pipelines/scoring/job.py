@@ -28,6 +28,7 @@ from pipelines.scoring.actors.stages import add_scoring, make_stage
 from pipelines.scoring.actors.watch import start_watch
 from pipelines.scoring.checks import ModelInfo, check_ids
 from pipelines.scoring.inputs.listing import Listing, list_inputs
+from pipelines.scoring.inputs.paths import holds
 from pipelines.scoring.inputs.source import UnitSource
 from pipelines.scoring.inputs.units import Unit, size_of_units
 from pipelines.scoring.ledger.ledger import Ledger, open_output, refuse_doubles
@@ -113,24 +114,29 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
     known before actors start. Starts Ray where it is not running.
     """
     began = time.monotonic()
-    plan = _plan(job, load, inspect)
+    plan = _plan(job, load, inspect, out)
     before = plan.ledger.num_done
     files = f"{len(plan.listing.files):,} files, {plan.listing.rows:,} rows"
+    for note in plan.listing.notes:
+        print(note, file=out)
     print(f"{job.task}: {files}; {before:,} done before, {plan.rows:,} to score", file=out, flush=True)
     summaries = _score(job, plan, out) if plan.units else {}
     return _account(plan, summaries, before, time.monotonic() - began)
 
 
-def _plan(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo]) -> Plan:
+def _plan(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo], out: TextIO) -> Plan:
     if job.limit is not None and job.limit < 1:
         raise InputError(f"limit is {job.limit}, expected at least 1")
     stage, model = make_stage(job.task, job.model, job.options, load=load, inspect=inspect)
     columns = stage.columns
-    listing = list_inputs(job.inputs, read_columns=[name.partition(".")[0] for name in columns.values()])
-    check_input_types(listing.schema, columns)
     output = locate(job.output)
-    _refuse_output_among_inputs(output, job.inputs, listing)
-    kept = _kept(listing.schema, job)
+    _refuse_output_among_inputs(output, job.inputs)
+    keep = None if job.keep is None else [*job.keep, *([job.id_column] if job.id_column else [])]
+    listing = list_inputs(
+        job.inputs, read=list(columns.values()), keep=keep, say=lambda line: print(line, file=out, flush=True)
+    )
+    check_input_types(listing.schema, columns, listing.names)
+    kept = _kept(listing, keep)
     schema = output_schema(kept, stage.results)
     if job.id_column:
         check_ids(listing, job.id_column)
@@ -197,26 +203,24 @@ def _account(plan: Plan, summaries: Mapping[str, Mapping[str, Any]], before: int
     )
 
 
-def _refuse_output_among_inputs(output: Place, inputs: Sequence[str], listing: Listing) -> None:
-    """A folder is read with all that is below it: the next start would take its own results for input."""
-    if not listing.filesystem.equals(output.filesystem):
-        return
-    folders = [place.path.rstrip("/") for place in map(locate, inputs)]
-    inside = any(output.path.startswith(f"{folder}/") for folder in folders)
-    if inside or any(file.path.startswith(f"{output.path}/") for file in listing.files):
+def _refuse_output_among_inputs(output: Place, inputs: Sequence[str]) -> None:
+    """Folders and globs are read with all that is below them: the next start would take its own results for input."""
+    part = output.child("part-0.parquet").path
+    if any(locate(given).filesystem.equals(output.filesystem) and holds(given, part) for given in inputs):
         raise InputError(f"output {output.name!r} lies among the inputs; choose a directory outside them")
+    if any(locate(given).name.startswith(f"{output.name}/") for given in inputs):
+        raise InputError(f"output {output.name!r} holds an input; choose another directory")
 
 
-def _kept(schema: pa.Schema, job: Job) -> pa.Schema:
-    if job.keep is None:
-        return schema
-    names = list(dict.fromkeys([*job.keep, *([job.id_column] if job.id_column else [])]))
-    absent = [name for name in names if name not in schema.names]
+def _kept(listing: Listing, keep: Sequence[str] | None) -> pa.Schema:
+    if keep is None:
+        return listing.schema
+    absent = [name for name in keep if name not in listing.schema.names]
     if absent:
         raise InputError(
-            f"columns {', '.join(map(repr, absent))} are not in the input; its columns are {', '.join(schema.names)}"
+            f"columns {', '.join(map(repr, absent))} are not in the input; its columns are {', '.join(listing.names)}"
         )
-    return pa.schema([schema.field(name) for name in names])
+    return pa.schema([listing.schema.field(name) for name in dict.fromkeys(keep)], metadata=listing.schema.metadata)
 
 
 def _fingerprint(job: Job, model: ModelInfo, columns: Mapping[str, str], schema: pa.Schema) -> dict[str, Any]:

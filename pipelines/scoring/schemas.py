@@ -136,16 +136,19 @@ def output_schema(kept: pa.Schema, results: Sequence[pa.Field]) -> pa.Schema:
             f"input columns {', '.join(map(repr, taken))} have the names of columns the job writes; "
             "leave them out with --columns, or rename them"
         )
-    return pa.schema([*(pa.field(field.name, field.type) for field in kept), *ours])
+    return pa.schema([*(pa.field(field.name, field.type) for field in kept), *ours], metadata=kept.metadata)
 
 
-def check_input_types(schema: pa.Schema, columns: Mapping[str, str]) -> None:
-    """Raises InputError unless every column a task reads exists and holds strings (for choices: lists of them)."""
+def check_input_types(schema: pa.Schema, columns: Mapping[str, str], names: Sequence[str] = ()) -> None:
+    """Raises InputError unless every column a task reads exists and holds strings (for choices: lists of them).
+
+    names: all columns of the input, where the schema has only some.
+    """
     for role, name in columns.items():
         found = _type_at(schema, name)
         expected = "list of string" if role == "choices" else "string"
         if found is None:
-            raise InputError(f"column {name!r} is not in the input; its columns are {', '.join(schema.names)}")
+            raise InputError(f"column {name!r} is not in the input; its columns are {', '.join(names or schema.names)}")
         inner = _plain(found)
         if role == "choices":
             inner = _plain(inner.value_type) if _is_list(inner) else pa.null()

@@ -28,6 +28,9 @@ def write(path, rows, **options):
     return str(path)
 
 
+PACKED = {".gz": gzip.compress, "zst": lambda content: bytes(pa.compress(content, "zstd"))}
+
+
 def read_all(listing, unit_bytes=100):
     units = cut_units(listing.files, unit_bytes)
     return pa.concat_tables(read_unit(unit, listing.filesystem, listing.schema) for unit in units)
@@ -105,19 +108,20 @@ def test_a_damaged_page_makes_rows_with_errors_and_the_rest_is_read(tmp_path):
     assert table["text"].to_pylist() == [None] * 20 + rows[20:]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonl.gz", "a.json.zst"])
 def test_json_lines_are_read_blank_and_damaged_lines_included(tmp_path, name):
     lines = [json.dumps({"text": f"text {n}", "tags": ["x"], "n": n}) for n in range(20)]
     lines[7] = '{"text": "cut'
-    lines[9] = json.dumps({"text": "a number is text here", "tags": [], "n": "nine"})
+    lines[9] = json.dumps({"text": 9, "tags": [], "n": 9})
     lines.insert(3, "   ")
     content = "\n".join(lines).encode()
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    table = read_all(list_inputs([str(tmp_path / name)]))
+    (tmp_path / name).write_bytes(PACKED.get(name[-3:], bytes)(content))
+    table = read_all(list_inputs([str(tmp_path / name)], read=["text"]))
     assert table[SOURCE_ROW].to_pylist() == list(range(20))
     bad = [row for row, error in enumerate(table[READ_ERROR].to_pylist()) if error]
     assert bad == [7, 9]
-    assert table["n"].to_pylist() == [None if n in bad else n for n in range(20)]
+    assert table["n"].to_pylist() == [None if n == 7 else n for n in range(20)]
+    assert table["text"].to_pylist() == [None if n in bad else f"text {n}" for n in range(20)]
     assert table["tags"].to_pylist()[0] == ["x"]
 
 

@@ -1,234 +1,260 @@
 """The input of a job: which files, how many rows, and the one schema they are read with.
 
-A path may be a file, a folder (read recursively, Hive partitions become columns), a glob, or a URI that pyarrow
-understands (`s3://`, `gs://`, `hdfs://`). Files are Parquet or JSON lines (also compressed: `.jsonl.gz`).
+A column has one type in all files, which holds the values of each exactly (`inputs.types`), or the input is refused.
+Columns that some files lack are null there.
 
-`inputs.units` cuts the rows into units of work, `inputs.reading` reads them. Does not know models, tasks, Ray,
-or what is already done.
+`inputs.paths` finds the files, `inputs.units` cuts the rows into units of work, `inputs.reading` reads them. Does
+not know models, tasks, Ray, or what is already done.
 """
 
-import codecs
-import contextlib
-import fnmatch
-import io
-import json
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from urllib.parse import unquote
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.json as pajson
-import pyarrow.parquet as pq
+import pyarrow.types as pt
 
 from bigbird.errors import InputError
-from pipelines.scoring.inputs.reading import json_lines
-from pipelines.scoring.inputs.units import NO_PARTITION, PARQUET_SUFFIXES, InputFile
-from pipelines.scoring.storage import Place, locate
-
-JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+from pipelines.scoring.inputs.file_metadata import common_metadata
+from pipelines.scoring.inputs.json_lines import describe_json
+from pipelines.scoring.inputs.json_types import Kind, merge
+from pipelines.scoring.inputs.paths import Partition, find_files, said_of
+from pipelines.scoring.inputs.reading import open_parquet
+from pipelines.scoring.inputs.types import common_type
+from pipelines.scoring.inputs.units import NO_PARTITION, InputFile
+from pipelines.scoring.inputs.values import Described, Values
+from pipelines.scoring.storage import Place
 
 _LISTING_THREADS = 32
-_JSON_SAMPLE_BYTES = 4 << 20
+_SAY_AFTER_S = 5.0
+# A unit of scoring holds as much text as it should, and of what is only kept not more than so many times that.
+_KEPT_PER_READ = 8
+_MAX_NOTES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """All files of an input and the schema they are read with (partition columns included)."""
+    """All files of an input and the schema they are read with.
+
+    schema: the columns that were asked for, partitions included, and the metadata that the files share. names: all
+    columns of the files. notes: what a person should know of how they are read, a line each.
+    """
 
     filesystem: pafs.FileSystem = field(compare=False)
     files: tuple[InputFile, ...]
     schema: pa.Schema
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
 
 
-def list_inputs(paths: Sequence[str], *, read_columns: Sequence[str] | None = None) -> Listing:
-    """List the files of `paths` and read their footers (Parquet) or count their lines (JSON lines).
+def list_inputs(
+    paths: Sequence[str],
+    *,
+    read: Sequence[str] = (),
+    keep: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Listing:
+    """List the files of `paths` and read their footers (Parquet) or all of them (JSON lines).
 
-    `read_columns` are the columns whose bytes count when rows are cut into units; None counts all.
+    read: the columns of text that a task reads (`doc.body` reaches into a struct); every file has them. keep: those
+    that are kept beside, None for all; of other columns nothing matters. say: gets a line where listing takes long.
+
     Raises InputError: a path that cannot be read, no file at all, files on different filesystems, a file that is
-    neither Parquet nor JSON lines or is damaged, files whose schemas do not fit together.
+    neither Parquet nor JSON lines or is damaged, a column that is there twice, one that is missing where a task reads
+    it, one of which no type holds the values of all files.
     """
-    filesystem: pafs.FileSystem | None = None
-    found: dict[str, tuple[Place, pafs.FileInfo, tuple[tuple[str, str], ...]]] = {}
-    for path in paths:
-        place = locate(path)
-        if filesystem is not None and not filesystem.equals(place.filesystem):
-            raise InputError(f"input {path!r} is on another filesystem than {paths[0]!r}; one job reads from one")
-        filesystem = filesystem or place.filesystem
-        for info, root in _files_below(place, path):
-            name = place.name_of(info.path)
-            partition = _hive_partition(info.path[len(root) :])
-            found.setdefault(info.path, (Place(place.filesystem, info.path, name), info, partition))
-    if not found or filesystem is None:
-        raise InputError(f"no Parquet or JSON lines file in {', '.join(map(repr, paths))}")
+    found = find_files(paths)
+    wanted = None if keep is None else {*keep, *read, *(name.partition(".")[0] for name in read)}
+    reading = {*read, *(name.partition(".")[0] for name in read)}
+    entries = sorted(found.files.values(), key=lambda entry: entry[0].name)
+    described: list[Described] = []
+    began = said = time.monotonic()
     with ThreadPoolExecutor(_LISTING_THREADS) as pool:
-        described = list(pool.map(lambda entry: _describe(entry[0], entry[1], entry[2], read_columns), found.values()))
-    described.sort(key=lambda pair: pair[0].name)
-    files = tuple(file for file, _ in described)
-    schema = _common_schema([(file, schema) for file, schema in described if len(schema) or file.is_parquet])
-    return Listing(filesystem=filesystem, files=files, schema=_with_partitions(schema, files))
-
-
-def _files_below(place: Place, given: str) -> Iterator[tuple[pafs.FileInfo, str]]:
-    """Files named by a path, folder or glob, each with the root below which Hive partitions count."""
-    filesystem, path = place.filesystem, place.path
-    if any(character in path for character in "*?["):
-        root = path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
-        selector = pafs.FileSelector(root or ".", recursive=True)
-        infos = [info for info in _listed(filesystem, selector, given) if _matches(info.path, path)]
-        if not infos:
-            raise InputError(f"input {given!r} matches no file")
-    else:
-        try:
-            info = filesystem.get_file_info(path)
-        except OSError as error:
-            raise InputError(f"input {given!r} cannot be read: {error}") from error
-        if info.type == pafs.FileType.File:
-            if not path.lower().endswith(PARQUET_SUFFIXES + JSON_SUFFIXES):
-                raise InputError(f"input {given!r} is neither Parquet nor JSON lines by its name")
-            yield info, path.rpartition("/")[0]
-            return
-        if info.type != pafs.FileType.Directory:
-            raise InputError(f"input {given!r} does not exist")
-        root = path
-        infos = _listed(filesystem, pafs.FileSelector(path, recursive=True), given)
-    for info in infos:
-        hidden = any(part.startswith((".", "_")) for part in info.path[len(root) :].split("/"))
-        if info.is_file and not hidden and info.path.lower().endswith(PARQUET_SUFFIXES + JSON_SUFFIXES):
-            yield info, root
-
-
-def _listed(filesystem: pafs.FileSystem, selector: pafs.FileSelector, given: str) -> list[pafs.FileInfo]:
-    try:
-        return list(filesystem.get_file_info(selector))
-    except OSError as error:
-        raise InputError(f"input {given!r} cannot be read: {error}") from error
-
-
-def _matches(path: str, pattern: str) -> bool:
-    """Shell matching by path component, so that `*` stays within one folder and `**` does not."""
-    parts, patterns = path.split("/"), pattern.split("/")
-    if "**" in patterns:
-        return fnmatch.fnmatchcase(path, pattern.replace("**/", "*"))
-    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
-
-
-def _hive_partition(below: str) -> tuple[tuple[str, str], ...]:
-    keys = (part.partition("=") for part in below.split("/")[:-1] if "=" in part)
-    return tuple((key, unquote(value)) for key, _, value in keys)
+        for one in pool.map(lambda entry: _describe(entry, wanted, reading, read), entries):
+            described.append(one)
+            if time.monotonic() - said > _SAY_AFTER_S:
+                said = time.monotonic()
+                say(f"listing: {len(described):,} of {len(entries):,} files in {said - began:.0f} s")
+    fields, notes = _common_fields(described)
+    fields |= _partition_fields(described, fields, wanted)
+    names = tuple(dict.fromkeys([*(name for one in described for name in one.names), *fields]))
+    _require(read, described, names)
+    metadata = common_metadata([one.schema.metadata or {} for one in described if one.kinds is None])
+    unread = said_of(found.skipped)
+    return Listing(
+        filesystem=found.filesystem,
+        files=tuple(one.file for one in described),
+        schema=pa.schema([fields[name] for name in names if name in fields], metadata=metadata),
+        names=names,
+        notes=(*notes, *([unread.removeprefix("; ")] if unread else [])),
+    )
 
 
 def _describe(
-    place: Place, info: pafs.FileInfo, partition: tuple[tuple[str, str], ...], read_columns: Sequence[str] | None
-) -> tuple[InputFile, pa.Schema]:
-    groups: list[tuple[int, int]] = []
-    try:
-        if place.name.lower().endswith(PARQUET_SUFFIXES):
-            metadata = pq.read_metadata(place.path, filesystem=place.filesystem)
-            schema = metadata.schema.to_arrow_schema()
-            for index in range(metadata.num_row_groups):
-                group = metadata.row_group(index)
-                chunks = (group.column(column) for column in range(group.num_columns))
-                size = sum(
-                    chunk.total_uncompressed_size
-                    for chunk in chunks
-                    if read_columns is None or chunk.path_in_schema.partition(".")[0] in read_columns
-                )
-                groups.append((group.num_rows, size))
-        else:
-            schema, groups = _describe_json(place)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"input {place.name!r} cannot be read: {error}") from error
-    mtime_ns = info.mtime_ns or 0
+    entry: tuple[Place, pafs.FileInfo, Partition], wanted: set[str] | None, reading: set[str], read: Sequence[str]
+) -> Described:
+    place, info, partition = entry
     file = InputFile(
         name=place.name,
         path=place.path,
         size=info.size,
-        mtime_ns=mtime_ns,
-        groups=tuple(groups),
+        mtime_ns=info.mtime_ns or 0,
+        groups=(),
         partition=partition,
     )
-    return file, schema.remove_metadata()
+    try:
+        if file.is_parquet:
+            return _describe_parquet(file, place, wanted, reading)
+        return _describe_json(file, place, wanted, read)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"input {place.name!r} cannot be read: {error}") from error
 
 
-def _common_schema(schemas: Sequence[tuple[InputFile, pa.Schema]]) -> pa.Schema:
-    """One schema for all files: same columns, types promoted where that loses nothing (int32 and int64).
-
-    JSON lines say nothing where they have nothing, so a column may be absent from a whole file of them.
-    """
-    if not schemas:
-        return pa.schema([])
-    first, merged = schemas[0]
-    for file, schema in schemas[1:]:
-        if schema.equals(merged):
-            continue
-        differing = set(merged.names) ^ set(schema.names)
-        if differing and (first.is_parquet or file.is_parquet):
-            raise InputError(
-                f"input {file.name!r} and {first.name!r} differ in columns {', '.join(map(repr, sorted(differing)))}"
-            )
-        try:
-            merged = pa.unify_schemas([merged, schema], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise InputError(f"input {file.name!r} does not fit {first.name!r}: {error}") from error
-    return merged
+def _describe_parquet(file: InputFile, place: Place, wanted: set[str] | None, reading: set[str]) -> Described:
+    with open_parquet(place.path, place.filesystem) as opened:
+        schema, columns = opened.schema_arrow, opened.schema
+        groups = _groups(opened.metadata, wanted, reading)
+    intervals: tuple[str, ...] = ()
+    if pa.binary(12) in schema.types:
+        stored = map(columns.column, range(len(columns)))
+        intervals = tuple(column.path for column in stored if column.converted_type == "INTERVAL")
+    kept = pa.schema([f for f in schema if wanted is None or f.name in wanted], metadata=schema.metadata)
+    doubles = sorted(name for name in set(kept.names) if len(kept.get_all_field_indices(name)) > 1)
+    if doubles:
+        raise InputError(f"input {place.name!r} has column {doubles[0]!r} twice; leave it out with --columns")
+    file = replace(file, groups=tuple(groups))
+    return Described(file=file, place=place, schema=kept, names=tuple(schema.names), intervals=intervals)
 
 
-def _with_partitions(schema: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
-    """Add Hive partition columns: int64 where every value is a whole number, else string."""
-    values: dict[str, list[str]] = {}
-    for file in files:
-        for key, value in file.partition:
-            values.setdefault(key, []).extend([value] if value != NO_PARTITION else [])
-    for key, texts in values.items():
-        if key not in schema.names:
-            whole = all(text.lstrip("-").isascii() and text.lstrip("-").isdigit() for text in texts)
-            schema = schema.append(pa.field(key, pa.int64() if whole else pa.string()))
-    return schema
-
-
-def _describe_json(place: Place) -> tuple[pa.Schema, list[tuple[int, int]]]:
-    rows = size = 0
-    sample: list[bytes] = []
-    for line in json_lines(place.path, place.filesystem):
-        if size < _JSON_SAMPLE_BYTES:
-            sample.append(line)
-        rows += 1
-        size += len(line)
-    if not sample:
-        return pa.schema([]), []
-    if not any(map(_is_object, sample)):
+def _describe_json(file: InputFile, place: Place, wanted: set[str] | None, read: Sequence[str]) -> Described:
+    paths = [path for name in read for path in ((name,), tuple(name.split(".")))]
+    stored = describe_json(place.path, place.filesystem, wanted, paths)
+    if stored.groups and not stored.objects:
         raise InputError(f"input {place.name!r} is not JSON lines: expected one object a line, found none")
-    try:
-        schema = _json_schema(sample)
-    except pa.ArrowException:
-        schema = _json_schema_of_most(sample)
-    # What looks like a time is kept as it was written: the next line may not look like one.
-    fields = (pa.field(f.name, pa.string()) if pa.types.is_timestamp(f.type) else f for f in schema)
-    return pa.schema(list(fields)), [(rows, size)]
+    kinds = {name: kind for name, kind in stored.kinds.items() if name not in dict(file.partition)}
+    schema = pa.schema([(name, kind.arrow()) for name, kind in kinds.items() if wanted is None or name in wanted])
+    file = replace(file, groups=tuple(stored.groups), offsets=tuple(stored.offsets))
+    return Described(file=file, place=place, schema=schema, names=tuple(kinds), kinds=kinds)
 
 
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line.removeprefix(codecs.BOM_UTF8)), dict)
-    except ValueError:
+def _groups(metadata: Any, wanted: set[str] | None, reading: set[str]) -> list[tuple[int, int]]:
+    groups = []
+    roots = [metadata.schema.column(index).path.partition(".")[0] for index in range(metadata.num_columns)]
+    kept = [index for index, root in enumerate(roots) if wanted is None or root in wanted]
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        sizes = {index: group.column(index).total_uncompressed_size for index in kept}
+        text = sum(size for index, size in sizes.items() if not reading or roots[index] in reading)
+        groups.append((group.num_rows, max(text, sum(sizes.values()) // _KEPT_PER_READ)))
+    return groups
+
+
+def _common_fields(described: Sequence[Described]) -> tuple[dict[str, pa.Field], list[str]]:
+    """One field for every column of the files, and a note on each whose type is not the same in all of them."""
+    values = Values(described)
+    fields: dict[str, pa.Field] = {}
+    notes = []
+    differing: dict[bytes, Described] = {}
+    for one in [*_json_files(described), *(one for one in described if one.kinds is None)]:
+        differing.setdefault(one.schema.remove_metadata().serialize().to_pybytes(), one)
+    first_of: dict[str, Described] = {}
+    changed: dict[str, list[str]] = {}
+    for one in differing.values():
+        for column in one.schema:
+            name, known = column.name, fields.get(column.name)
+            if known is None:
+                fields[name], first_of[name] = pa.field(name, column.type), one
+                continue
+            if known.type.equals(column.type):
+                continue
+            kind = common_type(known.type, column.type, (name,), values.fit)
+            if kind is None:
+                raise InputError(
+                    f"column {name!r} is {_short(first_of[name].schema.field(name).type)} in "
+                    f"{first_of[name].file.name!r} and {_short(column.type)} in {one.file.name!r}, and no type holds "
+                    "the values of both exactly: leave it out with --columns, or write these files alike"
+                )
+            fields[name] = pa.field(name, kind)
+            changed.setdefault(name, [_short(known.type)]).append(_short(column.type))
+    for name, column in fields.items():
+        if any(one.kinds is not None for one in described):
+            fields[name] = pa.field(name, _without_null(column.type))
+        if name in changed:
+            kinds = ", ".join(dict.fromkeys(changed[name]))
+            notes.append(f"column {name!r} differs between files ({kinds}): kept as {_short(fields[name].type)}")
+    for name in sorted({name for one in described for name in one.intervals if name in fields}):
+        notes.append(f"column {name!r} holds intervals of Parquet: kept as their 12 bytes, as type {fields[name].type}")
+    return fields, notes[:_MAX_NOTES] + ([f"and {len(notes) - _MAX_NOTES} more"] if len(notes) > _MAX_NOTES else [])
+
+
+def _json_files(described: Sequence[Described]) -> list[Described]:
+    """All files of JSON lines as one: a number in one and text in another are as if they stood in one file."""
+    files = [one for one in described if one.kinds is not None and one.kinds]
+    if not files:
+        return []
+    kinds: dict[str, Kind] = {}
+    for one in files:
+        for name in one.schema.names:
+            kind = (one.kinds or {})[name]
+            kinds[name] = merge(kinds[name], kind) if name in kinds else kind
+    schema = pa.schema([(name, kind.arrow()) for name, kind in kinds.items()])
+    return [Described(file=files[0].file, place=files[0].place, schema=schema, names=tuple(kinds), kinds=kinds)]
+
+
+def _without_null(kind: pa.DataType) -> pa.DataType:
+    """JSON's columns of which nothing is known, as strings: not every reader knows the type null."""
+    if pt.is_null(kind):
+        return pa.string()
+    if pt.is_list(kind):
+        return pa.list_(_without_null(kind.value_type))
+    if pt.is_struct(kind):
+        return pa.struct([pa.field(f.name, _without_null(f.type)) for f in kind])
+    return kind
+
+
+def _partition_fields(
+    described: Sequence[Described], fields: dict[str, pa.Field], wanted: set[str] | None
+) -> dict[str, pa.Field]:
+    """Hive partition columns: int64 where every value survives it, `02134` does not; else string."""
+    values: dict[str, set[str]] = {}
+    for one in described:
+        for key, value in one.file.partition:
+            values.setdefault(sys.intern(key), set()).update([value] if value != NO_PARTITION else [])
+    found = {}
+    stored = {name for one in described for name in one.names}
+    for key, texts in values.items():
+        if key not in fields and key not in stored and (wanted is None or key in wanted):
+            whole = bool(texts) and all(map(_survives_int64, texts))
+            found[key] = pa.field(key, pa.int64() if whole else pa.string())
+    return found
+
+
+def _survives_int64(text: str) -> bool:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
         return False
+    return str(int(text)) == text and -(2**63) <= int(text) < 2**63
 
 
-def _json_schema(lines: Sequence[bytes]) -> pa.Schema:
-    text = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines)
-    return pajson.read_json(io.BytesIO(text), read_options=pajson.ReadOptions(block_size=len(text) + 1)).schema
+def _require(read: Sequence[str], described: Sequence[Described], names: Sequence[str]) -> None:
+    """Raises InputError for a column that a task reads and a file of Parquet lacks: all its rows would be errors."""
+    for name in read:
+        top = name if name in names else name.partition(".")[0]
+        if name in names and name.partition(".")[0] in names and "." in name:
+            raise InputError(f"column {name!r} may be a column or a field of {name.partition('.')[0]!r}: rename one")
+        for one in described:
+            if one.kinds is None and top in names and top not in (*one.names, *dict(one.file.partition)):
+                raise InputError(f"input {one.file.name!r} has no column {top!r}, which the task reads")
 
 
-def _json_schema_of_most(lines: Sequence[bytes]) -> pa.Schema:
-    """The schema without the lines that are damaged or of another type than those before them."""
-    schema = pa.schema([])
-    for line in filter(_is_object, lines):
-        with contextlib.suppress(pa.ArrowException):
-            schema = pa.unify_schemas([schema, _json_schema([line])], promote_options="permissive")
-    return schema
+def _short(kind: pa.DataType) -> str:
+    text = str(kind)
+    return text if len(text) <= 120 else f"{text[:120]}..."

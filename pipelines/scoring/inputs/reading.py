@@ -4,23 +4,41 @@ Rows that cannot be read come with nulls and the reason, so that every row of th
 happens. Does not know which units there are, nor models, tasks or Ray.
 """
 
-import gzip
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
+from pipelines.scoring.inputs.json_lines import read_json
+from pipelines.scoring.inputs.types import cast_exactly
 from pipelines.scoring.inputs.units import NO_PARTITION, SOURCE_FILE, SOURCE_ROW, Piece, Unit
 
 READ_ERROR = "__read_error"
 
 # A unit may be a thousand tiny files, each a few requests to an object store.
 _READ_THREADS = 8
+# A row group may be larger than memory, and a row be a book: pages are streamed, so many bytes of rows at a time.
+_BATCH_BYTES = 8 << 20
+_BATCH_ROWS = 16_384
+_BUFFER_BYTES = 1 << 20
+_WHOLE_BYTES = 32 << 20
+
+
+def open_parquet(path: str, filesystem: pafs.FileSystem, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """A file whose columns are fetched at once where they are small, and streamed in buffers where they are not.
+
+    Times of the old INT96 kind are read in microseconds, as Spark and duckdb do: nanoseconds end in the year 2262.
+    """
+    options = {"filesystem": filesystem, "coerce_int96_timestamp_unit": "us"}
+    if metadata is None:
+        return pq.ParquetFile(path, pre_buffer=False, **options)
+    largest = max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)
+    small = largest <= _WHOLE_BYTES
+    return pq.ParquetFile(
+        path, metadata=metadata, pre_buffer=small, buffer_size=0 if small else _BUFFER_BYTES, **options
+    )
 
 
 def read_unit(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.Table:
@@ -31,7 +49,7 @@ def read_unit(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.
     """
     with ThreadPoolExecutor(min(_READ_THREADS, len(unit.pieces))) as pool:
         tables = list(pool.map(lambda piece: _read_piece(piece, filesystem, schema), unit.pieces))
-    return pa.concat_tables(tables).combine_chunks()
+    return pa.concat_tables(tables)  # in chunks: one of a column may not hold more than 2 GiB
 
 
 def _read_piece(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.Table:
@@ -49,93 +67,57 @@ def _read_piece(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) ->
     return table.append_column(READ_ERROR, errors)
 
 
-def json_lines(path: str, filesystem: pafs.FileSystem) -> Iterator[bytes]:
-    """Lines that are not blank; compression by suffix."""
-    raw = filesystem.open_input_file(path)
-    with raw, gzip.open(raw) if path.lower().endswith(".gz") else io.BufferedReader(raw) as stream:
-        for line in stream:
-            if line.strip():
-                yield line
-
-
 def _complete(table: pa.Table, piece: Piece, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema`: cast to the type that holds those of all files, of a partition, or null."""
     partition = dict(piece.file.partition)
     columns = []
     for wanted in schema:
         if wanted.name in table.column_names:
-            column = table[wanted.name]
-            columns.append(column if column.type == wanted.type else column.cast(wanted.type))
+            columns.append(cast_exactly(table[wanted.name], wanted.type))
+        elif partition.get(wanted.name, NO_PARTITION) == NO_PARTITION:
+            columns.append(pa.nulls(table.num_rows, wanted.type))
         else:
-            value = partition.get(wanted.name, NO_PARTITION)
-            text = pa.array([None if value == NO_PARTITION else value] * table.num_rows, pa.string())
+            text = pa.array([partition[wanted.name]] * table.num_rows, pa.string())
             columns.append(text.cast(wanted.type))
     return pa.table(columns, schema=schema)
 
 
 def _read_parquet(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) -> tuple[pa.Table, pa.Array]:
-    batches: list[pa.RecordBatch] = []
-    with pq.ParquetFile(piece.file.path, filesystem=filesystem, pre_buffer=False) as file:
-        stored = file.schema_arrow
-        columns = [name for name in schema.names if name in stored.names]
-        first = 0
-        for index in range(file.num_row_groups):
-            rows = file.metadata.row_group(index).num_rows
-            low, high = max(piece.start - first, 0), min(piece.stop - first, rows)
-            first += rows
-            if low >= high:
-                continue
-            position = 0
-            for batch in file.iter_batches(min(rows, 16_384), row_groups=[index], columns=columns):
-                begin, end = max(low - position, 0), min(high - position, batch.num_rows)
-                position += batch.num_rows
-                if begin < end:
-                    batches.append(batch.slice(begin, end - begin))
-                if position >= high:
-                    break
-    kept = pa.schema([stored.field(name) for name in columns])
+    with open_parquet(piece.file.path, filesystem) as listed:
+        metadata, stored = listed.metadata, listed.schema_arrow.names
+    columns = [name for name in schema.names if name in stored]
+    rows = piece.stop - piece.start
     if not columns:
-        table = pa.table({"": pa.nulls(piece.stop - piece.start)})
+        table = pa.table({"": pa.nulls(rows)})
     else:
-        table = pa.Table.from_batches(batches, schema=kept.with_metadata(stored.metadata))
-    if table.num_rows != piece.stop - piece.start:
+        with open_parquet(piece.file.path, filesystem, metadata) as file:
+            table = pa.Table.from_batches(_batches(file, columns, piece))
+    if table.num_rows != rows:
         raise ValueError(f"{piece.file.name} has fewer rows than when it was listed")
-    return _complete(table, piece, schema), pa.nulls(table.num_rows, pa.string())
+    return _complete(table, piece, schema), pa.nulls(rows, pa.string())
+
+
+def _batches(file: pq.ParquetFile, columns: list[str], piece: Piece) -> Iterator[pa.RecordBatch]:
+    first = 0
+    for index in range(file.num_row_groups):
+        group = file.metadata.row_group(index)
+        rows = group.num_rows
+        low, high = max(piece.start - first, 0), min(piece.stop - first, rows)
+        first += rows
+        if low >= high:
+            continue
+        position = 0
+        fitting = max(1, rows * _BATCH_BYTES // max(group.total_byte_size, 1))
+        for batch in file.iter_batches(min(rows, fitting, _BATCH_ROWS), row_groups=[index], columns=columns):
+            begin, end = max(low - position, 0), min(high - position, batch.num_rows)
+            position += batch.num_rows
+            if begin < end:
+                yield batch.slice(begin, end - begin)
+            if position >= high:
+                break
 
 
 def _read_json(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) -> tuple[pa.Table, pa.Array]:
-    lines = []
-    for number, line in enumerate(json_lines(piece.file.path, filesystem)):
-        if number >= piece.stop:
-            break
-        if number >= piece.start:
-            lines.append(line)
-    if len(lines) != piece.stop - piece.start:
-        raise ValueError(f"{piece.file.name} has fewer lines than when it was listed")
-    stored = pa.schema([f for f in schema if f.name not in dict(piece.file.partition)])
-    try:
-        return _complete(_parse_lines(lines, stored), piece, schema), pa.nulls(len(lines), pa.string())
-    except pa.ArrowException:
-        pass  # one line is damaged or of another type: find it
-    tables: list[pa.Table] = []
-    errors: list[str | None] = []
-    for line in lines:
-        try:
-            json.loads(line)
-            tables.append(_parse_lines([line], stored))
-            errors.append(None)
-        except (ValueError, pa.ArrowException) as error:
-            tables.append(pa.table({f.name: pa.nulls(1, f.type) for f in stored}, schema=stored))
-            errors.append(f"{type(error).__name__}: {error}")
-    return _complete(pa.concat_tables(tables), piece, schema), pa.array(errors, pa.string())
-
-
-def _parse_lines(lines: Sequence[bytes], schema: pa.Schema) -> pa.Table:
-    text = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines)
-    table = pajson.read_json(
-        io.BytesIO(text),
-        read_options=pajson.ReadOptions(block_size=len(text) + 1),
-        parse_options=pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-    )
-    if table.num_rows != len(lines):  # a line with a list of objects, or with none
-        raise pa.ArrowInvalid(f"expected one object a line, found {table.num_rows} in {len(lines)}")
-    return table.select(schema.names)
+    partition = dict(piece.file.partition)
+    table, errors = read_json(piece, filesystem, pa.schema([f for f in schema if f.name not in partition]))
+    return _complete(table, piece, schema), errors

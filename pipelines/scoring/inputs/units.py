@@ -14,6 +14,7 @@ SOURCE_FILE = "source_file"
 SOURCE_ROW = "source_row"
 REPLACES = "__replaces"  # the finished file whose rows a unit scores again
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+JSON_SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # how Hive writes a null
 
 # One unit becomes one file, is what a killed process loses, and what the last actor works at while the others have
@@ -26,13 +27,19 @@ _MAX_UNIT_ROWS = 200_000
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """One file of the listing. `groups`: (rows, bytes of the columns that are read) for each row group."""
+    """One file of the listing.
+
+    groups: (rows, bytes) for each row group of Parquet, each megabyte of JSON lines; bytes are those of the columns
+    that a task reads, or a share of those that are kept, whichever is more. offsets: where each group of JSON lines
+    begins.
+    """
 
     name: str  # what `source_file` says: the absolute path or the URI
     path: str  # what the filesystem calls it
     size: int
     mtime_ns: int
     groups: tuple[tuple[int, int], ...]
+    offsets: tuple[int, ...] = ()
     partition: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -41,16 +48,27 @@ class InputFile:
 
     @property
     def is_parquet(self) -> bool:
-        return self.name.lower().endswith(PARQUET_SUFFIXES)
+        return not self.name.lower().endswith(JSON_SUFFIXES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Rows [start, stop) of one file."""
+    """Rows [start, stop) of one file. `near`: a row at or before `start`, and the byte of JSON it begins at."""
 
     file: InputFile
     start: int
     stop: int
+    near: tuple[int, int] = (0, 0)
+
+    @property
+    def without_groups(self) -> "Piece":
+        """The same without the groups of its file, which may be many."""
+        near, first = (0, 0), 0
+        for (rows, _), offset in zip(self.file.groups, self.file.offsets, strict=False):
+            if first > self.start:
+                break
+            near, first = (first, offset), first + rows
+        return replace(self, file=replace(self.file, groups=(), offsets=()), near=near)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +80,8 @@ class Unit:
 
     @property
     def without_groups(self) -> "Unit":
-        """The same without the row groups of its files, which may be many and which a reader finds in the file."""
-        pieces = (replace(piece, file=replace(piece.file, groups=())) for piece in self.pieces)
-        return Unit(pieces=tuple(pieces), replaces=self.replaces)
+        """The same without the groups of its files, which may be many and which a reader finds in the file."""
+        return Unit(pieces=tuple(piece.without_groups for piece in self.pieces), replaces=self.replaces)
 
     @property
     def rows(self) -> int:

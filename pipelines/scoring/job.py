@@ -132,9 +132,7 @@ def _plan(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo],
     output = locate(job.output)
     _refuse_output_among_inputs(output, job.inputs)
     keep = None if job.keep is None else [*job.keep, *([job.id_column] if job.id_column else [])]
-    listing = list_inputs(
-        job.inputs, read=list(columns.values()), keep=keep, say=lambda line: print(line, file=out, flush=True)
-    )
+    listing = list_inputs(job.inputs, read=columns, keep=keep, say=lambda line: print(line, file=out, flush=True))
     check_input_types(listing.schema, columns, listing.names)
     kept = _kept(listing, keep)
     schema = output_schema(kept, stage.results)

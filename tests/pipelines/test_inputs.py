@@ -116,7 +116,7 @@ def test_json_lines_are_read_blank_and_damaged_lines_included(tmp_path, name):
     lines.insert(3, "   ")
     content = "\n".join(lines).encode()
     (tmp_path / name).write_bytes(PACKED.get(name[-3:], bytes)(content))
-    table = read_all(list_inputs([str(tmp_path / name)], read=["text"]))
+    table = read_all(list_inputs([str(tmp_path / name)], read={"text": "text"}))
     assert table[SOURCE_ROW].to_pylist() == list(range(20))
     bad = [row for row, error in enumerate(table[READ_ERROR].to_pylist()) if error]
     assert bad == [7, 9]

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -289,11 +290,15 @@ def test_ids_that_repeat_are_refused_by_name(stand_in, tmp_path, capsys):
     assert "id 'a' occurs twice: row 0 of" in capsys.readouterr().err
 
 
-def test_files_with_other_columns_are_refused_by_name(stand_in, tmp_path, capsys):
-    write_corpus(tmp_path / "in" / "a.parquet", ROWS)
-    write_corpus(tmp_path / "in" / "b.parquet", ROWS, lang=["en"] * NUM_ROWS)
+def test_columns_that_no_type_holds_are_refused_by_name_and_left_out_they_cost_nothing(stand_in, tmp_path, capsys):
+    write_corpus(tmp_path / "in" / "a.parquet", ["one"], key=[2**53 + 1])
+    write_corpus(tmp_path / "in" / "b.parquet", ["two"], key=[3.5], lang=["en"])
     assert score.main(command(tmp_path)) == 2
-    assert "b.parquet' and" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert re.search(r"column 'key' is int64 in '.*a\.parquet' and double in '.*b\.parquet'.*--columns", said)
+    assert not (tmp_path / "out").exists()
+    assert score.main(command(tmp_path, "--columns", "lang")) == 0
+    assert pq.read_table(tmp_path / "out").sort_by("source_file")["lang"].to_pylist() == [None, "en"]
 
 
 NASTY = {

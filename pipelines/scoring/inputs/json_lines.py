@@ -6,7 +6,7 @@ byte at which every megabyte of lines begins, so that no piece reads what is bef
 
 import codecs
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,14 +54,15 @@ def json_lines(path: str, filesystem: pafs.FileSystem, offset: int = 0) -> Itera
 
 
 def describe_json(
-    path: str, filesystem: pafs.FileSystem, wanted: Collection[str] | None, required: Sequence[tuple[str, ...]]
+    path: str, filesystem: pafs.FileSystem, wanted: Collection[str] | None, read: Mapping[str, str]
 ) -> JsonFile:
     """Read a file through once. Only columns in `wanted` get a kind, all where it is None.
 
-    required: paths of the columns that a task reads, as strings or lists of them. A row that has something else
-    there has no say in the type of the column.
+    read: the columns that a task reads, by what they are to it: strings, and lists of them for `choices`. A row that
+    has something else there has no say in the type of the column.
     """
     found = JsonFile()
+    needs = [(path, role) for role, name in read.items() for path in ([name], name.split("."))]
     misfits: dict[str, Kind] = {}
     rows = size = 0
     for offset, line in json_lines(path, filesystem):
@@ -79,7 +80,7 @@ def describe_json(
         found.objects += 1
         for name, value in row.items():
             kind = kind_of(value) if wanted is None or name in wanted else Kind()
-            fits = all(_is_text(kind, path[1:]) for path in required if path[0] == name)
+            fits = all(_fits(kind, path[1:], role) for path, role in needs if path[0] == name)
             kinds, other = (found.kinds, misfits) if fits else (misfits, found.kinds)
             other.setdefault(name, Kind())
             kinds[name] = merge(kinds[name], kind) if name in kinds else kind
@@ -91,11 +92,13 @@ def describe_json(
     return found
 
 
-def _is_text(kind: Kind, path: Sequence[str]) -> bool:
+def _fits(kind: Kind, path: Sequence[str], role: str) -> bool:
     for name in path:
         kind = kind.fields.get(name, Kind())
-    item = kind.item if kind.what == LIST and kind.item else kind
-    return item.what in (STRING, NOTHING)
+    if role == "choices" and kind.what == LIST:
+        kind = kind.item or Kind()
+        return kind.what in (STRING, NOTHING)
+    return kind.what == NOTHING or (kind.what == STRING and role != "choices")
 
 
 def read_json(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) -> tuple[pa.Table, pa.Array]:

@@ -84,7 +84,7 @@ def _object(pairs: list[tuple[str, Any]]) -> "dict[str, Any] | Repeated":
 
 def _float(text: str) -> "float | Literal":
     value = float(text)
-    if len(text) > _DIGITS_OF_DOUBLE and Decimal(text) != Decimal(repr(value)):
+    if (len(text) > _DIGITS_OF_DOUBLE or "e" in text.lower()) and Decimal(text) != Decimal(repr(value)):
         return Literal(text)
     return value
 

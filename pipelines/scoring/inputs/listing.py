@@ -9,7 +9,7 @@ not know models, tasks, Ray, or what is already done.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +28,8 @@ from pipelines.scoring.inputs.types import common_type
 from pipelines.scoring.inputs.units import NO_PARTITION, InputFile
 from pipelines.scoring.inputs.values import Described, Values
 from pipelines.scoring.storage import Place
+
+NOTHING_READ: Mapping[str, str] = {}
 
 _LISTING_THREADS = 32
 _SAY_AFTER_S = 5.0
@@ -58,22 +60,23 @@ class Listing:
 def list_inputs(
     paths: Sequence[str],
     *,
-    read: Sequence[str] = (),
+    read: Mapping[str, str] = NOTHING_READ,
     keep: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Listing:
     """List the files of `paths` and read their footers (Parquet) or all of them (JSON lines).
 
-    read: the columns of text that a task reads (`doc.body` reaches into a struct); every file has them. keep: those
-    that are kept beside, None for all; of other columns nothing matters. say: gets a line where listing takes long.
+    read: the columns that a task reads, by what they are to it (`schemas.InputColumns`; `doc.body` reaches into a
+    struct); every file has them. keep: those that are kept beside, None for all; of other columns nothing matters.
+    say: gets a line now and then where listing takes long.
 
     Raises InputError: a path that cannot be read, no file at all, files on different filesystems, a file that is
     neither Parquet nor JSON lines or is damaged, a column that is there twice, one that is missing where a task reads
     it, one of which no type holds the values of all files.
     """
     found = find_files(paths)
-    wanted = None if keep is None else {*keep, *read, *(name.partition(".")[0] for name in read)}
-    reading = {*read, *(name.partition(".")[0] for name in read)}
+    reading = {top for name in read.values() for top in (name, name.partition(".")[0])}
+    wanted = None if keep is None else reading | set(keep)
     entries = sorted(found.files.values(), key=lambda entry: entry[0].name)
     described: list[Described] = []
     began = said = time.monotonic()
@@ -86,7 +89,7 @@ def list_inputs(
     fields, notes = _common_fields(described)
     fields |= _partition_fields(described, fields, wanted)
     names = tuple(dict.fromkeys([*(name for one in described for name in one.names), *fields]))
-    _require(read, described, names)
+    _require(read.values(), described, names)
     metadata = common_metadata([one.schema.metadata or {} for one in described if one.kinds is None])
     unread = said_of(found.skipped)
     return Listing(
@@ -99,7 +102,7 @@ def list_inputs(
 
 
 def _describe(
-    entry: tuple[Place, pafs.FileInfo, Partition], wanted: set[str] | None, reading: set[str], read: Sequence[str]
+    entry: tuple[Place, pafs.FileInfo, Partition], wanted: set[str] | None, reading: set[str], read: Mapping[str, str]
 ) -> Described:
     place, info, partition = entry
     file = InputFile(
@@ -134,9 +137,8 @@ def _describe_parquet(file: InputFile, place: Place, wanted: set[str] | None, re
     return Described(file=file, place=place, schema=kept, names=tuple(schema.names), intervals=intervals)
 
 
-def _describe_json(file: InputFile, place: Place, wanted: set[str] | None, read: Sequence[str]) -> Described:
-    paths = [path for name in read for path in ((name,), tuple(name.split(".")))]
-    stored = describe_json(place.path, place.filesystem, wanted, paths)
+def _describe_json(file: InputFile, place: Place, wanted: set[str] | None, read: Mapping[str, str]) -> Described:
+    stored = describe_json(place.path, place.filesystem, wanted, read)
     if stored.groups and not stored.objects:
         raise InputError(f"input {place.name!r} is not JSON lines: expected one object a line, found none")
     kinds = {name: kind for name, kind in stored.kinds.items() if name not in dict(file.partition)}
@@ -244,7 +246,7 @@ def _survives_int64(text: str) -> bool:
     return str(int(text)) == text and -(2**63) <= int(text) < 2**63
 
 
-def _require(read: Sequence[str], described: Sequence[Described], names: Sequence[str]) -> None:
+def _require(read: Iterable[str], described: Sequence[Described], names: Sequence[str]) -> None:
     """Raises InputError for a column that a task reads and a file of Parquet lacks: all its rows would be errors."""
     for name in read:
         top = name if name in names else name.partition(".")[0]

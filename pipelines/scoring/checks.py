@@ -110,25 +110,33 @@ def parse_options(kind: type, assignments: Sequence[str]) -> Any:
 
 
 def _parse(text: str, hint: Any, name: str) -> Any:
+    """A text as a value of the field's type; `none` is None only where it is not one of the field's own values."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        if text.lower() == "none":
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+        if text.lower() == "none" and "none" not in typing.get_args(hint):
             return None
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    expected = f"option {name}={text!r}: expected"
     if typing.get_origin(hint) is typing.Literal:
-        choices = typing.get_args(hint)
-        if text not in map(str, choices):
-            raise InputError(f"option {name}={text!r}: expected one of {', '.join(map(str, choices))}")
-        return next(choice for choice in choices if str(choice) == text)
+        if text not in typing.get_args(hint):
+            raise InputError(f"{expected} one of {', '.join(typing.get_args(hint))}")
+        return text
     if typing.get_origin(hint) is tuple:
-        return tuple(_parse(part, typing.get_args(hint)[0], name) for part in text.split(",") if part)
+        parts: Any = [part for part in text.split(",") if part]
+        if text.startswith("["):
+            try:
+                parts = json.loads(text)
+            except ValueError:
+                raise InputError(f"{expected} values with a comma between, or a JSON list") from None
+        inner = typing.get_args(hint)[0]
+        return tuple(_parse(part if isinstance(part, str) else json.dumps(part), inner, name) for part in parts)
     if hint is bool:
         if text.lower() not in ("true", "false"):
-            raise InputError(f"option {name}={text!r}: expected true or false")
+            raise InputError(f"{expected} true or false")
         return text.lower() == "true"
     try:
         return hint(text) if hint in (int, float) else text
     except ValueError:
-        raise InputError(f"option {name}={text!r}: expected {hint.__name__}") from None
+        raise InputError(f"{expected} {hint.__name__}") from None
 
 
 def check_ids(listing: Listing, id_column: str) -> None:

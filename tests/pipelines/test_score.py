@@ -13,11 +13,10 @@ from ray_session import ray_session
 
 from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
 from bigbird.errors import CheckpointError
-from bigbird.predictors import OPTIONS
 from pipelines import score
 from pipelines.scoring import progress
 from pipelines.scoring.actors.watch import WatchState, split_windows
-from pipelines.scoring.checks import ModelInfo, parse_options
+from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.job import Job, run_job
 
 NUM_ROWS = 60
@@ -389,10 +388,3 @@ def test_a_watch_that_was_killed_itself_goes_on_with_what_it_hears():
     watch = WatchState()
     watch.enter("u", 8, 16)
     assert watch.begin("u").suspects == ((8, 16),)
-
-
-def test_options_are_read_by_the_types_of_their_fields():
-    options = parse_options(OPTIONS["token-classification"], ["aggregation_strategy=max", "ignore_labels=O,MISC"])
-    assert (options.aggregation_strategy, options.ignore_labels) == ("max", ("O", "MISC"))
-    options = parse_options(OPTIONS["masked-lm-scoring"], ["return_tokens=true", "num_passes=3"])
-    assert (options.return_tokens, options.num_passes) == (True, 3)

@@ -17,51 +17,57 @@ from bigbird.config import BigBirdConfig
 from bigbird.errors import ConfigError
 from bigbird.head_layers import LanguageModelHead
 from bigbird.layers import ACTIVATIONS, Layer
-from bigbird.linear.packed import GELU, Int8Linear, PackedLinear, can_pack
+from bigbird.linear.packed import GELU, Int8Linear, PackedLinear, can_pack, prefers_bfloat16
 from bigbird.loading.pretrained import PretrainedModel
 from bigbird.model import BigBirdModel
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["float32", "bfloat16", "int8", "auto"]
 _Model = TypeVar("_Model", bound=PretrainedModel)
 
 
-def prepare_for_inference(model: _Model, dtype: Precision = "float32") -> _Model:
+def prepare_for_inference(model: _Model, dtype: Precision | torch.dtype | None = None) -> _Model:
     """A copy of `model` that runs fast, in evaluation mode and without gradients; `model` stays as it is.
 
-    Same class, same call signature; in float32 the results differ by rounding only (1e-4 at unit scale). The copy
-    holds its own layers and shares what did not change: drop `model` to release its weights.
+    Same class, same call signature; in float32 the results differ by rounding only (1e-4 at unit scale). It shares
+    nothing with `model`, copies and pickles, and refuses to train, to be differentiated, moved or converted.
 
-    dtype: "float32"; "bfloat16"; "int8", which keeps float32 outside the layers' products (CPU only).
+    dtype: "float32"; "bfloat16"; "int8", which keeps float32 outside the layers' products (CPU only); "auto",
+    bfloat16 where this machine multiplies it faster, else float32; None, the model's own.
     Raises ConfigError for another dtype, or int8 where this machine has no such product.
     """
-    if dtype not in ("float32", "bfloat16", "int8"):
-        raise ConfigError(f'dtype must be "float32", "bfloat16" or "int8", got {dtype!r}')
     on_cpu = model.device.type == "cpu"
-    if dtype == "int8" and not (on_cpu and can_pack(torch.int8)):
+    if dtype == "auto":
+        precision = "bfloat16" if prefers_bfloat16(model.device.type) else "float32"
+    else:
+        precision = str(model.dtype if dtype is None else dtype).removeprefix("torch.")
+    if precision not in ("float32", "bfloat16", "int8"):
+        own = ", which is the model's own" if dtype is None else ""
+        raise ConfigError(f'dtype must be "float32", "bfloat16", "int8" or "auto", got {precision!r}{own}')
+    if precision == "int8" and not (on_cpu and can_pack(torch.int8)):
         raise ConfigError(f"dtype int8 needs oneDNN's 8-bit products, which are missing on this {model.device.type}")
-    weights = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    weights = torch.bfloat16 if precision == "bfloat16" else torch.float32
     if on_cpu and weights == torch.bfloat16 and not can_pack(torch.bfloat16):
         logger.warning("this CPU has no bfloat16 matrix products; float32 is faster here")
 
-    bert = model if isinstance(model, BigBirdModel) else model.get_submodule("bert")
+    bert = model.base_model
     assert isinstance(bert, BigBirdModel)
-    # Layers are made anew below, and what keeps its type is shared: neither is copied here.
-    shared: dict[int, object] = {id(bert.encoder.layer): nn.ModuleList()}
-    if model.dtype == weights:
-        shared |= {id(parameter): parameter for parameter in model.parameters()}
-    fast = copy.deepcopy(model, shared).to(weights)
-    fast_bert = fast if isinstance(fast, BigBirdModel) else fast.get_submodule("bert")
+    layers = _layers(bert)
+    # Layers are made anew below: they are not copied here.
+    fast = copy.deepcopy(model, {id(bert.encoder.layer): nn.ModuleList()}).to(weights)
+    fast_bert = fast.base_model
     assert isinstance(fast_bert, BigBirdModel)
-    make = _Maker(model.config, dtype, weights, on_cpu)
-    fast_bert.encoder.layer = nn.ModuleList(FusedLayer(layer, make) for layer in _layers(bert))
+    make = _Maker(model.config, precision, weights, on_cpu)
+    fast_bert.encoder.layer = nn.ModuleList(FusedLayer(layer, make) for layer in layers)
     if model.device.type == "cuda" and model.config.random_attention == "collapsed":
         fast_bert.attention = FlexAttention
     head = getattr(fast, "cls", None)
     if isinstance(head, LanguageModelHead):
         _speed_up(head, make)
-    return fast.eval().requires_grad_(False)
+    fast.eval().requires_grad_(False)
+    fast.is_prepared = fast_bert.is_prepared = True
+    return fast
 
 
 def _layers(bert: BigBirdModel) -> list[Layer]:
@@ -74,7 +80,7 @@ def _layers(bert: BigBirdModel) -> list[Layer]:
 class _Maker:
     """Makes the linear layers of a prepared model."""
 
-    def __init__(self, config: BigBirdConfig, precision: Precision, dtype: torch.dtype, on_cpu: bool) -> None:
+    def __init__(self, config: BigBirdConfig, precision: str, dtype: torch.dtype, on_cpu: bool) -> None:
         self.config = config
         self.precision = precision
         self.dtype = dtype
@@ -133,6 +139,8 @@ class FusedLayer(nn.Module):
         self, hidden: Tensor, layer: int, attend: Attention, cross: CrossAttention | None, scale: Tensor | None
     ) -> Tensor:
         """(T, C) -> (T, C), as `Layer`."""
+        if hidden.requires_grad and torch.is_grad_enabled():
+            raise ConfigError("a model prepared for inference has no gradients; differentiate the loaded one")
         query, key, value = self.projection(hidden).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         context = attend(layer, query, key, value)
         del query, key, value  # the largest states there are: their memory goes before more is taken

@@ -4,7 +4,8 @@ The methods that transformers' documentation, its `Trainer` and its pipelines ca
 writing checkpoints is added by `bigbird.loading.pretrained`.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,31 @@ class BigBirdModule(nn.Module):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     framework = "pt"
+    is_prepared = False
+    """Whether `prepare_for_inference` made it: then it keeps its mode, device and type."""
 
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
         self.config = config
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module. Raises ConfigError for a model that is prepared for inference."""
+        if mode and self.is_prepared:
+            raise ConfigError("a model prepared for inference does not train; train the loaded one")
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `.to`, `.half` and the like go through."""
+        if self.is_prepared:
+            kept = torch.empty(0, dtype=self.dtype, device=self.device)
+            changed = fn(kept)
+            if (changed.dtype, changed.device) != (kept.dtype, kept.device):
+                raise ConfigError(
+                    f"a model prepared for inference stays {str(self.dtype).removeprefix('torch.')} on {self.device}; "
+                    f"convert or move the loaded one, then prepare it"
+                )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @property
     def device(self) -> torch.device:

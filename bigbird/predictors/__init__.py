@@ -98,7 +98,7 @@ def load_predictor(
     """A checkpoint ready to turn examples of a task into records.
 
     task: one of `TASKS`, or of `ALIASES`.
-    dtype: "float32", "bfloat16" or "int8", see prepare_for_inference. max_tokens_per_batch: tokens the encoder
+    dtype: "float32", "bfloat16", "int8" or "auto", see prepare_for_inference. max_tokens_per_batch: tokens the encoder
     reads at once; None is what is fast in little memory (default_max_tokens_per_batch). options: the task's options
     (`OPTIONS[task]`), which a call may replace. weights: False reads no weights, for preprocess and postprocess on
     other processes.

@@ -1,6 +1,9 @@
 """A prepared model: the same results, whatever products this machine offers; the loaded model stays as it is."""
 
+import copy
+import io
 import logging
+import pickle
 import weakref
 
 import pytest
@@ -11,10 +14,10 @@ from weights import random_weights
 import bigbird.heads as heads
 from bigbird import BigBirdConfig, BigBirdForCausalLM, BigBirdForMaskedLM, BigBirdModel, inference
 from bigbird import prepare_for_inference as prepare
-from bigbird.errors import ConfigError
+from bigbird.errors import BigBirdError, ConfigError
 from bigbird.inference import FusedLayer
 from bigbird.linear import packed as packed_linear
-from bigbird.linear.packed import GELU, Int8Linear, PackedLinear, can_pack, gelu_
+from bigbird.linear.packed import PackedLinear, can_pack
 from bigbird.packing import pack
 from bigbird.predictors.batches import (
     FAST_MAX_TOKENS,
@@ -112,82 +115,89 @@ def test_lower_precision_stays_near_float32(tiny_config, dtype, close):
     assert 0 < error < close * expected.std()
 
 
-@torch.no_grad()
-def test_the_loaded_model_is_unchanged_and_its_replaced_weights_go_with_it(tiny_config):
-    model = made(BigBirdForMaskedLM, tiny_config)
+@pytest.mark.parametrize("head", HEADS)
+def test_the_loaded_model_stays_as_it_is_and_trainable_and_shares_nothing(tiny_config, head):
+    model = made(getattr(heads, f"BigBirdFor{head}"), tiny_config, is_decoder=head == "CausalLM").train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     fast = prepare(model)
-    assert model.state_dict().keys() == before.keys()
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert not fast.training
     assert not any(parameter.requires_grad for parameter in fast.parameters())
-    replaced = [weakref.ref(layer) for layer in model.bert.encoder.layer]
-    word_embeddings = model.bert.embeddings.word_embeddings.weight
-    assert fast.bert.embeddings.word_embeddings.weight.data_ptr() == word_embeddings.data_ptr()
+    ids = torch.randint(7, 512, (2, 3, 20) if head == "MultipleChoice" else (2, 20))
+    expected = fast(ids)[0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(fast(ids)[0], expected)
+    replaced = weakref.ref(model.bert.encoder.layer[0])
     del model
-    assert [reference() for reference in replaced] == [None] * len(replaced)
-
-
-@pytest.mark.parametrize("approximate", ["tanh", "none"])
-def test_gelu_in_place_is_torchs(approximate):
-    states = torch.cat([torch.linspace(-12, 12, 10_001), torch.tensor([-1e30, -1e3, 0.0, 1e3, 1e30])])
-    expected = nn.functional.gelu(states, approximate=approximate)
-    torch.testing.assert_close(gelu_(states.clone(), approximate), expected, atol=1e-6, rtol=1e-6)
+    assert replaced() is None
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("activation", [None, *GELU])
-@pytest.mark.parametrize("num_rows", [1, 3, 200])
-def test_a_packed_product_is_the_linear_layers(activation, num_rows):
-    if not can_pack(torch.float32):
-        pytest.skip("this machine has no packed float32 products")
-    linear, states = nn.Linear(96, 80), torch.randn(num_rows, 96)
-    expected = linear(states)
-    if activation is not None:
-        expected = nn.functional.gelu(expected, approximate=GELU[activation])
-    found = PackedLinear(linear, num_rows=16, activation=activation)(states)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_an_8_bit_product_has_a_scale_for_every_row():
-    if not can_pack(torch.int8):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_prepared_model_is_copied_pickled_saved_and_loaded_as_any_module(tiny_config, dtype):
+    if dtype == "int8" and not can_pack(torch.int8):
         pytest.skip("this machine has no 8-bit products")
-    linear = nn.Linear(96, 80)
-    product = Int8Linear(linear)
-    states = torch.randn(5, 96)
-    expected = linear(states)
-    assert (product(states) - expected).abs().max() < 0.05
-    # A row a thousand times larger would take all levels of a scale that the rows share.
-    beside = torch.cat([states, 1000 * states[:1]])
-    assert torch.equal(product(beside)[:5], product(states))
+    config = tiny_config.replace(is_decoder=True, add_cross_attention=True)
+    fast = prepare(made(BigBirdForCausalLM, config), dtype)
+    ids, states = torch.randint(7, 512, (1, 30)), torch.randn(1, 9, 32)
+    expected = fast(ids, encoder_hidden_states=states).logits
+    file = io.BytesIO()
+    torch.save(fast, file)
+    file.seek(0)
+    copies = [copy.deepcopy(fast), pickle.loads(pickle.dumps(fast)), torch.load(file, weights_only=False)]
+    torch.manual_seed(1)
+    other = prepare(BigBirdForCausalLM(config), dtype)
+    assert not torch.equal(other(ids, encoder_hidden_states=states).logits, expected)
+    weights = fast.state_dict()
+    assert all(tensor.layout == torch.strided for tensor in weights.values())
+    other.load_state_dict(weights)
+    copies += [other, fast.to(fast.dtype).to("cpu").cpu()]
+    for same in copies:
+        assert torch.equal(same(ids, encoder_hidden_states=states).logits, expected)
+    del weights["bert.encoder.layer.1.output.weight"]
+    with pytest.raises(RuntimeError, match=r"layer\.1\.output\.weight"):
+        other.load_state_dict(weights)
 
 
-def test_a_missing_product_is_found_out_once_and_not_used(monkeypatch):
-    can_pack.cache_clear()
-    monkeypatch.setattr(packed_linear, "PackedLinear", _Missing)
-    monkeypatch.setattr(packed_linear, "Int8Linear", _Missing)
-    assert not any(can_pack(dtype) for dtype in (torch.float32, torch.bfloat16, torch.int8))
-    can_pack.cache_clear()
+@pytest.mark.parametrize("use", ["train", "double", "half", "meta", "save", "trainable", "embeddings"])
+def test_what_a_prepared_model_cannot_do_is_refused_in_one_sentence_and_changes_nothing(tiny_config, tmp_path, use):
+    fast = prepare(made(BigBirdForMaskedLM, tiny_config))
+    ids = torch.randint(7, 512, (1, 130))
+    expected = fast(ids).logits
+    calls = {
+        "train": (fast.train, "does not train; train the loaded one"),
+        "double": (fast.double, "stays float32 on cpu; convert or move the loaded one"),
+        "half": (lambda: fast.to(torch.float16), "stays float32 on cpu"),
+        "meta": (lambda: nn.Sequential(fast).to("meta"), "stays float32 on cpu"),
+        "save": (lambda: fast.save_pretrained(tmp_path), "prepared for inference"),
+        "trainable": (lambda: fast.requires_grad_()(ids), "has no gradients; differentiate the loaded one"),
+        "embeddings": (
+            lambda: fast(inputs_embeds=torch.zeros(1, 9, 32, requires_grad=True)),
+            "has no gradients; differentiate the loaded one",
+        ),
+    }
+    call, message = calls[use]
+    with pytest.raises(BigBirdError, match=message):
+        call()
+    assert not any(module.training for module in fast.modules())
+    assert torch.equal(fast.requires_grad_(False)(ids).logits, expected)
 
 
-def test_a_product_that_computes_something_else_is_not_used(monkeypatch):
-    can_pack.cache_clear()
-    monkeypatch.setattr(packed_linear, "PackedLinear", lambda linear, **_: lambda rows: linear(rows) + 1)
-    assert not can_pack(torch.float32)
-    can_pack.cache_clear()
-
-
-def test_trying_a_product_leaves_the_random_numbers_of_whoever_asks():
-    before = torch.random.get_rng_state()
-    for dtype in (torch.float32, torch.bfloat16, torch.int8):
-        can_pack.cache_clear()
-        can_pack(dtype)
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-class _Missing:
-    def __init__(self, *_: object, **__: object) -> None:
-        raise RuntimeError("no such operator")
+@torch.no_grad()
+def test_the_dtype_is_the_models_own_unless_asked_for(tiny_config, monkeypatch):
+    model = made(BigBirdModel, tiny_config)
+    assert prepare(model).dtype == prepare(model, torch.float32).dtype == torch.float32
+    assert prepare(model.to(torch.bfloat16)).dtype == torch.bfloat16
+    assert prepare(model, "float32").dtype == torch.float32
+    for faster, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(inference, "prefers_bfloat16", lambda device_type, faster=faster: faster)
+        assert prepare(model, "auto").dtype == expected
+    with pytest.raises(ConfigError, match="'float64', which is the model's own"):
+        prepare(model.double())
 
 
 def test_what_cannot_be_prepared_is_refused_by_name(tiny_config, monkeypatch):

@@ -25,6 +25,10 @@ class _LanguageModel(PretrainedModel):
     bert: BigBirdModel
     cls: LanguageModelHead
 
+    def __init__(self, config: BigBirdConfig) -> None:
+        super().__init__(config)
+        self.register_state_dict_post_hook(_unshare)  # type: ignore[no-untyped-call]
+
     @property
     def _predictions(self) -> Predictions:
         predictions = self.cls.predictions
@@ -52,6 +56,17 @@ class _LanguageModel(PretrainedModel):
         if self.config.tie_word_embeddings:
             decoder.weight = self.bert.embeddings.word_embeddings.weight
         decoder.out_features = len(decoder.weight)
+
+
+def _unshare(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    """Give tied parameters of a state dict, which has transformers' names, memory of their own.
+
+    safetensors, and with it transformers' Trainer, writes no tensor that shares memory.
+    """
+    for name in ("weight", "bias"):
+        key = f"{prefix}cls.predictions.decoder.{name}"
+        if key in state:
+            state[key] = state[key].clone()
 
 
 class BigBirdForPreTraining(_LanguageModel):

@@ -9,13 +9,14 @@ it would have had. Exit status as in `pipelines.score`: 0 done, 1 stopped on the
 """
 
 import argparse
+import json
 import math
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import ray
 import torch
@@ -24,11 +25,13 @@ from ray.train.torch import TorchTrainer
 
 from bigbird.errors import BigBirdError
 from bigbird.loading.hub import resolve
+from bigbird.loading.pretrained import load_config
 from pipelines.finetuning.documents import TASKS
 from pipelines.finetuning.metrics import measure
 from pipelines.finetuning.model_card import write_card
+from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.plan import Job, new_model, plan_job, read_documents
-from pipelines.finetuning.training import TrainingOptions
+from pipelines.finetuning.run_file import claim
 from pipelines.finetuning.worker import STATE, ToTokenRows, lowest, work
 from pipelines.ray_cluster import join_ray
 
@@ -43,12 +46,20 @@ def finetune(job: Job) -> dict[str, float]:
     """
     output = Path(job.output).resolve()
     named = job
+    model = resolve(job.model).resolve()
     # Workers run in directories of their own.
-    job = replace(job, model=str(resolve(job.model).resolve()), output=str(output))
+    job = replace(
+        job,
+        model=str(model),
+        train=str(Path(job.train).resolve()),
+        held_out=str(Path(job.held_out).resolve()),
+        output=str(output),
+        options=job.options.settled(load_config(model).hidden_size),
+    )
     plan = plan_job(job)
+    claim(output, job, plan)
     if plan.unmeasured:
         print(f"no evaluation row has the label {', '.join(plan.unmeasured)}: nothing is measured of it", flush=True)
-    output.mkdir(parents=True, exist_ok=True)
     # The workers say how far they are. Ray Train asks the state API every second, and complains where there is none.
     join_ray(log_to_driver=True, include_dashboard=True)
     context = ray.data.DataContext.get_current()
@@ -61,7 +72,11 @@ def finetune(job: Job) -> dict[str, float]:
     trainer = TorchTrainer(
         work,
         train_loop_config={"job": job, "plan": plan},
-        scaling_config=train.ScalingConfig(num_workers=job.num_workers, use_gpu=job.use_gpu),
+        scaling_config=train.ScalingConfig(
+            num_workers=job.num_workers,
+            use_gpu=job.use_gpu,
+            resources_per_worker={"CPU": job.cpus_per_worker, **({"GPU": 1} if job.use_gpu else {})},
+        ),
         run_config=train.RunConfig(
             name="states",
             storage_path=str(output / "training"),
@@ -86,7 +101,9 @@ def finetune(job: Job) -> dict[str, float]:
     if job.task == "causal-lm":
         figures["perplexity"] = math.exp(figures["eval_loss"])
     figures |= measure(job.task, str(output), read_documents(job.held_out, "eval"))
-    write_card(output, named, plan, state["losses"], state["history"], figures)
+    (output / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
+    card = replace(job, model=named.model, train=named.train, held_out=named.held_out)
+    write_card(output, card, plan, state["losses"], state["history"], figures)
     return figures
 
 
@@ -101,24 +118,37 @@ def parse(argv: Sequence[str] | None) -> Job:
     parser.add_argument("--scheme", choices=["bio", "io"], default="bio", help="labels of entities: B-X and I-X, or X")
     parser.add_argument("--num-workers", type=int, default=1)
     parser.add_argument("--use-gpu", action="store_true")
+    parser.add_argument("--cpus-per-worker", type=int, default=1, help="CPUs, and threads, of a worker; default: 1")
     parser.add_argument("--save-every", type=int, default=100, metavar="STEPS")
     parser.add_argument("--evaluate-every", type=int, default=100, metavar="STEPS")
     parser.add_argument(
-        "--patience",
-        type=int,
-        help="stop after so many evaluations without a lower loss; the weights of the lowest are kept",
+        "--patience", type=int, help="stop after so many evaluations without a lower loss; keep the best"
     )
+    parser.add_argument("--load-best", action="store_true", help="end with the weights of the lowest held-out loss")
+    parser.add_argument("--max-failures", type=int, default=2, help="deaths of a worker that a run survives")
     defaults = TrainingOptions()
+    hints = get_type_hints(TrainingOptions)
     for name, default in asdict(defaults).items():
         flag = "--" + name.replace("_", "-")
         if isinstance(default, bool):
             parser.add_argument(flag, action="store_true")
-        else:
-            choices = ["float32", "bfloat16"] if name == "dtype" else None
-            parser.add_argument(flag, type=type(default), default=default, choices=choices)
+            continue
+        kind = next(kind for kind in (int, float, str) if kind in (hints[name], *get_args(hints[name])) or kind is str)
+        choices = get_args(hints[name]) if kind is str else None
+        shown = "by the model's width" if name == "learning_rate" else default
+        parser.add_argument(flag, type=kind, default=default, choices=choices, help=f"default: {shown}")
     values = vars(parser.parse_args(argv))
     options = TrainingOptions(**{name: values.pop(name) for name in asdict(defaults)})
     return Job(options=options, **values)
+
+
+def hardly_learned(figures: dict[str, float]) -> str | None:
+    """A sentence where a result is hardly better than no model: within 0.02 of the majority class or of chance."""
+    for baseline in ("majority_accuracy", "chance"):
+        if baseline in figures and figures["accuracy"] < figures[baseline] + 0.02:
+            found = f"accuracy {figures['accuracy']:.3f} is hardly above {figures[baseline]:.3f}, {baseline}"
+            return f"{found}: try more --epochs, another --learning-rate, or more rows"
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,6 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stopped: {error}; start the same command again to go on", file=sys.stderr)
         return 1
     print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    if said := hardly_learned(figures):
+        print(said)
     return 0
 
 

@@ -158,7 +158,8 @@ def find_labels(documents: Iterable[Document], task: Task, scheme: str = "bio") 
         return sorted({name for label in labels for name in label}), MULTIPLE
     if kinds == {float}:
         return ["LABEL_0"], REGRESSION
-    found = sorted({str(label) for label in labels})
+    numbered = all(isinstance(label, int) for label in labels)  # 10 comes after 9, not after 1
+    found = [str(label) for label in sorted(set(labels) if numbered else set(map(str, labels)))]
     if len(found) < 2:
         raise InputError(f"the training rows hold one label only: {found[0]!r}; at least 2 are needed")
     return found, SINGLE

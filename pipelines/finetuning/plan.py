@@ -33,8 +33,8 @@ from pipelines.finetuning.documents import (
     from_words,
     labels_whole_words,
 )
+from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.token_rows import Counts, ToRows
-from pipelines.finetuning.training import TrainingOptions
 
 HEADS: Mapping[str, type[PretrainedModel]] = {
     "token-classification": BigBirdForTokenClassification,
@@ -48,7 +48,12 @@ HEADS: Mapping[str, type[PretrainedModel]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One fine-tuning run. Paths are strings, so that the job travels to workers as it is."""
+    """One fine-tuning run. Paths are strings, so that the job travels to workers as it is.
+
+    cpus_per_worker: also the threads of a worker's model. patience: stop after so many evaluations without a lower
+    loss. load_best: end with the weights of the lowest evaluation, as `patience` does, and make all steps. Raises
+    InputError for a count out of its range.
+    """
 
     task: Task
     model: str
@@ -60,10 +65,23 @@ class Job:
     scheme: str = "bio"
     num_workers: int = 1
     use_gpu: bool = False
+    cpus_per_worker: int = 1
     save_every: int = 100
     evaluate_every: int = 100
     patience: int | None = None
+    load_best: bool = False
     max_failures: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "cpus_per_worker", "save_every", "evaluate_every", "patience"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise InputError(f"{name} is {count}, expected at least 1")
+        if self.max_failures < 0:
+            raise InputError(f"max_failures is {self.max_failures}, expected at least 0")
+
+    @property
+    def keeps_best(self) -> bool:
+        return self.load_best or self.patience is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetuning.documents import from_words
+from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.plan import Job, Plan, make_rows, new_model
 from pipelines.finetuning.token_rows import TokenRow
-from pipelines.finetuning.training import Objective, Run
+from pipelines.finetuning.training import Run
 
 ROW_SCHEMA = pa.schema(
     [
@@ -64,6 +65,7 @@ def work(config: dict[str, Any]) -> None:
     job, plan = config["job"], config["plan"]
     context = train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(job.cpus_per_worker)
     model = new_model(job, plan)
     if job.use_gpu:
         model.to(torch.device("cuda", torch.cuda.current_device()))
@@ -93,8 +95,8 @@ def work(config: dict[str, Any]) -> None:
                 sys.stdout.write(f"step {run.step}/{len(run.steps)} loss {loss:.4f} {speed:.0f} tokens/s\n")
                 sys.stdout.flush()
         if run.step % job.evaluate_every == 0 or done:
-            history.append({"step": run.step, "loss": run.evaluate(held_out)})
-            if job.patience is not None and history[-1] is lowest(history):
+            history.append({"step": run.step, "loss": run.evaluate(held_out, rank, num_workers)})
+            if job.keeps_best and history[-1] is lowest(history):
                 best = {name: weight.detach().cpu().clone() for name, weight in model.state_dict().items()}
             if writer is not None:
                 writer.add_scalar("eval_loss", history[-1]["loss"], run.step)

@@ -22,9 +22,11 @@ from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetuning.documents import check_documents, check_split, find_labels, labels_whole_words
 from pipelines.finetuning.metrics import label_figures, span_figures
 from pipelines.finetuning.model_card import learning_curve, write_card
+from pipelines.finetuning.objective import Objective
+from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.plan import Job, Plan
 from pipelines.finetuning.token_rows import IGNORED, Counts, TokenRow, ToRows
-from pipelines.finetuning.training import Objective, Run, TrainingOptions, micro_batches, plan_steps
+from pipelines.finetuning.training import Run, micro_batches, plan_steps
 
 OPTIONS = TrainingOptions(epochs=2, learning_rate=1e-3, tokens_per_step=120, max_tokens_per_batch=60)
 
@@ -182,10 +184,11 @@ def test_the_masked_lm_loss_is_that_of_the_padded_forward(tiny_checkpoint: Any, 
     model = load_model(tiny_checkpoint(BigBirdForMaskedLM), dtype=torch.float32).eval()
     (row,), _ = token_rows(tagged(1), "masked-lm", tokenizer, [], 512)
     objective = Objective(model, "masked-lm", OPTIONS, tokenizer.mask_token_id)
-    places = objective._hidden_places(row, 4)
+    hidden = objective._hidden(row, 4)
+    places = list(hidden)
     shown, labels = torch.tensor([row.ids]), torch.full((1, len(row.ids)), -100)
     labels[0, places] = shown[0, places]
-    shown[0, places] = tokenizer.mask_token_id
+    shown[0, places] = torch.tensor(list(hidden.values()))
     expected = model(shown, labels=labels).loss * len(places)
     torch.testing.assert_close(objective.loss_sum([row], 4), expected)
 

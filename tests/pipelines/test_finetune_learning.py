@@ -15,9 +15,11 @@ from bigbird.heads import BigBirdForMaskedLM
 from bigbird.predictors import load_predictor
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetuning.metrics import measure
+from pipelines.finetuning.objective import Objective
+from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.plan import Job, make_rows, new_model, plan_job
 from pipelines.finetuning.token_rows import TokenRow
-from pipelines.finetuning.training import Objective, Run, TrainingOptions
+from pipelines.finetuning.training import Run
 
 ROWS = 66
 TRAIN = 48

@@ -1,5 +1,6 @@
 """Fine-tuning beyond one process: the loss is the head's and transformers', on one worker or two, killed or not."""
 
+import math
 import os
 import signal
 import threading
@@ -28,9 +29,11 @@ from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetune import finetune
 from pipelines.finetuning.documents import check_documents, find_labels, from_words
 from pipelines.finetuning.metrics import answer_figures, figures
+from pipelines.finetuning.objective import Objective
+from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.plan import Job, new_model, plan_job
 from pipelines.finetuning.token_rows import ToRows
-from pipelines.finetuning.training import Objective, Run, TrainingOptions
+from pipelines.finetuning.training import Run
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -133,7 +136,7 @@ def test_fifty_steps_have_the_losses_of_a_transformers_training_loop(
     tiny_checkpoint: Any, tokenizer: BigBirdTokenizer
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    options = TrainingOptions(epochs=30, learning_rate=2e-3, tokens_per_step=400, weight_decay=0.1)
+    options = TrainingOptions(epochs=30, learning_rate=3e-3, tokens_per_step=400, weight_decay=0.1)
     documents = tagged(24)
     labels, _ = find_labels(documents, "token-classification")
     rows, _ = to_rows("token-classification", tokenizer, labels=labels).rows(documents)
@@ -148,7 +151,9 @@ def test_fifty_steps_have_the_losses_of_a_transformers_training_loop(
         for decays in (True, False)
     ]
     optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
-    schedule = [run.rate(step) for step in range(len(run.steps))]
+    schedule = transformers.get_linear_schedule_with_warmup(
+        optimizer, math.ceil(options.warmup * len(run.steps)), len(run.steps)
+    )
     for step in range(50):
         batch = [run.rows[index] for index in run.steps[step]]
         total = sum(target >= 0 for row in batch for target in row.targets)
@@ -161,9 +166,8 @@ def test_fifty_steps_have_the_losses_of_a_transformers_training_loop(
             loss.backward()
             mean += loss.item()
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), options.max_grad_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule[step]
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
         assert run.advance() == pytest.approx(mean, abs=1e-3)
     assert run.losses[49] < run.losses[0] / 4

@@ -1,0 +1,168 @@
+"""Fine-tuning's options, schedule, masks, and the file that says what an output directory was begun with."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import transformers
+from labelled_rows import tagged
+
+from bigbird.checkpoint import load_model
+from bigbird.errors import InputError
+from bigbird.heads import BigBirdForMaskedLM, BigBirdForTokenClassification
+from pipelines import finetune
+from pipelines.finetuning.documents import find_labels
+from pipelines.finetuning.objective import Objective
+from pipelines.finetuning.options import TrainingOptions
+from pipelines.finetuning.plan import Job, plan_job
+from pipelines.finetuning.run_file import claim
+from pipelines.finetuning.token_rows import TokenRow
+from pipelines.finetuning.training import Run
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"learning_rate": -1e-3}, "learning_rate is -0.001"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"warmup": 1.5}, "warmup is 1.5"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"mask_share": 0.0}, "mask_share is 0.0"),
+        ({"tokens_per_step": 0}, "tokens_per_step is 0"),
+        ({"max_tokens_per_batch": -5}, "max_tokens_per_batch is -5"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"max_grad_norm": 0}, "max_grad_norm is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"lr_scheduler": "step"}, "lr_scheduler is 'step'"),
+        ({"dtype": "float16"}, "dtype is 'float16'"),
+    ],
+)
+def test_an_option_out_of_its_range_is_named(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        TrainingOptions(**options)
+
+
+@pytest.mark.parametrize("name", ["num_workers", "cpus_per_worker", "save_every", "evaluate_every", "patience"])
+def test_a_count_below_one_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is 0, expected at least 1"):
+        Job(task="masked-lm", model="m", train="t", held_out="e", output="o", **{name: 0})
+
+
+def test_a_bad_option_on_the_command_line_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "--task masked-lm --model m --train t --eval e --output o --epochs 0"
+    assert finetune.main(command.split()) == 2
+    assert capsys.readouterr().err == "error: epochs is 0.0, expected a number above 0\n"
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [{"warmup": 0.1}, {"warmup_steps": 7}, {"warmup": 0.0}])
+def test_the_rate_is_that_of_transformers_schedule(name: Any, warmup: dict[str, Any]) -> None:
+    options = TrainingOptions(learning_rate=2e-3, lr_scheduler=name, **warmup)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-3)
+    kind = "constant_with_warmup" if name == "constant" else name
+    num_warmup = warmup.get("warmup_steps", int(np.ceil(50 * warmup.get("warmup", 0))))
+    schedule = transformers.get_scheduler(kind, optimizer, num_warmup, 50)
+    for step in range(50):
+        assert options.rate(step, 50) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12), step
+        optimizer.step()
+        schedule.step()
+
+
+def test_a_rate_that_is_not_given_grows_as_models_get_narrower() -> None:
+    assert TrainingOptions().settled(768).learning_rate == pytest.approx(5e-5)
+    assert TrainingOptions().settled(128).learning_rate == pytest.approx(1e-3, rel=0.02)
+    assert TrainingOptions(learning_rate=1e-4).settled(128).learning_rate == 1e-4
+
+
+def test_of_hidden_tokens_four_in_five_are_masked_and_one_in_ten_is_drawn(tiny_checkpoint: Any) -> None:
+    model = load_model(tiny_checkpoint(BigBirdForMaskedLM))
+    objective = Objective(model, "masked-lm", TrainingOptions(mask_share=0.5), mask_token_id=6)
+    ids = tuple(range(10, 510))
+    row = TokenRow(key="0123456789ab", ids=ids, token_type_ids=(0,) * 500, lengths=(500,), targets=())
+    kinds = {"mask": 0, "same": 0, "drawn": 0}
+    for step in range(40):
+        for place, shown in objective._hidden(row, step).items():
+            kinds["mask" if shown == 6 else "same" if shown == ids[place] else "drawn"] += 1
+    total = sum(kinds.values())
+    assert total == 40 * 249
+    assert kinds["mask"] / total == pytest.approx(0.8, abs=0.02)
+    assert kinds["same"] / total == pytest.approx(0.1, abs=0.02)
+
+
+def test_held_out_rows_are_measured_without_dropout(tiny_checkpoint: Any) -> None:
+    checkpoint = tiny_checkpoint(BigBirdForTokenClassification, num_labels=3, hidden_dropout_prob=0.5)
+    model, options = load_model(checkpoint, dtype=torch.float32), TrainingOptions(learning_rate=1e-3)
+    ids = tuple(range(10, 50))
+    row = TokenRow(key="ab", ids=ids, token_type_ids=(0,) * 40, lengths=(40,), targets=tuple(i % 3 for i in ids))
+    found = Run(Objective(model.train(), "token-classification", options, None), [row], options).evaluate([row])
+    expected = load_model(checkpoint, dtype=torch.float32).eval()(
+        torch.tensor([ids]), labels=torch.tensor([[i % 3 for i in ids]])
+    )
+    assert found == pytest.approx(expected.loss.item(), rel=1e-5)
+
+
+def test_a_frozen_encoder_stays_as_it_was_and_the_head_learns(tiny_checkpoint: Any) -> None:
+    model = load_model(tiny_checkpoint(BigBirdForTokenClassification, num_labels=3), dtype=torch.float32)
+    options = TrainingOptions(learning_rate=1e-2, freeze_encoder=True, epochs=3, warmup=0)
+    row = TokenRow(key="ab", ids=(4, 10, 11, 5), token_type_ids=(0,) * 4, lengths=(4,), targets=(0, 1, 2, 0))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    run = Run(Objective(model, "token-classification", options, None), [row], options)
+    while not run.is_finished:
+        run.advance()
+    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+
+
+def test_numbers_as_labels_are_in_the_order_of_numbers() -> None:
+    rows = [{"text": str(n), "label": n} for n in (10, 9, 2)]
+    assert find_labels(rows, "text-classification")[0] == ["2", "9", "10"]
+
+
+@pytest.fixture
+def job(tiny_checkpoint: Any, tmp_path: Path) -> Job:
+    for part, start in (("train", 0), ("eval", 60)):
+        pq.write_table(pa.Table.from_pylist(tagged(90)[start : start + 30]), tmp_path / f"{part}.parquet")
+    paths = {"train": str(tmp_path / "train.parquet"), "held_out": str(tmp_path / "eval.parquet")}
+    model = str(tiny_checkpoint(BigBirdForMaskedLM))
+    options = TrainingOptions(learning_rate=1e-3)
+    return Job(task="token-classification", model=model, output=str(tmp_path / "out"), options=options, **paths)
+
+
+def test_an_output_is_gone_on_with_only_by_the_run_that_began_it(job: Job, tiny_checkpoint: Any) -> None:
+    output, plan = Path(job.output), plan_job(job)
+    claim(output, job, plan)
+    claim(output, replace(job, num_workers=2), plan)
+    with pytest.raises(InputError, match=r"learning_rate 0\.001 then, 0\.1 now"):
+        claim(output, replace(job, options=replace(job.options, learning_rate=0.1)), plan)
+    with pytest.raises(InputError, match="labels"):
+        claim(output, job, replace(plan, labels=tuple(reversed(plan.labels))))
+    with pytest.raises(InputError, match="data"):
+        claim(output, job, replace(plan, fingerprint="other"))
+    with pytest.raises(InputError, match="model"):
+        claim(output, replace(job, model=str(tiny_checkpoint(BigBirdForMaskedLM, seed=7))), plan)
+    with pytest.raises(InputError, match="task"):
+        claim(output, replace(job, task="masked-lm"), plan)
+    assert json.loads((output / "training" / "run.json").read_text())["learning_rate"] == 0.001
+
+
+def test_an_output_with_files_of_something_else_is_refused_before_ray_starts(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(job.output).mkdir()
+    (Path(job.output) / "config.json").write_text("{}")
+    command = f"--task {job.task} --model {job.model} --train {job.train} --eval {job.held_out} --output {job.output}"
+    assert finetune.main(command.split()) == 2
+    assert "holds 'config.json' and no run of this command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [(0.63, True), (0.9, False)])
+def test_a_result_near_the_majority_class_is_said_to_be_near_it(accuracy: float, said: bool) -> None:
+    text = finetune.hardly_learned({"accuracy": accuracy, "majority_accuracy": 0.62})
+    assert (text is not None) == said

@@ -5,18 +5,20 @@
 
 Start it again with the same command after whatever stopped it: what is done stays done.
 
-Exit status: 0 every row is in the output (rows that could not be scored with their `error`); 1 stopped on the
-way, start again to continue; 2 refused before anything started, one line says why.
+Exit status: 0 every row is scored; 3 every row is in the output, some with their `error` instead of a result;
+1 stopped on the way, and what is done stays done; 2 refused before anything started, one line says why.
 """
 
 import argparse
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
+from ray._private.log import PlainRayHandler
 from ray.data import Dataset
 
 from bigbird.errors import BigBirdError, InputError
@@ -26,6 +28,7 @@ from pipelines.scoring.actors.pool import Cluster, ScoreOptions, step_pool
 from pipelines.scoring.actors.score_rows import ScoreRows
 from pipelines.scoring.actors.stages import add_scoring, make_stage
 from pipelines.scoring.checks import inspect_model, parse_options
+from pipelines.scoring.failures import explain
 from pipelines.scoring.job import Job, run_job
 from pipelines.scoring.schemas import (
     TASKS,
@@ -36,6 +39,8 @@ from pipelines.scoring.schemas import (
 )
 
 __all__ = ["InputColumns", "ScoreOptions", "main", "score"]
+
+DONE, STOPPED, REFUSED, DONE_WITH_ERRORS = 0, 1, 2, 3
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", re.IGNORECASE)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -76,23 +81,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.print_schema:
             _print_schema(arguments)
-            return 0
-        _run(parser, arguments)
+            return DONE
+        return _run(parser, arguments)
     except BigBirdError as error:
-        print(f"pipelines.score: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        lines, status = [" ".join(str(error).split())], REFUSED
     except KeyboardInterrupt:
-        print("pipelines.score: stopped; start it again with the same command to continue", file=sys.stderr)
-        return 1
-    except Exception as error:  # Ray's own errors have no common base; the person needs one line and the way on
-        reason = str(error).strip().splitlines()
-        print(f"pipelines.score: failed: {type(error).__name__}: {reason[-1] if reason else ''}", file=sys.stderr)
-        print("pipelines.score: start it again with the same command to continue", file=sys.stderr)
-        return 1
-    return 0
+        lines, status = ["stopped; start it again with the same command to continue"], STOPPED
+    except Exception as error:  # Ray's own errors have no common base; the person needs the cause and the way on
+        if arguments.verbose:
+            traceback.print_exc()
+        lines, status = explain(error), STOPPED
+    for line in lines:
+        print(f"pipelines.score: {line}", file=sys.stderr)
+    return status
 
 
-def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     for name in ("model", "input", "output"):
         if not getattr(arguments, name):
             parser.error(f"--{name} is required")
@@ -108,10 +112,16 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None
         limit=arguments.limit,
         unit_bytes=_bytes(arguments.target_file_size) if arguments.target_file_size else None,
         overwrite=arguments.overwrite,
+        max_error_share=arguments.max_error_share,
     )
-    # Ray Data warns of choices that are ours (no bars where nobody watches); its errors arrive as exceptions.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    print(run_job(job, load=load_predictor, inspect=inspect_model, out=sys.stderr).text)
+    if not arguments.verbose:
+        # Ray Data warns of choices that are ours (no bars where nobody watches); its errors arrive as exceptions.
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, PlainRayHandler):
+                handler.setLevel(logging.CRITICAL)
+    summary = run_job(job, load=load_predictor, inspect=inspect_model, out=sys.stderr)
+    print(summary.text)
+    return DONE_WITH_ERRORS if summary.errors else DONE
 
 
 def _score_options(arguments: argparse.Namespace) -> ScoreOptions:
@@ -179,8 +189,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the task, repeatable")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "int8"))
     add("--limit", type=int, metavar="N", help="only the first N rows; without it later, the job goes on")
-    add("--overwrite", action="store_true", help="delete what an earlier run left in the output directory")
+    add("--overwrite", action="store_true", help="replace what another run left, or this one finished; go on otherwise")
+    add(
+        "--max-error-share",
+        type=float,
+        metavar="F",
+        help="stop when more of all rows fail in one way (default: 0.01, and 10 rows in any case)",
+    )
     add("--target-file-size", metavar="SIZE", help="input text to an output file, such as 64M")
+    add("--verbose", action="store_true", help="show Ray Data's log, and the traceback of a failure")
     add("--print-schema", action="store_true", help="print the columns a task adds, and stop")
     group = parser.add_argument_group("actors")
     add = group.add_argument

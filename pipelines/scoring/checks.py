@@ -7,6 +7,7 @@ was found. Does not know Ray Data or output directories.
 import dataclasses
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -32,11 +33,15 @@ _CHUNK_BYTES = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a job needs to know of a model without loading it. `digest` covers weights, config and tokenizer."""
+    """What a job needs to know of a model without loading it.
+
+    digest: covers weights, config and tokenizer. files: path and size of each, where all nodes must have them.
+    """
 
     digest: str
     embedding_size: int
     weight_bytes: int
+    files: tuple[tuple[str, int], ...] = ()
 
     @property
     def actor_bytes(self) -> int:
@@ -80,6 +85,7 @@ def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelInfo:
         digest=hashed.hexdigest(),
         embedding_size=config.hidden_size,
         weight_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4),
+        files=tuple((str(path), sizes[path]) for path in files) if os.path.isdir(model) else (),
     )
 
 

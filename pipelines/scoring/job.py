@@ -13,26 +13,31 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TextIO
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import ray
 from ray.data import DataContext
 
 from bigbird.errors import InputError
 from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, ScoreOptions, job_pool, reader_cpus
+from pipelines.scoring.actors.probe import find_blind_nodes
 from pipelines.scoring.actors.score_rows import Stage
 from pipelines.scoring.actors.score_unit import ScoreUnit
 from pipelines.scoring.actors.stages import add_scoring, make_stage
 from pipelines.scoring.actors.watch import start_watch
 from pipelines.scoring.checks import ModelInfo, check_ids
+from pipelines.scoring.failures import ErrorCount
 from pipelines.scoring.inputs.listing import Listing, list_inputs
 from pipelines.scoring.inputs.paths import holds
 from pipelines.scoring.inputs.source import UnitSource
 from pipelines.scoring.inputs.units import Unit, size_of_units
-from pipelines.scoring.ledger.ledger import Ledger, open_output, refuse_doubles
-from pipelines.scoring.ledger.parts import read_parts
+from pipelines.scoring.ledger.lease import Lease
+from pipelines.scoring.ledger.ledger import Ledger, open_output
+from pipelines.scoring.ledger.records import LEASE_FILE
 from pipelines.scoring.progress import Progress
 from pipelines.scoring.report.report import write_report
 from pipelines.scoring.schemas import check_input_types, output_schema, top_level
@@ -47,7 +52,8 @@ class Job:
     """What is scored, and where the result goes.
 
     keep: input columns beside the results, None for all. id_column: a column whose values must differ in all
-    rows. unit_bytes: bytes of input text to an output file, None to choose by input and device.
+    rows. unit_bytes: bytes of input text to an output file, None to choose by input and device. max_error_share: the
+    share of all rows that may fail in one way; None for a hundredth, and ten rows in any case.
     """
 
     task: str
@@ -60,11 +66,12 @@ class Job:
     limit: int | None = None
     unit_bytes: int | None = None
     overwrite: bool = False
+    max_error_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a job did. Counts are of this start, `documents_before` of earlier ones."""
+    """What a job did. Documents and tokens are of this start, `documents_before` of earlier ones; errors of all."""
 
     documents: int
     documents_before: int
@@ -92,112 +99,141 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a start of a job is going to do. read_schema: columns that are read; schema: columns of the output."""
+    """What a job scores and how. read_schema: columns that are read; schema: columns of the output."""
 
     stage: Stage
     model: ModelInfo
     listing: Listing
+    output: Place
     read_schema: pa.Schema
     schema: pa.Schema
-    ledger: Ledger
-    units: Sequence[Unit]
-
-    @property
-    def rows(self) -> int:
-        return sum(unit.rows for unit in self.units)
 
 
 def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo], out: TextIO) -> Summary:
     """Score what is left of a job and return a summary of it.
 
     `load` and `inspect` as in `actors.stages.make_stage`. Raises InputError or CheckpointError for whatever can be
-    known before actors start. Starts Ray where it is not running.
+    known before actors start, TooManyErrorsError where rows fail in masses. Starts Ray where it is not running.
     """
+
+    def say(line: str) -> None:
+        print(line, file=out, flush=True)
+
     began = time.monotonic()
-    plan = _plan(job, load, inspect, out)
-    before = plan.ledger.num_done
-    files = f"{len(plan.listing.files):,} files, {plan.listing.rows:,} rows"
-    for note in plan.listing.notes:
-        print(note, file=out)
-    print(f"{job.task}: {files}; {before:,} done before, {plan.rows:,} to score", file=out, flush=True)
-    summaries = _score(job, plan, out) if plan.units else {}
-    return _account(plan, summaries, before, time.monotonic() - began)
+    plan = _plan(job, load, inspect, say)
+    with Lease(plan.output, plan.schema, say) as lease:
+        ledger = _open(job, plan)
+        before, units = ledger.num_done, ledger.units_left(plan.listing, limit=job.limit)
+        rows = sum(unit.rows for unit in units)
+        files = f"{len(plan.listing.files):,} files, {plan.listing.rows:,} rows"
+        say(f"{job.task}: {files}; {before:,} done before, {rows:,} to score")
+        for note in (*plan.listing.notes, *ledger.notes):
+            say(f"  {note}")
+        summaries = _score(job, plan, ledger, units, lease, out) if units else {}
+        ledger.finish(plan.listing, job.limit)
+        write_report(ledger.output, ledger.parts)  # an earlier start may have been killed before it could
+    return _account(summaries, before, time.monotonic() - began, ledger)
 
 
-def _plan(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo], out: TextIO) -> Plan:
+def _plan(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo], say: Callable[[str], None]) -> Plan:
+    """Everything that can be refused before the output is touched."""
     if job.limit is not None and job.limit < 1:
         raise InputError(f"limit is {job.limit}, expected at least 1")
+    if job.max_error_share is not None and not 0 <= job.max_error_share <= 1:
+        raise InputError(f"max_error_share is {job.max_error_share}, expected 0 to 1")
     stage, model = make_stage(job.task, job.model, job.options, load=load, inspect=inspect)
     columns = stage.columns
     output = locate(job.output)
     _refuse_output_among_inputs(output, job.inputs)
     keep = None if job.keep is None else [*job.keep, *([job.id_column] if job.id_column else [])]
-    listing = list_inputs(job.inputs, read=columns, keep=keep, say=lambda line: print(line, file=out, flush=True))
+    listing = list_inputs(job.inputs, read=columns, keep=keep, say=say)
     check_input_types(listing.schema, columns, listing.names)
     kept = _kept(listing, keep)
-    schema = output_schema(kept, stage.results)
     if job.id_column:
         check_ids(listing, job.id_column)
-    actors = job.options.max_actors or job.options.num_actors or 4
-    ledger = open_output(
-        output,
-        fingerprint=_fingerprint(job, model, columns, schema),
-        listing=listing,
-        schema=schema,
-        unit_bytes=job.unit_bytes or size_of_units(listing.files, job.options.device, actors),
-        overwrite=job.overwrite,
-    )
     names = {*kept.names, *(top_level(name, listing.schema.names) for name in columns.values())}
     return Plan(
         stage=stage,
         model=model,
         listing=listing,
+        output=output,
         read_schema=pa.schema([f for f in listing.schema if f.name in names]),
-        schema=schema,
-        ledger=ledger,
-        units=ledger.units_left(listing, limit=job.limit),
+        schema=output_schema(kept, stage.results),
     )
 
 
-def _score(job: Job, plan: Plan, out: TextIO) -> dict[str, dict[str, Any]]:
-    """Score the units of a plan; returns the summary of each file that was written."""
+def _open(job: Job, plan: Plan) -> Ledger:
+    actors = job.options.max_actors or job.options.num_actors or 4
+    return open_output(
+        plan.output,
+        fingerprint=_fingerprint(job, plan),
+        listing=plan.listing,
+        schema=plan.schema,
+        unit_bytes=job.unit_bytes or size_of_units(plan.listing.files, job.options.device, actors),
+        overwrite=job.overwrite,
+    )
+
+
+def _score(
+    job: Job, plan: Plan, ledger: Ledger, units: Sequence[Unit], lease: Lease, out: TextIO
+) -> dict[str, dict[str, Any]]:
+    """Score units; returns the summary of each file that was written."""
+    errors = ErrorCount(job.max_error_share, plan.listing.rows)
+    for name, footer in ledger.parts.items():
+        errors.add(name, footer.summary)
     join_ray()
-    pool = job_pool(job.options, len(plan.units), plan.model.actor_bytes, Cluster.running())
+    _refuse_blind_nodes(plan)
+    pool = job_pool(job.options, len(units), plan.model.actor_bytes, Cluster.running())
     watch = start_watch()
     context = DataContext.get_current()
     context.enable_progress_bars = out.isatty()
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # nodes may take hours to come; the progress says what it waits for
     rows = ray.data.read_datasource(
-        UnitSource(plan.units, plan.listing.filesystem, plan.read_schema, plan.ledger.unit_bytes),
-        override_num_blocks=len(plan.units),
+        UnitSource(units, plan.listing.filesystem, plan.read_schema, ledger.unit_bytes),
+        override_num_blocks=len(units),
         concurrency=pool.max_size,
         num_cpus=reader_cpus(pool.cpus),
     )
     report_interval_s = max(1.0, pool.initial_size / REPORTS_PER_S)
-    output = (plan.ledger.output, plan.ledger.run, plan.schema)
-    parts = add_scoring(rows, plan.stage, pool, ScoreUnit, *output, watch, report_interval_s, watch=watch)
+    target = (plan.output, ledger.run, plan.schema)
+    parts = add_scoring(rows, plan.stage, pool, ScoreUnit, *target, watch, report_interval_s, watch=watch)
     summaries: dict[str, dict[str, Any]] = {}
-    with Progress(watch, plan.rows, {"CPU": pool.declared_cpus, "GPU": pool.gpus}, out):
+    num_rows = sum(unit.rows for unit in units)
+    with Progress(watch, num_rows, {"CPU": pool.declared_cpus, "GPU": pool.gpus}, out):
         batch: Any
         for batch in parts.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for name, summary in zip(batch["part"].to_pylist(), batch["summary"].to_pylist(), strict=True):
-                summaries[name] = json.loads(summary)
+            for name, text in zip(batch["part"].to_pylist(), batch["summary"].to_pylist(), strict=True):
+                summaries[name] = json.loads(text)
+                errors.add(name, summaries[name])
+            lease.check()
     ray.kill(watch)
-    _require_complete(plan.ledger, plan.listing, job.limit)
     return summaries
 
 
-def _account(plan: Plan, summaries: Mapping[str, Mapping[str, Any]], before: int, seconds: float) -> Summary:
-    write_report(plan.ledger.output, plan.ledger.parts)  # an earlier start may have been killed before it could
-    errors = sum((Counter(summary["errors"]) for summary in summaries.values()), Counter[str]())
+def _refuse_blind_nodes(plan: Plan) -> None:
+    """Nodes that lack the model, an input or the output would find out one by one, while others compute."""
+    lease = plan.output.child(LEASE_FILE)
+    size = plan.output.filesystem.get_file_info(lease.path).size
+    files = [("output", (plan.output.filesystem, lease.path, size))]
+    for file in {plan.listing.files[0], plan.listing.files[-1]}:
+        files.append(("input", (plan.listing.filesystem, file.path, file.size)))
+    files += [("model", (pafs.LocalFileSystem(), path, size)) for path, size in plan.model.files]
+    blind = find_blind_nodes(files)
+    if blind:
+        more = f"; and {len(blind) - 3} more" if len(blind) > 3 else ""
+        raise InputError(f"{'; '.join(blind[:3])}{more}. Every node needs them at the same place, or at a URI")
+
+
+def _account(summaries: Mapping[str, Mapping[str, Any]], before: int, seconds: float, ledger: Ledger) -> Summary:
+    errors = sum((Counter(footer.summary["errors"]) for footer in ledger.parts.values()), Counter[str]())
     return Summary(
         documents=sum(summary["documents"] for summary in summaries.values()),
         documents_before=before,
         tokens=sum(summary["tokens"] for summary in summaries.values()),
         errors=dict(errors),
         seconds=seconds,
-        output=plan.ledger.output.name,
+        output=ledger.output.name,
     )
 
 
@@ -221,23 +257,22 @@ def _kept(listing: Listing, keep: Sequence[str] | None) -> pa.Schema:
     return pa.schema([listing.schema.field(name) for name in dict.fromkeys(keep)], metadata=listing.schema.metadata)
 
 
-def _fingerprint(job: Job, model: ModelInfo, columns: Mapping[str, str], schema: pa.Schema) -> dict[str, Any]:
+def _fingerprint(job: Job, plan: Plan) -> dict[str, Any]:
     """What must be equal for two starts to be one run. Pool, threads and limit may differ: results do not."""
     task_options = job.options.task_options
     return {
         "task": job.task,
-        "model": model.digest,
+        "model": plan.model.digest,
+        "library": _library_version(),
         "task_options": dataclasses.asdict(task_options) if task_options is not None else {},
         "dtype": job.options.dtype,
-        "input_columns": dict(columns),
-        "output_columns": [f"{field.name}: {field.type}" for field in schema],
+        "input_columns": dict(plan.stage.columns),
+        "output_columns": [f"{field.name}: {field.type}" for field in plan.schema],
     }
 
 
-def _require_complete(ledger: Ledger, listing: Listing, limit: int | None) -> None:
-    """Count again from the directory itself: every row is there, once."""
-    ledger.parts = read_parts(ledger.output, run=ledger.run)
-    refuse_doubles(ledger.output, ledger.parts)
-    wanted = min(listing.rows, limit or listing.rows)
-    if ledger.num_done < wanted:
-        raise RuntimeError(f"{wanted - ledger.num_done:,} of {wanted:,} rows are missing from {ledger.output.name}")
+def _library_version() -> str:
+    try:
+        return version("bigbird-on-ray")
+    except PackageNotFoundError:  # the nodes of a cluster may have it as a working directory only
+        return "unknown"

@@ -3,6 +3,7 @@
 Does not know what is in the files.
 """
 
+import contextlib
 import os
 import uuid
 from dataclasses import dataclass
@@ -65,22 +66,39 @@ def write_whole(place: Place, content: bytes | pa.Buffer) -> None:
     """Write a file that is seen whole or not at all, replacing one of the same name.
 
     On object stores one put; elsewhere a temporary name beside it (starting with a dot, which readers of
-    datasets skip) and a rename.
+    datasets skip) and a rename, on local disks once the content is on the disk. Whatever fails, as a full disk
+    does, leaves no temporary file.
     """
-    if place.filesystem.type_name in _OBJECT_STORES:
-        target = place.path
-    else:
-        folder, _, name = place.path.rpartition("/")
-        target = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
-    stream = place.filesystem.open_output_stream(target)
-    # Not a `with`: leaving one by an exception would close the stream, and closing completes a half-written put.
-    stream.write(content)
-    stream.close()
-    if target == place.path:
+    filesystem = place.filesystem
+    if filesystem.type_name in _OBJECT_STORES:
+        stream = filesystem.open_output_stream(place.path)
+        # Not a `with`: leaving one by an exception would close the stream, and closing completes a half-written put.
+        stream.write(content)
+        stream.close()
         return
-    if place.filesystem.type_name != "local" and place.filesystem.get_file_info(place.path).is_file:
-        place.filesystem.delete_file(place.path)  # HDFS renames onto nothing; rows lost in between are scored again
-    place.filesystem.move(target, place.path)
+    folder, _, name = place.path.rpartition("/")
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        if filesystem.type_name == "local":
+            _write_to_disk(temporary, content)
+            os.replace(temporary, place.path)
+            return
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(content)
+        if filesystem.get_file_info(place.path).is_file:
+            filesystem.delete_file(place.path)  # HDFS renames onto nothing; rows lost in between are scored again
+        filesystem.move(temporary, place.path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(temporary)
+        raise OSError(error.errno, error.strerror or str(error), place.name) from error
+
+
+def _write_to_disk(path: str, content: bytes | pa.Buffer) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_whole(place: Place) -> bytes | None:

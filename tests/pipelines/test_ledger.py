@@ -8,19 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledgers import FINGERPRINT, begin, rows_of, write
 
 from bigbird.errors import InputError
-from pipelines.scoring.inputs.listing import list_inputs
 from pipelines.scoring.inputs.reading import read_unit
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, InputFile, cut_units
-from pipelines.scoring.ledger.ledger import open_output
-from pipelines.scoring.ledger.parts import Footer, part_name, read_footer, read_parts, write_part
+from pipelines.scoring.ledger.parts import part_name, read_footer, read_parts
 from pipelines.scoring.ledger.ranges import merge_ranges, ranges_of, subtract
-from pipelines.scoring.schemas import ERROR_TYPE, ORIGIN_FIELDS
 from pipelines.scoring.storage import locate
-
-FINGERPRINT = {"task": "fill-mask", "model": "abc", "dtype": "float32"}
-SCHEMA = pa.schema([("id", pa.int64()), pa.field("error", ERROR_TYPE), *ORIGIN_FIELDS])
 
 
 @pytest.fixture
@@ -33,38 +28,6 @@ def corpus(tmp_path):
         table = pa.table({"id": rows, "text": [f"text {row}" * 10 for row in rows]})
         pq.write_table(table, path, row_group_size=4)
     return tmp_path / "in"
-
-
-def begin(corpus, output, *, fingerprint=FINGERPRINT, unit_bytes=200, overwrite=False):
-    listing = list_inputs([str(corpus)])
-    ledger = open_output(
-        locate(str(output)),
-        fingerprint=fingerprint,
-        listing=listing,
-        schema=SCHEMA,
-        unit_bytes=unit_bytes,
-        overwrite=overwrite,
-    )
-    return ledger, listing
-
-
-def write(ledger, listing, unit, failing=(), kind="OutOfMemoryError"):
-    """Stands in for the actor: the unit's rows with an error in those of `failing`."""
-    rows = read_unit(unit, listing.filesystem, listing.schema)
-    errors = [
-        {"type": kind, "message": "", "retryable": kind == "OutOfMemoryError"} if row in failing else None
-        for row in rows["id"].to_pylist()
-    ]
-    table = rows.append_column("error", pa.array(errors, ERROR_TYPE)).select(SCHEMA.names)
-    ranges = tuple(ranges_of(table[SOURCE_FILE], table[SOURCE_ROW]))
-    name = part_name(ledger.run, ranges)
-    retryable = sum(bool(error and error["retryable"]) for error in errors)
-    write_part(ledger.output, name, table, Footer(ledger.run, ranges, {"retryable": retryable}))
-    return name
-
-
-def rows_of(units):
-    return sorted((p.file.name, row) for unit in units for p in unit.pieces for row in range(p.start, p.stop))
 
 
 GROUPS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5000)), max_size=5)
@@ -158,27 +121,6 @@ def test_another_model_or_other_options_are_refused_by_name(corpus, tmp_path):
         begin(corpus, tmp_path / "out", fingerprint=other)
 
 
-def test_a_changed_input_is_refused_by_name(corpus, tmp_path):
-    begin(corpus, tmp_path / "out")
-    pq.write_table(pa.table({"id": [1], "text": ["new"]}), corpus / "1.parquet")
-    with pytest.raises(InputError, match=r"1\.parquet' changed since .*size was \d+, is \d+"):
-        begin(corpus, tmp_path / "out")
-
-
-def test_a_touched_input_is_refused_though_its_size_is_the_same(corpus, tmp_path):
-    begin(corpus, tmp_path / "out")
-    os.utime(corpus / "2.parquet", ns=(1, 1))
-    with pytest.raises(InputError, match=r"2\.parquet' changed since .*mtime_ns"):
-        begin(corpus, tmp_path / "out")
-
-
-def test_a_missing_input_is_refused_by_name(corpus, tmp_path):
-    begin(corpus, tmp_path / "out")
-    (corpus / "0.parquet").unlink()
-    with pytest.raises(InputError, match=r"0\.parquet' is not among the inputs any more"):
-        begin(corpus, tmp_path / "out")
-
-
 def test_added_inputs_are_scored_and_leave_the_units_of_the_others_alone(corpus, tmp_path):
     ledger, listing = begin(corpus, tmp_path / "out", unit_bytes=5000)
     (first, *_) = ledger.units_left(listing)
@@ -196,16 +138,6 @@ def test_a_directory_of_somebody_else_is_refused(corpus, tmp_path):
         with pytest.raises(InputError, match=r"'thesis\.txt' but is not the output of a scoring job"):
             begin(corpus, tmp_path / "out", overwrite=overwrite)
     assert (tmp_path / "out" / "thesis.txt").exists()
-
-
-def test_overwrite_deletes_what_a_run_left_and_nothing_else(corpus, tmp_path):
-    ledger, listing = begin(corpus, tmp_path / "out")
-    write(ledger, listing, ledger.units_left(listing)[0])
-    (tmp_path / "out" / "sub").mkdir()
-    (tmp_path / "out" / "sub" / "notes.txt").write_text("keep")
-    anew, listing = begin(corpus, tmp_path / "out", fingerprint={**FINGERPRINT, "model": "new"}, overwrite=True)
-    assert anew.num_done == 0
-    assert (tmp_path / "out" / "sub" / "notes.txt").read_text() == "keep"
 
 
 def test_an_output_that_cannot_be_written_is_refused(corpus, tmp_path):
@@ -239,16 +171,6 @@ def test_a_part_rewritten_by_another_tool_is_refused(corpus, tmp_path):
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
     with pytest.raises(InputError, match="was not written by a scoring job"):
         begin(corpus, tmp_path / "out")
-
-
-def test_a_damaged_part_is_refused_by_name(corpus, tmp_path):
-    ledger, listing = begin(corpus, tmp_path / "out")
-    path = tmp_path / "out" / write(ledger, listing, ledger.units_left(listing)[0])
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=f"{path.name} is damaged .*; delete it to have its rows scored again"):
-        begin(corpus, tmp_path / "out")
-    path.unlink()
-    assert sum(unit.rows for unit in begin(corpus, tmp_path / "out")[0].units_left(listing)) == 30
 
 
 def test_rows_that_failed_for_a_passing_cause_are_left_and_bad_rows_are_done(corpus, tmp_path):

@@ -2,13 +2,13 @@
 
 import io
 import json
-import os
 import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from jobs import CountCharacters, SaidSoFar, command, model_info, parts, records, write_corpus
 from ray_session import ray_session
 
 from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
@@ -16,7 +16,6 @@ from bigbird.errors import CheckpointError
 from pipelines import score
 from pipelines.scoring import progress
 from pipelines.scoring.actors.watch import WatchState, split_windows
-from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.job import Job, run_job
 
 NUM_ROWS = 60
@@ -30,48 +29,10 @@ pytestmark = [
 ]
 
 
-class CountCharacters:
-    """A masked-lm-scoring predictor whose nll is the length of the text; some texts do what corpora do."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def preprocess(self, examples, options=None):
-        return list(examples)
-
-    def forward(self, prepared):
-        for text in prepared:
-            if text == "raises":
-                raise RuntimeError("no luck with this one")
-            if text == "kills":
-                os._exit(1)
-            if text == "memory" and not os.path.exists(self.marker):
-                raise MemoryError("not now")
-        return [None if text is None else len(text) for text in prepared]
-
-    def postprocess(self, prepared, outputs, options=None):
-        return [
-            {"error": {"type": "InputError", "message": "text is null, expected a string"}}
-            if length is None
-            else {
-                "nll": length / 3,
-                "pseudo_perplexity": 1.0,
-                "num_tokens": length,
-                "num_windows": 1,
-                "truncated": False,
-            }
-            for length in outputs
-        ]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    with ray_session(__name__):
+    with ray_session("jobs"):
         yield
-
-
-def facts(task, model, dtype="float32"):
-    return ModelInfo(digest=model, embedding_size=4, weight_bytes=1000)
 
 
 @pytest.fixture
@@ -79,34 +40,11 @@ def stand_in(monkeypatch, tmp_path):
     """The command line with the stand-in in the place of every model."""
     marker = str(tmp_path / "marker")
     monkeypatch.setattr(score, "load_predictor", lambda *args, **kwargs: CountCharacters(marker))
-    monkeypatch.setattr(score, "inspect_model", facts)
+    monkeypatch.setattr(score, "inspect_model", model_info)
 
 
 ROWS = [f"{'word ' * (number % 7)}{number}" for number in range(NUM_ROWS)]
 ROWS[23], ROWS[29], ROWS[37], ROWS[41] = None, "raises", "memory", "kills"
-
-
-def write_corpus(path, rows, **columns):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"id": list(range(len(rows))), "text": rows, **columns}), path, row_group_size=25)
-    return path
-
-
-def command(folder, *more):
-    return [
-        *("--task", "masked-lm-scoring", "--model", "m", "--input", str(folder / "in")),
-        *("--output", str(folder / "out"), "--target-file-size", "150", "--num-actors", "1", *more),
-    ]
-
-
-def records(folder):
-    rows = [row for name in parts(folder) for row in pq.read_table(folder / "out" / name).to_pylist()]
-    assert len({row["id"] for row in rows}) == len(rows), "a row is there twice"
-    return {row["id"]: row for row in rows}
-
-
-def parts(folder):
-    return {path.name: path.stat().st_mtime_ns for path in sorted((folder / "out").glob("part-*"))}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +56,7 @@ def starts(tmp_path_factory):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(score, "load_predictor", lambda *args, **kwargs: CountCharacters(marker))
-        patch.setattr(score, "inspect_model", facts)
+        patch.setattr(score, "inspect_model", model_info)
         for number, more in enumerate((["--limit", "20"], [], [], [])):
             out, err = io.StringIO(), io.StringIO()
             patch.setattr("sys.stdout", out)
@@ -128,7 +66,7 @@ def starts(tmp_path_factory):
             if number == 3:
                 (folder / "out.report.html").unlink()  # as if the start before was killed just then
             status = score.main(command(folder, *more))
-            assert status == 0, err.getvalue()
+            assert status == (0 if number == 0 else 3), err.getvalue()
             seen.append((records(folder), parts(folder), out.getvalue(), err.getvalue()))
     return folder, seen
 
@@ -193,21 +131,6 @@ def test_a_finished_job_started_again_touches_nothing(starts):
     assert (folder / "out.report.html").exists()
 
 
-class SaidSoFar(io.StringIO):
-    """What was written, and a call when a text first stands in it."""
-
-    def __init__(self, text, then):
-        super().__init__()
-        self._text, self._then = text, then
-
-    def write(self, said):
-        written = super().write(said)
-        if self._then and self._text in self.getvalue():
-            then, self._then = self._then, None
-            then()
-        return written
-
-
 def test_a_job_that_waits_for_cpus_says_so_and_goes_on_when_they_are_free(stand_in, monkeypatch, tmp_path):
     @ray.remote(num_cpus=2)
     class Occupant:
@@ -230,7 +153,7 @@ def test_json_lines_are_read_and_a_damaged_line_keeps_its_place(stand_in, tmp_pa
     lines[4] = '{"id": 4, "text": '
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jsonl").write_text("\n".join(lines))
-    assert score.main(command(tmp_path, "--columns", "id")) == 0
+    assert score.main(command(tmp_path, "--columns", "id")) == 3
     rows = pq.read_table(tmp_path / "out").sort_by("source_row").to_pylist()
     assert list(rows[0])[:2] == ["id", "nll"]
     assert [row["id"] for row in rows] == [*range(4), None, *range(5, 12)]
@@ -322,7 +245,7 @@ def test_the_worst_rows_of_corpora_are_all_there_once_the_bad_ones_with_their_er
     pq.write_table(pa.table({"id": list(NASTY), "text": text}), tmp_path / "in" / "nasty.parquet", row_group_size=4)
     model = str(tiny_checkpoint(BigBirdForTokenClassification, id2label={0: "O", 1: "X"}))
     arguments = command(tmp_path, "--task", "token-classification", "--model", model, "--num-tokenizers", "1")
-    assert score.main([*arguments, "--columns", "id", "--target-file-size", "1M"]) == 0
+    assert score.main([*arguments, "--columns", "id", "--target-file-size", "1M"]) == 3
     rows = {row["id"]: row for name in parts(tmp_path) for row in pq.read_table(tmp_path / "out" / name).to_pylist()}
     assert rows.keys() == NASTY.keys()
     assert sum(pq.read_metadata(tmp_path / "out" / name).num_rows for name in parts(tmp_path)) == len(NASTY)

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import ray
 from ray.util.metrics import Counter
 
-from pipelines.scoring.actors.score_rows import RETRYABLE, Record, ScoreRows, Stage, Window
+from pipelines.scoring.actors.score_rows import Record, ScoreRows, Stage, Window
 from pipelines.scoring.actors.tokenize_rows import prepared_rows
 from pipelines.scoring.actors.watch import DEATHS_TO_MARK_A_ROW, Verdict, split_windows
 from pipelines.scoring.inputs.reading import READ_ERROR
 from pipelines.scoring.inputs.units import REPLACES, SOURCE_FILE, SOURCE_ROW
-from pipelines.scoring.ledger.parts import Footer, part_name, read_footer, write_part
+from pipelines.scoring.ledger.parts import DamagedPartError, Footer, part_name, read_footer, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.report.report import summarize
 from pipelines.scoring.schemas import examples
@@ -59,7 +59,7 @@ class ScoreUnit:
         ranges = ranges_of(table[SOURCE_FILE], table[SOURCE_ROW])
         name = replaces or part_name(self.run, ranges)
         if not replaces:
-            written = read_footer(self.output.child(name))
+            written = self._written(name)
             if written is not None and written.run == self.run:
                 return _answer([name], [written.summary])
         started = time.time()
@@ -77,14 +77,19 @@ class ScoreUnit:
         self._report(now=True)
         return _answer([name], [summary])
 
+    def _written(self, name: str) -> Footer | None:
+        try:
+            return read_footer(self.output.child(name))
+        except DamagedPartError:
+            return None
+
     def _score(self, table: pa.Table, unit: str, verdict: Verdict) -> list[Record]:
         """Records of all rows. Rows that are unreadable or marked reach the predictor as None, which costs nothing."""
         rows = examples(table, self.scorer.stage.task, self.scorer.stage.columns)
         known: dict[int, Record] = {}
         for index, message in enumerate(table[READ_ERROR].to_pylist()):
             if message is not None:
-                passing = message.partition(":")[0] in RETRYABLE
-                known[index] = {"error": {"type": "ReadError", "message": message, "retryable": passing}}
+                known[index] = {"error": {"type": "ReadError", "message": message, "retryable": False}}
         for index in verdict.marked:
             message = f"the process that scored this row died {DEATHS_TO_MARK_A_ROW} times"
             known[index] = {"error": {"type": "ProcessDied", "message": message, "retryable": False}}

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipelines.scoring.inputs.json_lines import read_json
 from pipelines.scoring.inputs.types import cast_exactly
 from pipelines.scoring.inputs.units import NO_PARTITION, SOURCE_FILE, SOURCE_ROW, Piece, Unit
+from pipelines.scoring.inputs.unreadable import require_readable, require_unchanged
 
 READ_ERROR = "__read_error"
 
@@ -44,8 +45,9 @@ def open_parquet(path: str, filesystem: pafs.FileSystem, metadata: pq.FileMetaDa
 def read_unit(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.Table:
     """The rows of a unit: columns of `schema`, `source_file`, `source_row`, and READ_ERROR (null where fine).
 
-    Rows that cannot be read (a damaged page, a line that is no JSON) come with nulls and the reason in
-    READ_ERROR, so that every row of the listing is present whatever happens.
+    Rows that are damaged (a page that does not decompress, a line that is no JSON) come with nulls and the reason in
+    READ_ERROR, so that every row of the listing is present. Raises UnreadableInputError where the storage does not
+    give a file, ChangedInputError for a file that is not the listed one any more.
     """
     with ThreadPoolExecutor(min(_READ_THREADS, len(unit.pieces))) as pool:
         tables = list(pool.map(lambda piece: _read_piece(piece, filesystem, schema), unit.pieces))
@@ -58,10 +60,10 @@ def _read_piece(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) ->
     try:
         table, errors = reader(piece, filesystem, schema)
     except (OSError, pa.ArrowException, ValueError) as error:
+        require_readable(piece.file, filesystem)  # so the data is damaged
         table = pa.table({f.name: pa.nulls(rows, f.type) for f in schema}, schema=schema)
-        # A file or a connection may be there again; the kinds of OSError tell apart what does not matter here.
-        kind = "OSError" if isinstance(error, OSError) else type(error).__name__
-        errors = pa.array([f"{kind}: {error}"] * rows, pa.string())
+        errors = pa.array([f"{type(error).__name__}: {error}"] * rows, pa.string())
+    require_unchanged(piece.file, filesystem)
     table = table.append_column(SOURCE_FILE, pa.array([piece.file.name] * rows, pa.string()))
     table = table.append_column(SOURCE_ROW, pa.array(range(piece.start, piece.stop), pa.int64()))
     return table.append_column(READ_ERROR, errors)

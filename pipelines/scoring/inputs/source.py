@@ -1,15 +1,20 @@
 """Ray Data's source of a job's rows: one read task and one block a unit."""
 
+import time
 from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import ray
 from ray.data import DataContext, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from pipelines.scoring.inputs.reading import read_unit
 from pipelines.scoring.inputs.units import REPLACES, Unit
+from pipelines.scoring.inputs.unreadable import UnreadableInputError
+
+_PAUSES_S = (1.0, 4.0)
 
 
 class UnitSource(Datasource):
@@ -37,8 +42,21 @@ class UnitSource(Datasource):
         filesystem, schema, unit = self._filesystem, self._schema, unit.without_groups
 
         def read() -> list[pa.Table]:
-            table = read_unit(unit, filesystem, schema)
+            table = _read_patiently(unit, filesystem, schema)
             return [table.append_column(REPLACES, pa.array([unit.replaces] * table.num_rows, pa.string()))]
 
         size = BlockMetadata(num_rows=unit.rows, size_bytes=self._unit_bytes, input_files=None, exec_stats=None)
         return ReadTask(read, size)
+
+
+def _read_patiently(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.Table:
+    """The rows of a unit, tried again where the storage fails. Raises UnreadableInputError that names the node."""
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            return read_unit(unit, filesystem, schema)
+        except UnreadableInputError as error:
+            if pause_s is None:
+                node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+                raise UnreadableInputError(f"{error} (read on node {node}, {len(_PAUSES_S) + 1} times)") from None
+            time.sleep(pause_s)
+    raise AssertionError

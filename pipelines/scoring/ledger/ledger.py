@@ -8,19 +8,23 @@ no row (`ledger.records`), say what kind of run this is and list the input files
       part-*.parquet            finished rows; written under another name and renamed, so never seen in halves
       .bigbird-run.parquet      fingerprint: model weights, task, options, columns, size of a unit
       .bigbird-inputs.parquet   name, size, mtime_ns, rows and generation of every input file
+      .bigbird-lease.parquet    who writes here now (`ledger.lease`)
+      _SUCCESS                  every row of every input is there
     output.report.html, output.report.json
+    output.replaced/            what a later start could not use, until that one is done
 
 Does not know how rows are scored, nor Ray.
 """
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from bigbird.errors import InputError
@@ -32,22 +36,34 @@ from pipelines.scoring.ledger.records import (
     FORMER_FILES,
     INPUTS_FILE,
     RUN_FILE,
+    SUCCESS_FILE,
     read_record,
     renew_former,
     write_record,
 )
 from pipelines.scoring.storage import Place, make_writable, names_in
 
+REPLACED_SUFFIX = ".replaced"
+
+
+class MissingRowsError(RuntimeError):
+    """Rows that a job is done with are not in its output."""
+
 
 @dataclass
 class Ledger:
-    """An output directory opened for a run: its identity, the size of a unit, and the finished files."""
+    """An output directory opened for a run: its identity, the size of a unit, and the finished files.
+
+    generations: for each input file, at which of the starts it came. notes: what a person should know of the opening.
+    """
 
     output: Place
     run: str
     unit_bytes: int
-    generations: dict[str, int]
+    schema: pa.Schema
+    generations: dict[str, int] = field(default_factory=dict)
     parts: dict[str, Footer] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> Ranges:
@@ -57,6 +73,22 @@ class Ledger:
     @property
     def num_done(self) -> int:
         return sum(stop - start for ranges in self.done.values() for start, stop in ranges)
+
+    def finish(self, listing: Listing, limit: int | None = None) -> None:
+        """Count again from the directory itself; where every row of every input is there, leave `_SUCCESS`.
+
+        Raises MissingRowsError where rows are missing, InputError where some are there twice.
+        """
+        self.parts = read_parts(self.output, run=self.run)
+        refuse_doubles(self.output, self.parts)
+        wanted = min(listing.rows, limit or listing.rows)
+        if self.num_done < wanted:
+            raise MissingRowsError(f"{wanted - self.num_done:,} of {wanted:,} rows are missing from {self.output.name}")
+        if self.num_done == listing.rows:
+            write_record(self.output, SUCCESS_FILE, {"rows": self.num_done}, self.schema)
+            replaced = self.output.beside(REPLACED_SUFFIX)
+            if self.output.filesystem.get_file_info(replaced.path).type == pafs.FileType.Directory:
+                self.output.filesystem.delete_dir(replaced.path)
 
     def units_left(self, listing: Listing, *, limit: int | None = None) -> list[Unit]:
         """Units of rows not yet done, then one unit for each file with rows that failed for a passing cause."""
@@ -89,36 +121,55 @@ def open_output(
 ) -> Ledger:
     """Open an output directory of files with this schema: a new one, or one that the same run has begun.
 
+    What cannot be used any more is moved to `OUTPUT.replaced` and its rows are done again: damaged files, and files
+    with rows of inputs that changed or went since. `overwrite` moves everything there that another run left, or
+    that this run had finished; a run that is not finished goes on, so that a job sent again never loses its own
+    progress. `Ledger.finish` deletes what was moved.
+
     Raises InputError: not writable; it holds files of someone else; it was begun with another model, task or
-    other options (each difference is named); input files changed or went since (each is named); it holds rows
-    twice. `overwrite` deletes what an earlier run left, and nothing else.
+    other options (each difference is named); not one of its inputs is there any more; it holds rows twice.
     """
     make_writable(output)
+    wanted = json.loads(json.dumps(fingerprint))
     names = names_in(output)
-    ours = [name for name in names if _is_ours(name)]
-    if overwrite:
-        for name in sorted(ours, key=lambda name: name in (RUN_FILE, "_run.json")):  # the identity goes last
-            output.filesystem.delete_file(output.child(name).path)
-        names = [name for name in names if name not in ours]
-    strangers = [name for name in names if name not in ours and not name.startswith(".")]
     run = read_record(output, RUN_FILE)
+    ours = [name for name in names if _is_ours(name)]
+    if overwrite and run is not None and (run["fingerprint"] != wanted or SUCCESS_FILE in names):
+        _set_aside(output, sorted(ours, key=lambda name: name in (RUN_FILE, "_run.json")))  # the identity goes last
+        names, run = [name for name in names if name not in ours], None
+    strangers = [name for name in names if name not in ours and not name.startswith(".")]
     if run is None:
         if strangers or any(name.startswith(PART_PREFIX) for name in names):
             raise InputError(
                 f"output {output.name!r} holds {(strangers or names)[0]!r} but is not the output of a scoring job; "
-                " choose another directory"
+                "choose another directory"
             )
         return _begin(output, fingerprint, listing, schema, unit_bytes)
     for name in ours:
         if name.endswith(".tmp"):  # half-written by a process that was killed
             output.filesystem.delete_file(output.child(name).path)
-    _refuse_differences(output, run["fingerprint"], json.loads(json.dumps(fingerprint)))
-    generations = _compare_inputs(output, listing, schema)
+    _refuse_differences(output, run["fingerprint"], wanted)
+    ledger = Ledger(output, digest(fingerprint), run["unit_bytes"], schema)
+    damaged: list[str] = []
+    ledger.parts = read_parts(output, run=ledger.run, damaged=damaged)
+    if damaged:
+        ledger.notes.append(f"{len(damaged):,} damaged files ({damaged[0]}) are done again")
+        _set_aside(output, damaged)
+    _compare_inputs(ledger, listing)
     renew_former(output, schema)
-    ledger = Ledger(output, digest(fingerprint), run["unit_bytes"], generations)
-    ledger.parts = read_parts(output, run=ledger.run)
     refuse_doubles(output, ledger.parts)
+    if SUCCESS_FILE in names and ledger.num_done < listing.rows:
+        output.filesystem.delete_file(output.child(SUCCESS_FILE).path)
     return ledger
+
+
+def _set_aside(output: Place, names: Sequence[str]) -> None:
+    """Move files out of an output to where `Ledger.finish` deletes them."""
+    place = output.beside(REPLACED_SUFFIX)
+    if names:
+        output.filesystem.create_dir(place.path, recursive=True)
+    for name in names:
+        output.filesystem.move(output.child(name).path, place.child(name).path)
 
 
 def _begin(
@@ -127,7 +178,7 @@ def _begin(
     generations = {file.name: 0 for file in listing.files}
     _write_inputs(output, listing, generations, schema)
     write_record(output, RUN_FILE, {"fingerprint": fingerprint, "unit_bytes": unit_bytes}, schema)
-    return Ledger(output, digest(fingerprint), unit_bytes, generations)
+    return Ledger(output, digest(fingerprint), unit_bytes, schema, generations)
 
 
 def _write_inputs(output: Place, listing: Listing, generations: Mapping[str, int], schema: pa.Schema) -> None:
@@ -144,28 +195,31 @@ def _write_inputs(output: Place, listing: Listing, generations: Mapping[str, int
     write_record(output, INPUTS_FILE, entries, schema)
 
 
-def _compare_inputs(output: Place, listing: Listing, schema: pa.Schema) -> dict[str, int]:
-    """Generation of every input file; files added since make a new one. Raises for changed and missing ones."""
-    known = read_record(output, INPUTS_FILE) or []
+def _compare_inputs(ledger: Ledger, listing: Listing) -> None:
+    """Find the generation of every input file (files added since make a new one), and set aside what is stale."""
+    known = {entry["name"]: entry for entry in read_record(ledger.output, INPUTS_FILE) or ()}
     present = {file.name: file for file in listing.files}
-    for entry in known:
-        file = present.get(entry["name"])
+    if known and not known.keys() & present.keys():
+        raise InputError(
+            f"output {ledger.output.name!r} was begun with other inputs: {next(iter(known))!r} and all of its others "
+            "are not among the inputs any more; choose another directory, or --overwrite to start anew"
+        )
+    stale = {}
+    for name, entry in known.items():
+        file = present.get(name)
         if file is None:
-            raise InputError(
-                f"input {entry['name']!r} is not among the inputs any more, but {output.name!r} was begun with it"
-            )
-        for what in ("size", "mtime_ns", "rows"):
-            if getattr(file, what) != entry[what]:
-                raise InputError(
-                    f"input {file.name!r} changed since {output.name!r} was begun: {what} was {entry[what]}, is "
-                    f"{getattr(file, what)}; --overwrite starts anew"
-                )
-    generations = {entry["name"]: entry["generation"] for entry in known}
-    added = 1 + max(generations.values(), default=-1)
-    if present.keys() - generations.keys():
-        generations.update({name: added for name in present if name not in generations})
-        _write_inputs(output, listing, generations, schema)
-    return generations
+            stale[name] = f"input {name!r} is not there any more"
+        elif any(getattr(file, what) != entry[what] for what in ("size", "mtime_ns", "rows")):
+            stale[name] = f"input {name!r} changed since"
+    for name, reason in stale.items():
+        parts = [part for part, footer in ledger.parts.items() if any(file == name for file, *_ in footer.ranges)]
+        _set_aside(ledger.output, parts)
+        rows = sum(ledger.parts.pop(part).num_rows for part in parts)
+        ledger.notes.append(f"{reason}: {len(parts):,} files with {rows:,} rows are done again")
+    added = 1 + max((entry["generation"] for entry in known.values()), default=-1)
+    ledger.generations = {name: known[name]["generation"] if name in known else added for name in present}
+    if stale or present.keys() != known.keys():
+        _write_inputs(ledger.output, listing, ledger.generations, ledger.schema)
 
 
 def _refuse_differences(output: Place, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -205,7 +259,8 @@ def _is_ours(name: str) -> bool:
     if name.startswith("."):
         half_written = name.startswith((f".{PART_PREFIX}", "..bigbird-", "._")) and name.endswith(".tmp")
         return half_written or name in (RUN_FILE, INPUTS_FILE)
-    return (name.startswith(PART_PREFIX) and name.endswith(".parquet")) or name in FORMER_FILES
+    part = name.startswith(PART_PREFIX) and name.endswith(".parquet")
+    return part or name == SUCCESS_FILE or name in FORMER_FILES
 
 
 def _retry_unit(output: Place, name: str, files: Mapping[str, InputFile]) -> Unit:

@@ -32,6 +32,10 @@ class Footer:
     ranges: tuple[tuple[str, int, int], ...]
     summary: Mapping[str, Any]
 
+    @property
+    def num_rows(self) -> int:
+        return sum(stop - start for _, start, stop in self.ranges)
+
     def dumps(self) -> bytes:
         return json.dumps({"run": self.run, "ranges": self.ranges, "summary": self.summary}).encode()
 
@@ -40,6 +44,10 @@ class Footer:
         content = json.loads(text)
         ranges = tuple((name, start, stop) for name, start, stop in content["ranges"])
         return Footer(content["run"], ranges, content["summary"])
+
+
+class DamagedPartError(InputError):
+    """A finished file that was cut short or overwritten since."""
 
 
 def part_name(run: str, ranges: Sequence[tuple[str, int, int]]) -> str:
@@ -67,26 +75,39 @@ def write_part(output: Place, name: str, table: pa.Table, footer: Footer) -> int
 def read_footer(place: Place) -> Footer | None:
     """The footer of a finished file, or None where there is no such file.
 
-    Raises InputError for a file that carries none: somebody else's, or rewritten by another tool.
+    Raises DamagedPartError for a file that is no Parquet any more, InputError for one that carries none: somebody
+    else's, or rewritten by another tool.
     """
     try:
         metadata = pq.read_metadata(place.path, filesystem=place.filesystem).metadata or {}
     except FileNotFoundError:
         return None
     except pa.ArrowInvalid as error:
-        raise InputError(f"{place.name} is damaged ({error}); delete it to have its rows scored again") from error
+        raise DamagedPartError(f"{place.name} is damaged ({error})") from error
     if FOOTER_KEY not in metadata:
         raise InputError(f"{place.name} was not written by a scoring job, or rewritten since; move it elsewhere")
     return Footer.loads(metadata[FOOTER_KEY])
 
 
-def read_parts(output: Place, *, run: str | None = None) -> dict[str, Footer]:
-    """Footers of all finished files by name. Raises InputError for one that belongs to another run than `run`."""
+def read_parts(output: Place, *, run: str | None = None, damaged: list[str] | None = None) -> dict[str, Footer]:
+    """Footers of all finished files by name; names of damaged ones are added to `damaged`.
+
+    Raises InputError for a file that belongs to another run than `run`, and, without `damaged`, for a damaged one.
+    """
+
+    def footer(name: str) -> Footer | None:
+        try:
+            return read_footer(output.child(name))
+        except DamagedPartError:
+            if damaged is None:
+                raise
+            damaged.append(name)
+            return None
+
     names = [name for name in names_in(output) if name.startswith(PART_PREFIX)]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        footers = pool.map(lambda name: read_footer(output.child(name)), names)
-        parts = {name: footer for name, footer in zip(names, footers, strict=True) if footer is not None}
-    for name, footer in parts.items():
-        if run is not None and footer.run != run:
+        parts = {name: found for name, found in zip(names, pool.map(footer, names), strict=True) if found is not None}
+    for name, found in parts.items():
+        if run is not None and found.run != run:
             raise InputError(f"{output.child(name).name} belongs to another run; --overwrite starts anew")
     return parts

@@ -15,6 +15,8 @@ from pipelines.scoring.storage import Place, names_in, read_whole, write_whole
 
 RUN_FILE = ".bigbird-run.parquet"
 INPUTS_FILE = ".bigbird-inputs.parquet"
+LEASE_FILE = ".bigbird-lease.parquet"
+SUCCESS_FILE = "_SUCCESS"  # every row of every input is there; looked for by schedulers, read as Parquet by some
 
 _CONTENT_KEY = b"bigbird_record"
 # How version 0.1 called them, and what it left besides.
@@ -34,7 +36,7 @@ def read_record(output: Place, name: str) -> Any:
     content = read_whole(output.child(name))
     if content is not None:
         return json.loads(pq.read_metadata(io.BytesIO(content)).metadata[_CONTENT_KEY])
-    former = read_whole(output.child(_FORMER_OF[name]))
+    former = read_whole(output.child(_FORMER_OF[name])) if name in _FORMER_OF else None
     if former is None:
         return None
     return json.loads(former) if name == RUN_FILE else pq.read_table(io.BytesIO(former)).to_pylist()

@@ -30,6 +30,7 @@ NUM_EXTREMES = 3
 NUM_TIME_BINS = 60
 PAUSE_S = 60.0
 SNIPPET_CHARS = 1500
+FIRST_ERROR_CHARS = 300
 NUM_LABELS = 5
 
 # What is plotted and ranked for each task, and what its two ends are called.
@@ -82,6 +83,7 @@ def summarize(table: pa.Table, task: str) -> dict[str, Any]:
         "windows": pc.sum(table["num_windows"]).as_py() or 0,
         "truncated": pc.sum(table["truncated"]).as_py() or 0,
         "errors": dict(errors),
+        "first_errors": _first_errors(table),
         "retryable": int(retryable),
         "token_bins": dict(Counter(str(int(n).bit_length()) for n in tokens if n)),
     }
@@ -97,6 +99,16 @@ def summarize(table: pa.Table, task: str) -> dict[str, Any]:
             for row in ends
         ]
     return summary
+
+
+def _first_errors(table: pa.Table) -> dict[str, str]:
+    """By kind of error, the first row of the table that has it, and what it says."""
+    first: dict[str, str] = {}
+    failed = table.select(["error", SOURCE_FILE, SOURCE_ROW]).filter(pc.is_valid(table["error"]))
+    for row in failed.to_pylist():
+        message = f"row {row[SOURCE_ROW]:,} of {row[SOURCE_FILE]}: {row['error']['message'][:FIRST_ERROR_CHARS]}"
+        first.setdefault(row["error"]["type"], message)
+    return first
 
 
 def write_report(output: Place, parts: Mapping[str, Footer] | None = None) -> dict[str, Any]:

@@ -141,7 +141,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("scoring.ledger",),
         ("scoring.report", "scoring.checks", "finetuning"),
         ("scoring.actors",),
-        ("scoring.progress",),
+        ("scoring.progress", "scoring.failures"),
         ("scoring.job",),
         ("score", "finetune"),
     ),

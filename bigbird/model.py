@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bigbird.attention import Attention
 from bigbird.attention.block_sparse import BlockSparseAttention
 from bigbird.attention.flex import FlexAttention
+from bigbird.attention.growing import GrowingPast, is_cache, past_of, self_attention
 from bigbird.attention.past import CrossAttention, Keeping, PastAttention, heads_first
 from bigbird.attention.plan import AttentionPlan
 from bigbird.attention.reference import DenseAttention
@@ -66,7 +67,7 @@ class BigBirdModel(PretrainedModel):
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        past_key_values: PastKeyValues | None = None,
+        past_key_values: PastKeyValues | Any | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -79,7 +80,8 @@ class BigBirdModel(PretrainedModel):
         token_type_ids, position_ids: (batch, seq_len), or (seq_len,) for all rows alike.
         head_mask: (num_heads,) or (num_layers, num_heads).
         For decoders: encoder_hidden_states (batch, encoder_length, hidden_size), encoder_attention_mask
-        (batch, encoder_length), past_key_values as in `bigbird.outputs`, with which only new tokens are passed.
+        (batch, encoder_length), past_key_values as in `bigbird.outputs`, with which only new tokens are passed;
+        transformers' DynamicCache does as well, and is updated and returned.
         output_attentions computes densely: slow and large for long rows.
 
         Raises InputError naming the argument, its limit and its value.
@@ -87,7 +89,12 @@ class BigBirdModel(PretrainedModel):
         config = self.config
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("pass exactly one of input_ids and inputs_embeds")
-        self._check_decoder_arguments(encoder_hidden_states, encoder_attention_mask, past_key_values, use_cache)
+        cache = past_key_values if is_cache(past_key_values) else None
+        if cache is not None:
+            past_key_values = past_of(cache)
+        self._check_decoder_arguments(
+            encoder_hidden_states, encoder_attention_mask, past_key_values, use_cache or cache is not None
+        )
         given = input_ids if inputs_embeds is None else inputs_embeds
         assert given is not None
         if given.dim() != (2 if inputs_embeds is None else 3):
@@ -155,7 +162,7 @@ class BigBirdModel(PretrainedModel):
         output = BaseModelOutput(
             last_hidden_state=last,
             pooler_output=None if self.pooler is None else self.pool(first_attended(last, attention_mask)),
-            past_key_values=_present(attend, kept, cross, rows) if keep else None,
+            past_key_values=_present(attend, kept, cross, rows, cache) if keep else None,
             hidden_states=tuple(hidden_states) if want_states else None,
             attentions=_attentions(attend) if want_attentions else None,
             cross_attentions=tuple(cross.probabilities) if want_attentions and cross is not None else None,
@@ -253,19 +260,24 @@ def first_attended(states: Tensor, attention_mask: Tensor | None) -> Tensor:
     return states[torch.arange(len(states), device=states.device), first]
 
 
-def _present(attend: Attention, kept: Keeping, cross: CrossAttention | None, rows: Packing) -> PastKeyValues:
-    if isinstance(attend, PastAttention):
-        own = attend.present
-    else:
-        batch = rows.shape[0]
-        own = [(_padded_heads(key, rows, batch), _padded_heads(value, rows, batch)) for key, value in kept.kept]
-    if cross is None:
-        return tuple(own)
-    return tuple(pair + cross.present[layer] for layer, pair in enumerate(own))
+def _present(
+    attend: Attention, kept: Keeping, cross: CrossAttention | None, rows: Packing, cache: Any
+) -> PastKeyValues | Any:
+    """Past and new tokens' keys and values; a cache object of transformers is given the new ones, and is it then."""
+    new = [(_padded_heads(key, rows), _padded_heads(value, rows)) for key, value in kept.kept]
+    if cache is not None:
+        for layer, (key, value) in enumerate(new):
+            self_attention(cache).update(key, value, layer)
+        return cache
+    own = attend.present if isinstance(attend, PastAttention) else new
+    layers = [pair if cross is None else pair + cross.present[layer] for layer, pair in enumerate(own)]
+    if isinstance(attend, PastAttention) and attend.buffers is not None:
+        return GrowingPast(layers, attend.buffers)
+    return tuple(layers)
 
 
-def _padded_heads(states: Tensor, rows: Packing, batch: int) -> Tensor:
-    return heads_first(rows.unpack(states).flatten(0, 1), batch)
+def _padded_heads(states: Tensor, rows: Packing) -> Tensor:
+    return heads_first(rows.unpack(states).flatten(0, 1), rows.shape[0])
 
 
 def _attentions(attend: Attention) -> tuple[Tensor, ...]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bigbird.attention import Attention
+from bigbird.attention.growing import buffers_for
 from bigbird.attention.parts import Piece, SpanPiece, attend_parts, mask_bias
 from bigbird.attention.plan import Span
 from bigbird.attention.reference import MASKED
@@ -75,24 +76,32 @@ class PastAttention:
         self.probabilities: list[Tensor] = []
         """Per layer, where they are recorded: (B, H, L, P + L)."""
         batch, total = attention_mask.shape
-        length = past[0][0].shape[2]
-        key_bias = mask_bias(None if bool(self.attended.all()) else self.attended.flatten())
+        self._length = length = past[0][0].shape[2]
+        # With gradients, states are joined anew; without, new ones are written behind the old.
+        self.buffers = None if torch.is_grad_enabled() else buffers_for(past, total - length)
+        capacity = total if self.buffers is None else self.buffers.capacity
+        readable = self.attended.new_zeros(batch, capacity).slice_scatter(self.attended, 1, 0, total).flatten()
+        key_bias = mask_bias(None if bool(self.attended.all()) else readable)
         new = (Span(0, total - length, batch, total - length),)
         self._pieces: list[Piece] = [
-            SpanPiece(new, (Span(0, length, batch, total),), key_bias=key_bias),
-            SpanPiece(new, (Span(length, total - length, batch, total),), causal=True, adds=True, key_bias=key_bias),
+            SpanPiece(new, (Span(0, length, batch, capacity),), key_bias=key_bias),
+            SpanPiece(new, (Span(length, total - length, batch, capacity),), causal=True, adds=True, key_bias=key_bias),
         ]
         if total - length == 1:  # it reads everything
-            self._pieces = [SpanPiece(new, (Span(0, total, batch, total),), key_bias=key_bias)]
+            self._pieces = [SpanPiece(new, (Span(0, total, batch, capacity),), key_bias=key_bias)]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query, key, value: (B * L, H, D) -> context (B * L, H, D)."""
-        batch = len(self.attended)
-        key, value = (
-            torch.cat([old.transpose(1, 2), new.unflatten(0, (batch, -1))], dim=1)
-            for old, new in zip(self.past[layer][:2], (key, value), strict=True)
-        )
-        self.present.append((key.transpose(1, 2), value.transpose(1, 2)))
+        batch, total = self.attended.shape
+        key, value = (states.unflatten(0, (batch, -1)) for states in (key, value))
+        past = self.past[layer][:2]
+        if self.buffers is None:
+            key, value = (
+                torch.cat([old.transpose(1, 2), new], dim=1) for old, new in zip(past, (key, value), strict=True)
+            )
+        else:
+            key, value = self.buffers.append(layer, past, key, value, self._length)
+        self.present.append((key[:, :total].transpose(1, 2), value[:, :total].transpose(1, 2)))
         if not self.record:
             return attend_parts(self._pieces, query, key.flatten(0, 1), value.flatten(0, 1), self.dropout)
         q, (k, v) = heads_first(query, batch), self.present[-1]

@@ -3,9 +3,12 @@
 import sys
 
 import pytest
+import torch
+import transformers
 from commands import run
 
-from examples import heads
+import bigbird
+from examples import documentation, heads
 
 
 @pytest.mark.parametrize("name", heads.EXAMPLES)
@@ -13,6 +16,25 @@ def test_every_head_has_an_example_that_runs_on_its_shipped_checkpoint(name):
     shown = heads.EXAMPLES[name](heads.CHECKPOINTS / name)
     assert "nan" not in shown
     assert len(shown) > 20
+
+
+@pytest.mark.parametrize("example", documentation.EXAMPLES, ids=lambda example: example.__name__)
+def test_the_documented_examples_give_the_values_of_transformers(tiny_checkpoint, tiny_tokenizer_dir, example):
+    """The same code on the same random checkpoint; only the library differs."""
+    head = {"bare_model": "BigBirdModel", "causal_lm": "BigBirdForCausalLM", "masked_lm": "BigBirdForMaskedLM"}.get(
+        example.__name__, f"BigBirdFor{example.__name__.title().replace('_', '')}"
+    )
+    tokenizer = bigbird.AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 4096}
+    checkpoint = tiny_checkpoint(getattr(bigbird, head), **sizes)
+    tokenizer.save_pretrained(checkpoint)
+    ours, theirs = example(bigbird, checkpoint), example(transformers, checkpoint)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if isinstance(value, torch.Tensor | float):
+            torch.testing.assert_close(ours[name], value, atol=1e-4, rtol=1e-4)
+        else:
+            assert ours[name] == value
 
 
 @pytest.mark.ray

@@ -2,6 +2,7 @@
 
     BigBirdError
     ├── CheckpointError      a directory or hub id that cannot be loaded as asked
+    ├── CompileError         also a RuntimeError: what runs compiled on a GPU cannot be compiled there
     ├── ConfigError          also a ValueError: a configuration that contradicts itself
     └── InputError           also a ValueError: an example or an option beyond its limit
 
@@ -15,6 +16,10 @@ class BigBirdError(Exception):
 
 class CheckpointError(BigBirdError):
     """A checkpoint is missing, incomplete, misshapen, or of another kind than asked for."""
+
+
+class CompileError(BigBirdError, RuntimeError):
+    """What must run compiled cannot be: the compiler failed, is missing or switched off, or compiled too often."""
 
 
 class ConfigError(BigBirdError, ValueError):

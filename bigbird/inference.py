@@ -1,11 +1,14 @@
 """Prepare a loaded model to run fast: one product for query, key and value, packed weights, fused activations.
 
+On CUDA attention and what follows it are compiled, each as one graph for all layers and any number of tokens.
 Everything here is made from a loaded module and has its call signature. No training.
 """
 
 import copy
 import logging
-from typing import Literal, TypeVar
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from bigbird.attention import Attention
 from bigbird.attention.flex import FlexAttention
 from bigbird.attention.past import CrossAttention
+from bigbird.compiled import call_compiled, refuse_uncompiled
 from bigbird.config import BigBirdConfig
 from bigbird.errors import ConfigError
 from bigbird.head_layers import LanguageModelHead
@@ -23,7 +27,7 @@ from bigbird.model import BigBirdModel
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["float32", "bfloat16", "int8", "auto"]
+Precision = Literal["float32", "bfloat16", "float16", "int8", "auto"]
 _Model = TypeVar("_Model", bound=PretrainedModel)
 
 
@@ -33,21 +37,24 @@ def prepare_for_inference(model: _Model, dtype: Precision | torch.dtype | None =
     Same class, same call signature; in float32 the results differ by rounding only (1e-4 at unit scale). It shares
     nothing with `model`, copies and pickles, and refuses to train, to be differentiated, moved or converted.
 
-    dtype: "float32"; "bfloat16"; "int8", which keeps float32 outside the layers' products (CPU only); "auto",
-    bfloat16 where this machine multiplies it faster, else float32; None, the model's own.
-    Raises ConfigError for another dtype, or int8 where this machine has no such product.
+    dtype: "float32", on CUDA in TF32 where torch.set_float32_matmul_precision allows it; "bfloat16"; "float16" (not on
+    CPU); "int8", which keeps float32 outside the layers' products (CPU only); "auto", bfloat16 where this machine
+    multiplies it faster, else float32; None, the model's own.
+    Raises ConfigError for another dtype, or one that this device or machine has no products for.
     """
     on_cpu = model.device.type == "cpu"
     if dtype == "auto":
         precision = "bfloat16" if prefers_bfloat16(model.device.type) else "float32"
     else:
         precision = str(model.dtype if dtype is None else dtype).removeprefix("torch.")
-    if precision not in ("float32", "bfloat16", "int8"):
+    if precision not in ("float32", "bfloat16", "float16", "int8"):
         own = ", which is the model's own" if dtype is None else ""
-        raise ConfigError(f'dtype must be "float32", "bfloat16", "int8" or "auto", got {precision!r}{own}')
+        raise ConfigError(f"dtype must be one of {', '.join(get_args(Precision))}, got {precision!r}{own}")
+    if precision == "float16" and on_cpu:
+        raise ConfigError("dtype float16 is for GPUs, and this model is on the CPU; bfloat16 is as small")
     if precision == "int8" and not (on_cpu and can_pack(torch.int8)):
         raise ConfigError(f"dtype int8 needs oneDNN's 8-bit products, which are missing on this {model.device.type}")
-    weights = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    weights: torch.dtype = torch.float32 if precision == "int8" else getattr(torch, precision)
     if on_cpu and weights == torch.bfloat16 and not can_pack(torch.bfloat16):
         logger.warning("this CPU has no bfloat16 matrix products; float32 is faster here")
 
@@ -58,7 +65,7 @@ def prepare_for_inference(model: _Model, dtype: Precision | torch.dtype | None =
     fast = copy.deepcopy(model, {id(bert.encoder.layer): nn.ModuleList()}).to(weights)
     fast_bert = fast.base_model
     assert isinstance(fast_bert, BigBirdModel)
-    make = _Maker(model.config, precision, weights, on_cpu)
+    make = _Maker(model.config, precision, weights, model.device.type)
     fast_bert.encoder.layer = nn.ModuleList(FusedLayer(layer, make) for layer in layers)
     if model.device.type == "cuda" and model.config.random_attention == "collapsed":
         fast_bert.attention = FlexAttention
@@ -80,12 +87,12 @@ def _layers(bert: BigBirdModel) -> list[Layer]:
 class _Maker:
     """Makes the linear layers of a prepared model."""
 
-    def __init__(self, config: BigBirdConfig, precision: str, dtype: torch.dtype, on_cpu: bool) -> None:
+    def __init__(self, config: BigBirdConfig, precision: str, dtype: torch.dtype, device_type: str) -> None:
         self.config = config
         self.precision = precision
         self.dtype = dtype
-        self.on_cpu = on_cpu
-        self.packs = on_cpu and can_pack(dtype)
+        self.device_type = device_type
+        self.packs = device_type == "cpu" and can_pack(dtype)
         # A decoder spends its time on a few rows a step, an encoder on thousands.
         self.num_rows = 16 if config.is_decoder else 4096
 
@@ -133,7 +140,8 @@ class FusedLayer(nn.Module):
         self.intermediate = make.linear(layer.intermediate.dense, make.config.hidden_act)
         self.output = make.linear(layer.output.dense)
         self.output_norm = copy.deepcopy(layer.output.LayerNorm).to(make.dtype)
-        self.by_pieces = make.on_cpu and self.crossattention is None
+        self.by_pieces = make.device_type == "cpu" and self.crossattention is None
+        self.compiles = make.device_type == "cuda" and self.crossattention is None
 
     def forward(
         self, hidden: Tensor, layer: int, attend: Attention, cross: CrossAttention | None, scale: Tensor | None
@@ -147,6 +155,8 @@ class FusedLayer(nn.Module):
         if scale is not None:
             context = context * scale
         context = context.flatten(1)
+        if self.compiles:
+            return call_compiled(_compiled_finish(), self, context, hidden)
         size = TOKENS_A_THREAD * torch.get_num_threads()
         if not self.by_pieces or len(hidden) <= size:
             return self._finish(context, hidden, layer, cross, scale)
@@ -163,6 +173,17 @@ class FusedLayer(nn.Module):
             hidden = self.crossattention.cross(hidden, layer, cross, scale)
         finished: Tensor = self.output_norm(self.output(self.intermediate(hidden)).add_(hidden))
         return finished
+
+
+@lru_cache
+def _compiled_finish() -> Callable[..., Tensor]:
+    """`FusedLayer._finish` as one graph: called as (layer, context, hidden), for any layer and number of tokens."""
+
+    def finish(layer: FusedLayer, context: Tensor, hidden: Tensor) -> Tensor:
+        refuse_uncompiled("a layer on CUDA")
+        return layer._finish(context, hidden, 0, None, None)
+
+    return torch.compile(finish, dynamic=True, fullgraph=True)
 
 
 def _joined(linears: list[nn.Linear]) -> nn.Linear:

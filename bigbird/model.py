@@ -7,6 +7,7 @@ stands beside it, and no call changes the model.
 Knows no task; reading and writing checkpoints it has from `PretrainedModel`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,12 +20,13 @@ from bigbird.attention.growing import GrowingPast, is_cache, past_of, self_atten
 from bigbird.attention.past import CrossAttention, Keeping, PastAttention, heads_first
 from bigbird.attention.plan import AttentionPlan
 from bigbird.attention.reference import DenseAttention
+from bigbird.attention.tiles import Layout, layout
 from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
 from bigbird.layers import Embeddings, Encoder
 from bigbird.loading.pretrained import PretrainedModel
 from bigbird.outputs import BaseModelOutput, PastKeyValues
-from bigbird.packing import PackedBatch, Packing
+from bigbird.packing import PackedBatch, Packing, close_starts
 
 
 class BigBirdModel(PretrainedModel):
@@ -50,11 +52,17 @@ class BigBirdModel(PretrainedModel):
             raise InputError("this model was made with add_pooling_layer=False and has no pooler")
         return torch.tanh(self.pooler(first_token_states))
 
+    def layout(self, lengths: Sequence[int]) -> Layout:
+        """Where rows of these lengths lie best on the packed axis, for the attention this model has."""
+        if self.attention is FlexAttention:
+            return layout(self.config, lengths)
+        return Layout(close_starts(lengths), sum(lengths))
+
     def encode(self, packed: PackedBatch) -> Tensor:
         """The packed interface: last hidden states, (T, hidden_size), of rows laid one after another."""
         self._check_length(max(packed.lengths))
         hidden = self.embeddings(packed.input_ids, packed.token_type_ids, packed.position_ids)
-        encoded: Tensor = self.encoder(hidden, self._attention(packed.lengths, None))
+        encoded: Tensor = self.encoder(hidden, self._attention(packed.lengths, None, starts=packed.starts))
         return encoded
 
     def forward(
@@ -175,14 +183,18 @@ class BigBirdModel(PretrainedModel):
         return self.config.attention_probs_dropout_prob if self.training else 0.0
 
     def _attention(
-        self, lengths: tuple[int, ...], attended: Tensor | None, record_width: int | None = None
+        self,
+        lengths: tuple[int, ...],
+        attended: Tensor | None,
+        record_width: int | None = None,
+        starts: tuple[int, ...] = (),
     ) -> Attention:
         """Training draws seeded random blocks, as transformers does; evaluation follows the configuration.
 
         record_width: compute densely, and keep the probabilities of every row padded to so many tokens.
         """
         seeded = self.training or self.config.random_attention == "seeded"
-        plan = AttentionPlan(self.config, lengths, seeded)
+        plan = AttentionPlan(self.config, lengths, seeded, starts)
         if record_width is not None:
             return DenseAttention(plan, attended, dropout=self._attention_dropout, record_width=record_width)
         return self.attention(plan, attended, dropout=self._attention_dropout)

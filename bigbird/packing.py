@@ -6,9 +6,11 @@ Knows nothing of the model: it only moves tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,27 +21,51 @@ from bigbird.errors import InputError
 class PackedBatch:
     """Rows laid one after another on one axis.
 
-    input_ids, token_type_ids, position_ids: (T,), int64. lengths: tokens of each row, all at least 1.
+    input_ids, token_type_ids, position_ids: (T,), integers. lengths: tokens of each row, all at least 1.
+    starts: index of each row's first token on the packed axis; by default a row follows the one before it at once.
+    Otherwise there are gaps, tokens of no row, whose states mean nothing.
     """
 
     input_ids: Tensor
     token_type_ids: Tensor
     position_ids: Tensor
     lengths: tuple[int, ...]
+    starts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", self.starts or close_starts(self.lengths))
 
     @property
     def num_tokens(self) -> int:
+        """Tokens of all rows, gaps not counted."""
         return sum(self.lengths)
-
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
-        """Index of each row's first token on the packed axis."""
-        return tuple(accumulate(self.lengths, initial=0))[:-1]
 
     @property
     def first_tokens(self) -> Tensor:
-        """The same indices as a tensor, (rows,), int64."""
-        return torch.tensor(self.starts, device=self.input_ids.device)
+        """Index of each row's first token, (rows,), int64."""
+        return to_device(np.array(self.starts), self.input_ids.device)
+
+
+def close_starts(lengths: Sequence[int]) -> tuple[int, ...]:
+    """Where rows begin that follow each other without gaps."""
+    return tuple(accumulate(lengths, initial=0))[:-1]
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device | str) -> Tensor:
+    """A copy on the device. For CUDA it goes through pinned memory, and nobody waits for it."""
+    values = torch.from_numpy(array)
+    if torch.device(device).type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+def rows_and_positions(starts: Tensor, lengths: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Each token's row and its place in the row, both (num_tokens,) and -1 in gaps; computed where `starts` is."""
+    tokens = torch.arange(num_tokens, dtype=starts.dtype, device=starts.device)
+    rows = torch.searchsorted(starts, tokens, right=True, out_int32=starts.dtype == torch.int32) - 1
+    positions = tokens - starts[rows]
+    inside = positions < lengths[rows]
+    return torch.where(inside, rows, -1), torch.where(inside, positions, -1)
 
 
 def pack(

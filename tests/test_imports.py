@@ -124,7 +124,7 @@ def test_no_module_reads_the_environment_at_import(package):
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "bigbird": (
         ("errors", "config", "outputs", "not_offered"),
-        ("packing", "attention", "linear"),
+        ("packing", "compiled", "attention", "linear"),
         ("layers",),
         ("module",),
         ("loading",),

@@ -18,13 +18,14 @@ those that transformers draws in training, from NumPy's legacy generator seeded 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bigbird.config import BigBirdConfig
+from bigbird.packing import close_starts
 
 Indices = npt.NDArray[np.int64]
 
@@ -96,21 +97,24 @@ class AttentionPlan:
     """The plan of one packed batch. Hashable by value; cheap to make, and shared by all layers.
 
     lengths: tokens of each row. seeded: read the random blocks drawn for each layer instead of block 0.
+    starts: where each row begins on the packed axis; by default a row follows the one before it at once.
     """
 
     config: BigBirdConfig
     lengths: tuple[int, ...]
     seeded: bool
+    starts: tuple[int, ...] = ()
 
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
-        return tuple(accumulate(self.lengths, initial=0))[:-1]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", self.starts or close_starts(self.lengths))
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """Everything that is the same in all layers, in an order in which merging is possible."""
         parts: list[Part] = []
-        for length, rows in groupby(range(len(self.lengths)), key=self.lengths.__getitem__):
+        # Rows of one length that follow each other at once: they are read together.
+        offsets = [(n, start - row * n) for row, (n, start) in enumerate(zip(self.lengths, self.starts, strict=True))]
+        for (length, _), rows in groupby(range(len(self.lengths)), key=offsets.__getitem__):
             members = list(rows)
             if self.config.is_sparse(length):
                 for row in members:

@@ -13,6 +13,7 @@ from bigbird.checkpoint import load_model
 from bigbird.errors import CheckpointError, InputError
 from bigbird.inference import Precision, prepare_for_inference
 from bigbird.loading.pretrained import load_config
+from bigbird.predictors.batches import warm_up
 from bigbird.predictors.embedding import FeatureExtractionOptions, FeatureExtractionPredictor
 from bigbird.predictors.examples import Failed, Prepared, Record
 from bigbird.predictors.fill_mask import FillMaskOptions, FillMaskPredictor
@@ -90,7 +91,7 @@ def load_predictor(
     dir_or_hub_id: str | os.PathLike[str],
     *,
     device: torch.device | str = "cpu",
-    dtype: Precision = "float32",
+    dtype: Precision | None = None,
     max_tokens_per_batch: int | None = None,
     options: Any = None,
     weights: bool = True,
@@ -98,7 +99,8 @@ def load_predictor(
     """A checkpoint ready to turn examples of a task into records.
 
     task: one of `TASKS`, or of `ALIASES`.
-    dtype: "float32", "bfloat16", "int8" or "auto", see prepare_for_inference. max_tokens_per_batch: tokens the encoder
+    dtype: see prepare_for_inference; None: bfloat16 on CUDA where it is fast, else float32. On CUDA the encoder is
+    compiled here, not at the first example. max_tokens_per_batch: tokens the encoder
     reads at once; None is what is fast in little memory (default_max_tokens_per_batch). options: the task's options
     (`OPTIONS[task]`), which a call may replace. weights: False reads no weights, for preprocess and postprocess on
     other processes.
@@ -123,6 +125,9 @@ def load_predictor(
     tokenizer = BigBirdTokenizer.from_pretrained(dir_or_hub_id)
     model = None
     if weights:
-        model = prepare_for_inference(load_model(dir_or_hub_id, dtype="float32", device=device), dtype=dtype)
+        precision = dtype or ("auto" if torch.device(device).type == "cuda" else "float32")
+        model = prepare_for_inference(load_model(dir_or_hub_id, dtype="float32", device=device), dtype=precision)
         config = model.config
+        if model.device.type == "cuda":
+            warm_up(getattr(model, "bert", model))
     return _PREDICTORS[task](tokenizer, config, model, options=options, max_tokens_per_batch=max_tokens_per_batch)

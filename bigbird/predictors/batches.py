@@ -5,7 +5,6 @@ is the task's.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,40 +12,57 @@ import torch
 from torch import Tensor
 
 from bigbird.config import BigBirdConfig
-from bigbird.packing import PackedBatch
-from bigbird.predictors.examples import ModelRow, Prepared
+from bigbird.packing import PackedBatch, rows_and_positions, to_device
+from bigbird.predictors.examples import ModelRow, Prepared, Row
 
 RowT = TypeVar("RowT", bound=ModelRow)
 Result = TypeVar("Result")
 PreparedT = TypeVar("PreparedT", bound=Prepared)
 Output = TypeVar("Output", bound=Iterable[Any])  # of arrays; an array is one of its rows
 
-# By measurement: a larger batch is no faster. And by memory: see `activation_bytes`.
+# By measurement on CPUs, and by reckoning on GPUs: a larger batch is no faster. And by memory: see `activation_bytes`.
 FAST_MAX_TOKENS = {"cpu": 16_384, "cuda": 65_536}
-MAX_ACTIVATION_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}
+MAX_CPU_BYTES = 1 << 30
+CUDA_SHARE = 0.5
+"""Of the free memory of a GPU, for the tokens of a batch: the batch before it and the task's head have the rest."""
 
 
 def activation_bytes(config: BigBirdConfig, device_type: str, dtype: torch.dtype) -> int:
     """Bytes a token of a packed batch takes in the encoder of a prepared model, beside the weights.
 
     On a CPU the most is held in attention: the layer's input, query, key and value, the context, a part of it. On
-    other devices the widened states, before and after their activation, may be more.
+    other devices it is after it: the layer's input, two more as wide, the widened states before and after their
+    activation; and what the mask knows of each token.
     """
     attention = 6 * config.hidden_size
-    widened = 2 * config.hidden_size + 2 * config.intermediate_size
+    widened = 3 * config.hidden_size + 2 * config.intermediate_size
     numbers = attention if device_type == "cpu" else max(attention, widened)
     log_sum_exps = 2 * 4 * config.num_attention_heads
-    return numbers * dtype.itemsize + log_sum_exps
+    mask = 0 if device_type == "cpu" else 64 + 8 * config.max_position_embeddings // config.block_size**2
+    return numbers * dtype.itemsize + log_sum_exps + mask
 
 
 def default_max_tokens_per_batch(model: Any) -> int:
-    """Token budget of a micro-batch where none is given: enough to keep the device busy, little of its memory."""
+    """Token budget of a micro-batch where none is given: enough to keep the device busy, little of its memory.
+
+    On CUDA it follows from the memory that is free when it is asked, within this process's fraction of it.
+    """
     if model is None:
         return FAST_MAX_TOKENS["cpu"]
     weight = next(model.parameters())
-    device = weight.device.type if weight.device.type in FAST_MAX_TOKENS else "cpu"
-    room = MAX_ACTIVATION_BYTES[device] // activation_bytes(model.config, device, weight.dtype)
-    return min(FAST_MAX_TOKENS[device], room)
+    if weight.is_cuda:
+        device, budget = "cuda", int(CUDA_SHARE * _free_cuda_bytes(weight.device))
+    else:
+        device, budget = "cpu", MAX_CPU_BYTES
+    return max(1, min(FAST_MAX_TOKENS[device], budget // activation_bytes(model.config, device, weight.dtype)))
+
+
+def _free_cuda_bytes(device: torch.device) -> int:
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    unused = reserved - torch.cuda.memory_allocated(device)
+    mine = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+    return min(free, mine) + unused
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -65,20 +81,24 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return batches
 
 
-def pack_rows(rows: Sequence[ModelRow], device: torch.device | str) -> PackedBatch:
-    """The rows on one token axis, straight from their arrays."""
+def pack_rows(rows: Sequence[ModelRow], bert: Any) -> PackedBatch:
+    """The rows on one token axis, where `bert`, a BigBirdModel, wants them. One copy to its device; positions and
+    token types are computed there."""
     lengths = tuple(len(row) for row in rows)
-    token_types = np.zeros(sum(lengths), dtype=np.int64)
-    for row, start in zip(rows, accumulate(lengths, initial=0), strict=False):
-        if row.types_from is not None:
-            token_types[start + row.types_from : start + len(row)] = 1
-    ids = np.concatenate([row.ids for row in rows]).astype(np.int64)
-    positions = np.concatenate([np.arange(length) for length in lengths])
+    starts, num_tokens = bert.layout(lengths)
+    types_from = [len(row) if row.types_from is None else row.types_from for row in rows]
+    ids = np.zeros(num_tokens, dtype=np.int32)
+    for row, start in zip(rows, starts, strict=True):
+        ids[start : start + len(row)] = row.ids
+    numbers = to_device(np.concatenate([ids, starts, lengths, types_from], dtype=np.int32), bert.device)
+    input_ids, first, counts, typed = numbers.split([num_tokens, *[len(rows)] * 3])
+    row_of, positions = rows_and_positions(first, counts, num_tokens)
     return PackedBatch(
-        input_ids=torch.from_numpy(ids).to(device),
-        token_type_ids=torch.from_numpy(token_types).to(device),
-        position_ids=torch.from_numpy(positions).to(device),
+        input_ids=input_ids,
+        token_type_ids=(positions >= typed[row_of]).int(),
+        position_ids=positions.clamp(min=0),
         lengths=lengths,
+        starts=starts,
     )
 
 
@@ -86,24 +106,64 @@ def pack_rows(rows: Sequence[ModelRow], device: torch.device | str) -> PackedBat
 def encode_rows(
     bert: Any,
     max_tokens: int,
-    read: Callable[[Tensor, PackedBatch, list[RowT]], Sequence[Result]],
+    read: Callable[[Tensor, PackedBatch, list[RowT]], tuple[Tensor, ...]],
+    split: Callable[[list[np.ndarray], PackedBatch, list[RowT]], Sequence[Result]],
     rows: Sequence[RowT],
 ) -> list[Result]:
-    """Encode all rows and return what `read` makes of each, in their order.
+    """Encode all rows and return what `read` and `split` make of each, in their order.
 
-    bert: the BigBirdModel. max_tokens: the budget of a micro-batch. read(states, packed, rows): states
-    (T, hidden) of one micro-batch and the rows it holds, in the order of its packing; returns one result a row.
+    bert: the BigBirdModel. max_tokens: the budget of a micro-batch. read(states, packed, rows): what is wanted of
+    states (T, hidden) of one micro-batch; rows: those it holds, in the order of its packing; waits for nothing.
+    split(arrays, packed, rows): the same on the host, as one result a row.
+
+    A GPU computes a batch while the host packs the next one and plans its attention: results are fetched only then.
     """
     results: dict[int, Result] = {}
-    device = next(bert.parameters()).device
+    running: tuple[list[int], list[RowT], PackedBatch, _Copies] | None = None
+
+    def finish() -> None:
+        if running is not None:
+            indices, chosen, packed, copies = running
+            results.update(zip(indices, split(copies.arrays(), packed, chosen), strict=True))
+
     for indices in micro_batches([len(row) for row in rows], max_tokens):
         chosen = [rows[index] for index in indices]
-        packed = pack_rows(chosen, device)
-        results.update(zip(indices, read(bert.encode(packed), packed, chosen), strict=True))
+        packed = pack_rows(chosen, bert)
+        copies = _Copies(read(bert.encode(packed), packed, chosen))
+        finish()
+        running = indices, chosen, packed, copies
+    finish()
     return [results[index] for index in range(len(rows))]
 
 
-def split_rows(values: Tensor, packed: PackedBatch) -> list[np.ndarray]:
-    """(T, ...) of a packed batch as one float32 array a row."""
-    array = values.float().cpu().numpy()
+class _Copies:
+    """Tensors on their way to the host: from CUDA through pinned memory, while the device goes on."""
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self.copied: torch.cuda.Event | None = None
+        self.tensors = tensors
+        if tensors[0].is_cuda:
+            self.tensors = tuple(torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in tensors)
+            for host, tensor in zip(self.tensors, tensors, strict=True):
+                host.copy_(tensor, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def arrays(self) -> list[np.ndarray]:
+        if self.copied is None:
+            return [tensor.numpy() for tensor in self.tensors]
+        self.copied.synchronize()
+        return [tensor.numpy().copy() for tensor in self.tensors]  # pinned memory is for the next batch
+
+
+@torch.inference_mode()
+def warm_up(bert: Any) -> None:
+    """Compile for CUDA what `bert` runs: a sparse and some short rows stand for every batch."""
+    longest = bert.config.max_position_embeddings
+    lengths = [min(longest, bert.config.full_attention_limit + bert.config.block_size + 1), *[min(longest, 17)] * 3]
+    bert.encode(pack_rows([Row(np.zeros(length, dtype=np.int32)) for length in lengths], bert))
+
+
+def split_rows(array: np.ndarray, packed: PackedBatch) -> list[np.ndarray]:
+    """(T, ...) of a packed batch as one array a row."""
     return [array[start : start + length] for start, length in zip(packed.starts, packed.lengths, strict=True)]

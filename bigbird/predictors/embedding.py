@@ -69,12 +69,16 @@ class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, Prep
     def rows_of(self, item: PreparedStates) -> list[StatesRow]:
         return [StatesRow(row.ids, every_token=item.every_token) for row in item.rows]
 
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[StatesRow]) -> list[np.ndarray]:
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[StatesRow]) -> tuple[Tensor]:
         found = []
         for row, start in zip(rows, packed.starts, strict=True):
             own = states[start : start + len(row)].float()
-            found.append((own if row.every_token else torch.stack([own[0], own.mean(dim=0)])).cpu().numpy())
-        return found
+            found.append(own if row.every_token else torch.stack([own[0], own.mean(dim=0)]))
+        return (torch.cat(found),)
+
+    def split(self, arrays: list[np.ndarray], packed: PackedBatch, rows: list[StatesRow]) -> list[np.ndarray]:
+        counts = [len(row) if row.every_token else 2 for row in rows]
+        return np.split(arrays[0], np.cumsum(counts)[:-1])
 
     def gather(self, item: PreparedStates, vectors: list[np.ndarray]) -> np.ndarray:
         """Both poolings of the document, (2, hidden_size) float32: cls and mean; or (2 + tokens, hidden_size)."""

@@ -3,6 +3,7 @@
 Only windows that hold a mask are read, and of them only the masks' own states reach the vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bigbird.errors import InputError
-from bigbird.packing import PackedBatch
+from bigbird.packing import PackedBatch, to_device
 from bigbird.predictors.examples import Prepared, Record, TokenizedText, window_rows
 from bigbird.predictors.masked_tokens import logits_at, split_like
 from bigbird.predictors.options import LengthOptions, require_at_least
@@ -126,21 +127,30 @@ class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[n
             for row, positions in zip(item.rows, item.positions, strict=True)
         ]
 
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[MaskRow]) -> list[tuple[np.ndarray, np.ndarray]]:
-        results: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for targets in {row.target_ids for row in rows}:
-            asking = [index for index, row in enumerate(rows) if row.target_ids == targets]
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[MaskRow]) -> tuple[Tensor, ...]:
+        """For each set of targets that rows ask for: tokens and probabilities at these rows' masks, the best first."""
+        found: list[Tensor] = []
+        for targets, asking in _by_targets(rows).items():
             top_k = max(rows[index].top_k for index in asking)
             positions = [row.positions if row.target_ids == targets else row.positions[:0] for row in rows]
-            ids = None if targets is None else torch.tensor(targets, device=states.device)
+            ids = None if targets is None else to_device(np.array(targets), states.device)
             best = []
             for _, logits in logits_at(self.model, states, packed, positions):
                 scores = logits.log_softmax(dim=-1)
                 best.append((scores[:, : self._num_candidates] if ids is None else scores[:, ids]).topk(top_k))
-            places = torch.cat([found.indices for found in best])
-            tokens = split_like((places if ids is None else ids[places]).cpu().numpy(), positions)
-            chances = split_like(torch.cat([found.values for found in best]).exp().cpu().numpy(), positions)
-            results.update({i: (tokens[i][:, : rows[i].top_k], chances[i][:, : rows[i].top_k]) for i in asking})
+            places = torch.cat([of_chunk.indices for of_chunk in best])
+            found += [places if ids is None else ids[places], torch.cat([of_chunk.values for of_chunk in best]).exp()]
+        return tuple(found)
+
+    def split(
+        self, arrays: list[np.ndarray], packed: PackedBatch, rows: list[MaskRow]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        results: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for number, asking in enumerate(_by_targets(rows).values()):
+            positions = [rows[index].positions for index in asking]
+            tokens, chances = (split_like(array, positions) for array in arrays[2 * number : 2 * number + 2])
+            for index, of_row, scores in zip(asking, tokens, chances, strict=True):
+                results[index] = of_row[:, : rows[index].top_k], scores[:, : rows[index].top_k]
         return [results[index] for index in range(len(rows))]
 
     def gather(
@@ -177,6 +187,14 @@ class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[n
         ids = [self.tokenizer.cls_token_id, *item.text.ids.tolist(), self.tokenizer.sep_token_id]
         ids[place + 1] = token
         return {"sequence": self.tokenizer.decode(ids, skip_special_tokens=len(item.places) == 1)}
+
+
+def _by_targets(rows: Sequence[MaskRow]) -> dict[tuple[int, ...] | None, list[int]]:
+    """Which rows ask for which targets, in the order of their first."""
+    asking: dict[tuple[int, ...] | None, list[int]] = {}
+    for index, row in enumerate(rows):
+        asking.setdefault(row.target_ids, []).append(index)
+    return asking
 
 
 def _mask_start(text: TokenizedText, place: int) -> int:

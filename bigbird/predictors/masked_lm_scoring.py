@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigbird.packing import PackedBatch
+from bigbird.packing import PackedBatch, to_device
 from bigbird.predictors.examples import PreparedWindows, Record, TokenizedText
 from bigbird.predictors.masked_tokens import logits_at, split_like
 from bigbird.predictors.options import LengthOptions, require_at_least
@@ -105,15 +105,17 @@ class MaskedLMScoringPredictor(EncoderPredictor[MaskedLMScoringOptions, Prepared
             for index, tokens in item.masked()
         ]
 
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[MaskedRow]) -> list[np.ndarray]:
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[MaskedRow]) -> tuple[Tensor]:
         positions = [row.positions for row in rows]
-        targets = torch.from_numpy(np.concatenate([row.targets for row in rows]).astype(np.int64))
-        targets = targets.to(states.device)
+        targets = to_device(np.concatenate([row.targets for row in rows]).astype(np.int64), states.device)
         losses = [
             logits.logsumexp(dim=-1) - logits.gather(1, targets[chunk, None])[:, 0]
             for chunk, logits in logits_at(self.model, states, packed, positions)
         ]
-        return split_like(torch.cat(losses).cpu().numpy(), positions)
+        return (torch.cat(losses),)
+
+    def split(self, arrays: list[np.ndarray], packed: PackedBatch, rows: list[MaskedRow]) -> list[np.ndarray]:
+        return split_like(arrays[0], [row.positions for row in rows])
 
     def gather(self, item: PreparedScoring, losses: list[np.ndarray]) -> np.ndarray:
         """The negative log-likelihood of each token of the document in nats, (tokens,) float32."""

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from bigbird.packing import PackedBatch
+from bigbird.packing import PackedBatch, to_device
 
 LOGITS_PER_CHUNK = 8_388_608  # 32 MiB of float32: large enough for the matrix units, small enough to forget
 
@@ -26,7 +25,7 @@ def logits_at(
     concatenated positions.
     """
     flat = np.concatenate([start + array for start, array in zip(packed.starts, positions, strict=True)])
-    index = torch.from_numpy(flat.astype(np.int64)).to(states.device)
+    index = to_device(flat.astype(np.int64), states.device)
     size = max(1, LOGITS_PER_CHUNK // model.config.vocab_size)
     for begin in range(0, len(flat), size):
         chunk = slice(begin, min(begin + size, len(flat)))

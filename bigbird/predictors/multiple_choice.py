@@ -72,9 +72,9 @@ class MultipleChoicePredictor(EncoderPredictor[MultipleChoiceOptions, Prepared, 
             truncated=truncated,
         )
 
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> tuple[Tensor]:
         pooled = self.model.bert.pool(states[packed.first_tokens])
-        return list(self.model.classifier(pooled)[:, 0].float().cpu().numpy())
+        return (self.model.classifier(pooled)[:, 0].float(),)
 
     def gather(self, item: Prepared, logits: list[np.ndarray]) -> np.ndarray:
         """The logits of the choices, (windows, choices) float32."""

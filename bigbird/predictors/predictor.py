@@ -169,7 +169,7 @@ class EncoderPredictor(Predictor[OptionsT, PreparedT, OutputT]):
         """What `gather` makes of each example's rows; None for a Failed."""
         rows = [[] if isinstance(item, Failed) else self.rows_of(item) for item in prepared]
         of_all = [row for of_one in rows for row in of_one]
-        results = iter(encode_rows(self.encoder, self.max_tokens_per_batch, self.read, of_all))
+        results = iter(encode_rows(self.encoder, self.max_tokens_per_batch, self.read, self.split, of_all))
         return [
             None if isinstance(item, Failed) else self.gather(item, [next(results) for _ in of_one])
             for item, of_one in zip(prepared, rows, strict=True)
@@ -180,8 +180,13 @@ class EncoderPredictor(Predictor[OptionsT, PreparedT, OutputT]):
         return item.rows
 
     @abstractmethod
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[Any]) -> Sequence[Any]:
-        """One result a row. states: (T, hidden) of one micro-batch; rows: those it holds, in order of its packing."""
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[Any]) -> tuple[Tensor, ...]:
+        """What is wanted of states (T, hidden) of one micro-batch, on their device and without waiting for it; rows:
+        those it holds, in the order of its packing."""
+
+    def split(self, arrays: list[np.ndarray], packed: PackedBatch, rows: list[Any]) -> Sequence[Any]:
+        """One result a row, of what `read` returned."""
+        return list(arrays[0])
 
     @abstractmethod
     def gather(self, item: PreparedT, results: list[Any]) -> OutputT:

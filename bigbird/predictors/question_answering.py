@@ -99,8 +99,11 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
             windows=windows,
         )
 
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
-        logits = split_rows(self.model.qa_classifier(states), packed)
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> tuple[Tensor]:
+        return (self.model.qa_classifier(states).float(),)
+
+    def split(self, arrays: list[np.ndarray], packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
+        logits = split_rows(arrays[0], packed)
         return [np.delete(array, slice(1, row.second), axis=0)[:-1] for array, row in zip(logits, rows, strict=True)]
 
     def gather(self, item: PreparedQuestion, logits: list[np.ndarray]) -> list[np.ndarray]:

@@ -89,8 +89,8 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
             kept = windows[-1].stop + len(whole)
         return Prepared(rows=rows, num_tokens=kept, num_windows=len(windows), truncated=truncated)
 
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
-        return list(self.model.classifier(states[packed.first_tokens]).float().cpu().numpy())
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> tuple[Tensor]:
+        return (self.model.classifier(states[packed.first_tokens]).float(),)
 
     def gather(self, item: Prepared, logits: list[np.ndarray]) -> np.ndarray:
         """The logits of the document's windows, (windows, num_labels) float32."""

@@ -60,8 +60,11 @@ class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, 
         limit = options.length_limit(self.config.max_position_embeddings)
         return PreparedWindows.cut(self.tokenizer, text, limit, options)
 
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
-        return split_rows(self.model.classifier(states), packed)
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> tuple[Tensor]:
+        return (self.model.classifier(states).float(),)
+
+    def split(self, arrays: list[np.ndarray], packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
+        return split_rows(arrays[0], packed)
 
     def gather(self, item: PreparedWindows, arrays: list[np.ndarray]) -> np.ndarray:
         """The logits of the document's tokens, (tokens, num_labels) float32."""

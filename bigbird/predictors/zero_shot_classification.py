@@ -99,8 +99,8 @@ class ZeroShotClassificationPredictor(EncoderPredictor[ZeroShotClassificationOpt
             truncated=truncated,
         )
 
-    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> list[np.ndarray]:
-        return list(self.model.classifier(states[packed.first_tokens]).float().cpu().numpy())
+    def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> tuple[Tensor]:
+        return (self.model.classifier(states[packed.first_tokens]).float(),)
 
     def gather(self, item: Prepared, logits: list[np.ndarray]) -> np.ndarray:
         """(windows, candidate labels, num_labels) float32."""

@@ -21,7 +21,7 @@ from bigbird.linear.packed import PackedLinear, can_pack
 from bigbird.packing import pack
 from bigbird.predictors.batches import (
     FAST_MAX_TOKENS,
-    MAX_ACTIVATION_BYTES,
+    MAX_CPU_BYTES,
     activation_bytes,
     default_max_tokens_per_batch,
 )
@@ -202,7 +202,9 @@ def test_the_dtype_is_the_models_own_unless_asked_for(tiny_config, monkeypatch):
 
 def test_what_cannot_be_prepared_is_refused_by_name(tiny_config, monkeypatch):
     model = made(BigBirdModel, tiny_config)
-    with pytest.raises(ConfigError, match="'float16'"):
+    with pytest.raises(ConfigError, match="'float8'"):
+        prepare(model, "float8")
+    with pytest.raises(ConfigError, match="float16 is for GPUs"):
         prepare(model, "float16")
     with pytest.raises(ConfigError, match="prepared for inference already"):
         prepare(prepare(model))
@@ -225,11 +227,11 @@ def test_bfloat16_without_the_cpus_help_is_said(tiny_config, monkeypatch, caplog
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_token_budget_follows_from_the_memory_a_token_takes(dtype):
     large = BigBirdConfig(hidden_size=8192, num_attention_heads=64, intermediate_size=32768)
-    assert activation_bytes(large, "cpu", dtype) * 1000 < MAX_ACTIVATION_BYTES["cpu"]
+    assert activation_bytes(large, "cpu", dtype) * 1000 < MAX_CPU_BYTES
     model = nn.Linear(1, 1, dtype=dtype)
     model.config = large
     budget = default_max_tokens_per_batch(model)
     used = budget * activation_bytes(large, "cpu", dtype)
-    assert used <= MAX_ACTIVATION_BYTES["cpu"] < used + activation_bytes(large, "cpu", dtype)
+    assert used <= MAX_CPU_BYTES < used + activation_bytes(large, "cpu", dtype)
     model.config = BigBirdConfig()
     assert default_max_tokens_per_batch(model) == FAST_MAX_TOKENS["cpu"]

@@ -7,13 +7,31 @@ from pathlib import Path
 
 def replica_pids(deployment: str, app: str = "bigbird") -> list[int]:
     """Processes of a deployment's living replicas, among the descendants of this process."""
+    return _pids(f"ray::ServeReplica:{app}:{deployment}")
+
+
+def proxy_pids() -> list[int]:
+    """Processes of Serve's HTTP proxies, among the descendants of this process."""
+    return _pids("ray::ProxyActor")
+
+
+def processor_ms(pids: list[int]) -> float:
+    """Processor time these processes have used, in milliseconds."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return 1000 * ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _pids(wanted: str) -> list[int]:
     found, parents = [], {}
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             # "pid (name) state parent ...": a name may hold spaces and brackets, so count from its end
             parents[int(directory.name)] = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
             title = (directory / "cmdline").read_bytes().decode(errors="replace").strip("\0 ")
-            if title.partition(".")[0] == f"ray::ServeReplica:{app}:{deployment}":
+            if title.partition(".")[0] == wanted:
                 found.append(int(directory.name))
     return [pid for pid in found if _descends(pid, parents)]
 

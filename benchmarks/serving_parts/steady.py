@@ -8,8 +8,9 @@ import time
 import httpx
 from ray import serve
 
-from benchmarks.serving_parts.bench import SHORT_TOKENS, Bench, Row, free_port, wait_for
+from benchmarks.serving_parts.bench import SHORT_TOKENS, TASK, Bench, Row, free_port, wait_for
 from benchmarks.serving_parts.load import Answers, Body, closed_loop, open_loop
+from benchmarks.serving_parts.processes import processor_ms, proxy_pids, replica_pids
 
 
 def overhead(bench: Bench) -> list[Row]:
@@ -17,7 +18,16 @@ def overhead(bench: Bench) -> list[Row]:
     bench.deploy()
     bodies = bench.bodies([SHORT_TOKENS] * 64)
     texts = [body["inputs"] for body in bodies]
-    one = bench.capacity(bodies, clients=1)
+    parts = {"proxy": proxy_pids(), "gateway": replica_pids("gateway"), "replica": replica_pids(TASK)}
+    closed_loop(bench.url, bodies, clients=4, seconds=2)
+    before = {name: processor_ms(pids) for name, pids in parts.items()}
+    one = closed_loop(bench.url, bodies, clients=1, seconds=bench.seconds)
+    num_answers = len(one.items)
+    used = {name: (processor_ms(pids) - before[name]) / num_answers for name, pids in parts.items()}
+    own_before = time.process_time()
+    for text in texts:
+        bench.predictor([text])
+    model_ms = 1000 * (time.process_time() - own_before) / len(texts)
     alone: list[float] = []
     deadline = time.perf_counter() + bench.seconds
     while time.perf_counter() < deadline:
@@ -37,6 +47,12 @@ def overhead(bench: Bench) -> list[Row]:
         ("predictor, one text at a time", f"{rate:.1f} texts/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms"),
         ("service, one client", one.line()),
         ("added by the service", f"p50 {one.percentile_ms(50) - p50:.1f} ms, p99 {one.percentile_ms(99) - p99:.1f} ms"),
+        (
+            "processor time of a request",
+            f"{sum(used.values()) - model_ms:.1f} ms beside the model's {model_ms:.1f} ("
+            + ", ".join(f"{name} {ms:.1f}" for name, ms in used.items())
+            + ")",
+        ),
         ("predictor, 64 texts at a time", f"{in_batches:.1f} texts/s"),
         ("service, 32 clients", f"{many.line()}; {many.rate() / in_batches:.2f} of the predictor's"),
     ]

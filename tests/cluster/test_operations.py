@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,22 @@ def test_every_metric_of_ours_in_a_query_is_one_that_is_measured(query):
         assert plain & our_metrics(), name
 
 
+def test_every_alert_links_to_its_section():
+    assert [rule["annotations"]["runbook_url"] for rule in RULES] == [
+        f"operations.md#{rule['alert'].lower()}" for rule in RULES
+    ]
+
+
+def test_the_rules_do_what_their_tests_say():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed here (the package prometheus has it): the alerts are NOT tested")
+    tested = subprocess.run(
+        [promtool, "test", "rules", CLUSTER / "alerts_test.yaml"], capture_output=True, text=True, timeout=60
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
 def sections() -> dict[str, str]:
     """What the page says of each alert, on one line."""
     parts = re.split(r"^### (\w+)$|^## .*$", PAGE, flags=re.MULTILINE)
@@ -51,6 +69,8 @@ def test_a_section_says_what_its_rule_measures_for_how_long_and_how_urgent_it_is
         assert f"{rule['for'].removesuffix('m')} minutes" in says
     for status in re.findall(r"\b[45]\d\d\b", rule["expr"]):
         assert status in says
+    if "5.." in rule["expr"]:
+        assert "500 or above" in says
     threshold = re.search(r"> ([\d.]+)", rule["expr"])
     words = {"0.01": "one request in a hundred", "0.05": "one request in twenty", "0.92": "92%"}
     if threshold and float(threshold[1]):

@@ -17,8 +17,12 @@ from starlette.exceptions import HTTPException
 from serving.errors import BUSY_HEADER, ERROR_TABLE, ServingError
 from serving.http.answers import ErrorBody
 from serving.http.error_response import error_response
+from serving.settings import GENERATION
 
 logger = logging.getLogger("ray.serve.bigbird")
+
+# OpenAI's fields that are not served, and the value that changes nothing.
+NOT_SERVED = {"frequency_penalty": "0", "presence_penalty": "0", "logit_bias": "{}", "suffix": '""'}
 
 
 def install(app: FastAPI, heads: Sequence[str]) -> None:
@@ -43,8 +47,7 @@ def install(app: FastAPI, heads: Sequence[str]) -> None:
     async def http_exception(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         if error.status_code == 404 and path.startswith("/v1/"):
-            known = ", ".join(heads)
-            return respond(request, ServingError("unknown_head", f"no {path[:100]} here; the heads are {known}"))
+            return respond(request, ServingError("unknown_head", _where(path, heads)))
         if error.status_code == 404:
             return respond(request, ServingError("not_found", f"no {path[:100]} here; see /docs"))
         if error.status_code == 405:
@@ -61,6 +64,12 @@ def install(app: FastAPI, heads: Sequence[str]) -> None:
         return respond(request, ServingError("internal", "unexpected failure; the server's log has the reason"))
 
 
+def _where(path: str, heads: Sequence[str]) -> str:
+    if path.removeprefix("/v1/") == GENERATION and GENERATION in heads:
+        return f"no {path} here; text is generated at /v1/completions, with model {GENERATION!r}"
+    return f"no {path[:100]} here; the heads are {', '.join(heads)}"
+
+
 def from_validation(errors: Sequence[Any], body: Any) -> ServingError:
     """The first error of a validation, as one ServingError that names the field.
 
@@ -72,6 +81,8 @@ def from_validation(errors: Sequence[Any], body: Any) -> ServingError:
         return ServingError("malformed_json", f"the body is not JSON: {first.get('ctx', {}).get('error', '')}")
     unknown = first["type"] == "extra_forbidden"
     message = "unknown field" if unknown else first["msg"].removeprefix("Value error, ")
+    if location and location[0] in NOT_SERVED:
+        message = f"not served; leave it out or send {NOT_SERVED[location[0]]}"
     path = _followed(location, body, first["type"] == "missing")
     if not path:
         return ServingError("invalid_input", message, param=None)

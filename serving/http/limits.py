@@ -41,9 +41,18 @@ COST_HEADERS: dict[str, Any] = {
 }
 
 
-def check_size(inputs: Sequence[Any], arguments: GatewayArguments, param: str = "inputs", copies: int = 1) -> None:
-    """Refuses a request with more inputs or more text than the server takes at once, before anything is tokenized."""
-    limit = arguments.max_inputs_per_request
+def check_size(
+    inputs: Sequence[Any],
+    arguments: GatewayArguments,
+    param: str = "inputs",
+    copies: int = 1,
+    most: int | None = None,
+) -> None:
+    """Refuses a request with more inputs or more text than the server takes at once, before anything is tokenized.
+
+    most: inputs, where the server's own limit does not hold.
+    """
+    limit = most or arguments.max_inputs_per_request
     if len(inputs) * copies > limit:
         raise ServingError(
             "invalid_input", f"{param} has {len(inputs) * copies} items, the limit is {limit}", param=param

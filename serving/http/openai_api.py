@@ -6,6 +6,7 @@ It knows OpenAI's bodies and server-sent events; how text is generated is the re
 import base64
 import json
 import logging
+import math
 import struct
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -20,7 +21,15 @@ from serving.http.error_handlers import COMPUTED, responses
 from serving.http.heads import Head
 from serving.http.json_bodies import json_answer
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
-from serving.http.openai_schemas import Completion, CompletionRequest, Embeddings, EmbeddingsRequest, Models
+from serving.http.openai_schemas import (
+    MAX_EMBEDDED,
+    Completion,
+    CompletionRequest,
+    Embeddings,
+    EmbeddingsRequest,
+    Model,
+    Models,
+)
 from serving.settings import GENERATION, GatewayArguments
 
 logger = logging.getLogger("ray.serve.bigbird")
@@ -33,8 +42,16 @@ def add_routes(router: APIRouter, heads: Mapping[str, Head], arguments: GatewayA
 
     @router.get("/models", tags=["openai"], summary="The heads as models.", responses=responses("invalid_api_key"))
     async def models() -> Models:
-        data = [{"id": task, "object": "model", "created": 0, "owned_by": "bigbird-on-ray"} for task in heads]
-        return Models.model_validate({"object": "list", "data": data})
+        return Models(object="list", data=[_model(task) for task in heads])
+
+    @router.get("/models/{model}", tags=["openai"], summary="One head as a model.",
+                responses=responses("invalid_api_key", "unknown_head"))  # fmt: skip
+    async def retrieve(model: str) -> Model:
+        if model not in heads:
+            raise ServingError(
+                "unknown_head", f"no model {model[:100]!r}; the models are {', '.join(heads)}", param="model"
+            )
+        return _model(model)
 
     if GENERATION in heads:
         _add_completions(router, heads[GENERATION], arguments)
@@ -141,28 +158,50 @@ def _add_embeddings(router: APIRouter, head: Head, arguments: GatewayArguments) 
     async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         _check_model(body.model, EMBEDDING)
         request.state.head = EMBEDDING
-        inputs = [body.input] if isinstance(body.input, str) else body.input
-        check_size(inputs, arguments, "input")
+        inputs = body.inputs
+        check_size(inputs, arguments, "input", most=MAX_EMBEDDED)
         call = {"inputs": inputs, "options": {}, "request_id": request.state.request_id}
         try:
             outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
         except ServingError as error:
             if error.param is not None and error.param.startswith("inputs"):
-                error.param = "input" if isinstance(body.input, str) else "input" + error.param.removeprefix("inputs")
+                # The client's own field, and no index where it sent one input.
+                name = "input" if inputs[0] is body.input else "input" + error.param.removeprefix("inputs")
+                message = error.message.replace(error.param, name, 1)
+                raise ServingError(error.kind, message, param=name) from None
             raise
         records = outcome["records"]
         return await json_answer(request, partial(_embeddings, body, records), cost_headers(request, outcome))
 
 
+def _model(task: str) -> Model:
+    return Model(id=task, object="model", created=0, owned_by="bigbird-on-ray")
+
+
 def _embeddings(body: EmbeddingsRequest, records: list[dict[str, Any]]) -> dict[str, Any]:
     encode = _base64 if body.encoding_format == "base64" else list
     data = [
-        {"object": "embedding", "index": index, "embedding": encode(record["embedding"])}
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": encode(_of_unit_length(record["embedding"], body.dimensions)),
+        }
         for index, record in enumerate(records)
     ]
     num_tokens = sum(record["num_tokens"] for record in records)
     usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
     return {"object": "list", "data": data, "model": body.model, "usage": usage}
+
+
+def _of_unit_length(vector: list[float], dimensions: int | None) -> list[float]:
+    """As OpenAI documents its embeddings, so that a dot product ranks as the cosine does."""
+    if dimensions is not None and dimensions > len(vector):
+        raise ServingError(
+            "invalid_input", f"dimensions: {dimensions}, the model's vectors have {len(vector)}", param="dimensions"
+        )
+    shortened = vector[:dimensions]
+    length = math.hypot(*shortened)
+    return [number / length for number in shortened] if length else shortened
 
 
 def _base64(vector: list[float]) -> str:

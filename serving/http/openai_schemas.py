@@ -16,6 +16,16 @@ from serving.http.schemas import MAX_INPUTS, Text, Wire
 _TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True, min_length=1, max_length=2**16)]
 _Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 _PromptsOfIds = Annotated[list[_TokenIds], Field(fail_fast=True, max_length=MAX_INPUTS)]
+# As many as OpenAI takes in one call.
+MAX_EMBEDDED = 2048
+_Embedded = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_EMBEDDED)]
+_EmbeddedIds = Annotated[list[_TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_EMBEDDED)]
+
+
+def _one_or_many(value: Any) -> list[str | list[int]]:
+    """A text, token ids, or a list of either, as a list."""
+    many = isinstance(value, list) and not isinstance(value[0], int)
+    return value if many else [value]
 
 
 class StreamOptions(Wire):
@@ -72,9 +82,7 @@ class CompletionRequest(Wire):
     @property
     def prompts(self) -> list[str | list[int]]:
         """Every prompt as a text or as token ids."""
-        prompt: Any = self.prompt
-        many = isinstance(prompt, list) and not isinstance(prompt[0], int)
-        return prompt if many else [prompt]
+        return _one_or_many(self.prompt)
 
     def options(self) -> dict[str, Any]:
         """The library's GenerationOptions this request sets, by name."""
@@ -146,11 +154,18 @@ class Completion(BaseModel):
 
 class EmbeddingsRequest(Wire):
     model: Text = Field(examples=["feature-extraction"])
-    input: Text | _Texts = Field(examples=["A long document."])
+    input: Text | _Embedded | _TokenIds | _EmbeddedIds = Field(examples=["A long document."])
 
     encoding_format: Literal["float", "base64"] | None = "float"
     user: Text | None = None
-    dimensions: None = Field(default=None, description="Not served: the model's own size.")
+    dimensions: int | None = Field(
+        default=None, ge=1, description="So many of the first numbers, brought to length 1 again."
+    )
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """Every input as a text or as token ids."""
+        return _one_or_many(self.input)
 
 
 class Embedding(BaseModel):

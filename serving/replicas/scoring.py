@@ -62,7 +62,10 @@ class ScoringReplica:
         self._oversize = _Lane(self._forward, limits, self._report)
 
     async def score(self, request: dict[str, Any]) -> dict[str, Any]:
-        """`request`: inputs, options (of the library, by name), timeout_s. Gives records and timings_s."""
+        """`request`: inputs, options (of the library, by name), timeout_s. Gives records and timings_s.
+
+        An input of a task that reads one text may be the text's token ids.
+        """
         try:
             # Before tokenizing: what is refused should cost next to nothing, and what waits for the tokenizer counts.
             self._ordinary.batcher.check(request["timeout_s"])
@@ -115,6 +118,7 @@ class ScoringReplica:
         sizes: list[int] = []
         # Piece by piece: between two of them a client that has left, or a limit that is passed, ends the work.
         for piece in pieces(inputs):
+            piece = [self._text_of(example, index) for index, example in enumerate(piece, len(prepared))]
             prepared += await self._text.run(piece, predictor.preprocess, piece, options)
             sizes += self._checked_sizes(prepared[len(sizes) :], len(sizes), sum(sizes))
         tokenize_s = time.monotonic() - started
@@ -132,6 +136,20 @@ class ScoringReplica:
             "decode": time.monotonic() - computed,
         }
         return {"records": records, "timings_s": timings_s}
+
+    def _text_of(self, example: Any, index: int) -> Any:
+        """An input as the predictor takes it: token ids become the text that they spell."""
+        if not isinstance(example, list):
+            return example
+        limit = self._predictor.config.vocab_size
+        if (largest := max(example)) >= limit:
+            message = f"inputs.{index}: token id {largest}, the limit is {limit - 1}. Ids of another tokenizer? "
+            raise ServingError(
+                "invalid_input",
+                message + "LangChain sends texts with check_embedding_ctx_length=False",
+                param=f"inputs.{index}",
+            )
+        return self._predictor.tokenizer.decode(example, skip_special_tokens=True)
 
     def _checked_sizes(self, prepared: Sequence[Any], first: int, num_tokens: int) -> list[int]:
         """Tokens the model reads for each of these inputs, the first of which is number `first` of its request.

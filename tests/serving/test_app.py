@@ -217,9 +217,20 @@ def test_completions_echo_stop_and_take_token_ids(openai_client):
 
 
 def test_openai_s_client_embeds_and_lists(openai_client, library, checkpoints):
+    import openai
+
     answer = openai_client.embeddings.create(model="feature-extraction", input=[TEXT, LONG])
     for item, record in zip(answer.data, library("feature-extraction")([TEXT, LONG]), strict=True):
-        np.testing.assert_allclose(item.embedding, record["embedding"], rtol=1e-4, atol=1e-5)
+        expected = np.array(record["embedding"]) / np.linalg.norm(record["embedding"])
+        np.testing.assert_allclose(item.embedding, expected, rtol=1e-4, atol=1e-5)
+    ids = BigBirdTokenizer.from_pretrained(checkpoints["feature-extraction"])(TEXT, add_special_tokens=False)[
+        "input_ids"
+    ]
+    by_ids = openai_client.embeddings.create(model="feature-extraction", input=list(ids))
+    np.testing.assert_allclose(by_ids.data[0].embedding, answer.data[0].embedding, rtol=1e-4, atol=1e-5)
+    with pytest.raises(openai.APIStatusError, match="input.0: token id 1000000.*check_embedding_ctx_length=False"):
+        openai_client.embeddings.create(model="feature-extraction", input=[[10**6]])
+    assert openai_client.models.retrieve("fill-mask").id == "fill-mask"
     assert {model.id for model in openai_client.models.list()} == set(checkpoints)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import math
 import struct
 from typing import Any
 
@@ -487,10 +488,29 @@ def test_a_model_that_is_not_here_is_404(server):
 def test_embeddings_come_as_numbers_or_as_base64(server):
     body = {"model": "feature-extraction", "input": ["a", "b"]}
     answer = server.post("/v1/embeddings", body).json()
-    assert [item["embedding"] for item in answer["data"]] == [[0.25, -1.0]] * 2
+    length = math.sqrt(0.25**2 + 1)  # OpenAI's embeddings have length 1
+    assert [item["embedding"] for item in answer["data"]] == [pytest.approx([0.25 / length, -1 / length])] * 2
     assert answer["usage"] == {"prompt_tokens": 14, "total_tokens": 14}
     packed = server.post("/v1/embeddings", {**body, "encoding_format": "base64"}).json()
-    assert struct.unpack("<2f", base64.b64decode(packed["data"][1]["embedding"])) == (0.25, -1.0)
+    unpacked = struct.unpack("<2f", base64.b64decode(packed["data"][1]["embedding"]))
+    assert unpacked == pytest.approx((0.25 / length, -1 / length), abs=1e-6)
+    shorter = server.post("/v1/embeddings", {**body, "dimensions": 1}).json()
+    assert [item["embedding"] for item in shorter["data"]] == [[1.0]] * 2
+    assert_error(server.post("/v1/embeddings", {**body, "dimensions": 3}), "invalid_input", "dimensions")
+    ids = server.post("/v1/embeddings", {**body, "input": [[5, 6], [7]]}).json()
+    assert len(ids["data"]) == 2
+    assert server.heads["feature-extraction"].calls[-1][1]["inputs"] == [[5, 6], [7]]
+    assert len(server.post("/v1/embeddings", {**body, "input": ["a"] * 2048}).json()["data"]) == 2048
+    assert_error(server.post("/v1/embeddings", {**body, "input": ["a"] * 2049}), "invalid_input", "input")
+
+
+def test_a_head_is_found_among_the_models_and_text_generation_says_where_it_is(server):
+    assert server.ask("GET", "/v1/models/fill-mask").json()["id"] == "fill-mask"
+    assert_error(server.ask("GET", "/v1/models/gpt"), "unknown_head", "model")
+    told = server.post("/v1/text-generation", {"inputs": "a"}).json()["error"]["message"]
+    assert "text is generated at /v1/completions" in told
+    refused = server.post("/v1/completions", {"model": "text-generation", "prompt": "a", "presence_penalty": 1})
+    assert refused.json()["error"]["message"] == "presence_penalty: not served; leave it out or send 0"
 
 
 def test_an_embedding_that_fails_names_the_field_of_its_own_request(server):

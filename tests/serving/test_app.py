@@ -228,7 +228,7 @@ def test_openai_s_client_embeds_and_lists(openai_client, library, checkpoints):
     ]
     by_ids = openai_client.embeddings.create(model="feature-extraction", input=list(ids))
     np.testing.assert_allclose(by_ids.data[0].embedding, answer.data[0].embedding, rtol=1e-4, atol=1e-5)
-    with pytest.raises(openai.APIStatusError, match="input.0: token id 1000000.*check_embedding_ctx_length=False"):
+    with pytest.raises(openai.APIStatusError, match=r"input.0: token id 1000000.*check_embedding_ctx_length=False"):
         openai_client.embeddings.create(model="feature-extraction", input=[[10**6]])
     assert openai_client.models.retrieve("fill-mask").id == "fill-mask"
     assert {model.id for model in openai_client.models.list()} == set(checkpoints)

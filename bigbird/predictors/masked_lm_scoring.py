@@ -1,14 +1,15 @@
 """masked-lm-scoring: a text in; its mean negative log-likelihood under masking, and pseudo-perplexity, out.
 
-Each token is masked exactly once: of the tokens a window keeps, pass p of `num_passes` masks p, p + num_passes,
+By default each token is masked once: of the tokens a window keeps, pass p of `num_passes` masks p, p + num_passes,
 p + 2 * num_passes, ..., so nothing is drawn at random and every pass hides the same share of the text, evenly spread.
-(Salazar et al. 2020, "Masked Language Model Scoring", masks one token a pass; seven passes hide 14%, close to the
-15% of training, and cost seven encodings whatever the length.)
+Seven passes hide 14%, close to the 15% of training, and cost seven encodings whatever the length. The metrics as
+published mask one token a pass, with as many encodings as tokens, and give other numbers.
 """
 
 import math
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,15 +21,20 @@ from bigbird.predictors.masked_tokens import logits_at, split_like
 from bigbird.predictors.options import LengthOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
 
+Metric = Literal["passes", "exact", "within_word_l2r"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLMScoringOptions(LengthOptions):
     """Lengths, and how often the text is read.
 
-    num_passes: in how many passes the tokens are masked; more passes hide less of the text at once.
+    metric: "passes" masks many tokens at once; "exact" one at a time (Salazar et al. 2020, "Masked Language Model
+    Scoring"); "within_word_l2r" with it the later tokens of its word, which would give it away (Kauf and Ivanova 2023).
+    num_passes: of "passes", in how many the tokens are masked; more of them hide less of the text at once.
     return_tokens: whether the record lists every token with its own negative log-likelihood.
     """
 
+    metric: Metric = "passes"
     num_passes: int = 7
     return_tokens: bool = False
 
@@ -39,10 +45,11 @@ class MaskedLMScoringOptions(LengthOptions):
 
 @dataclass(frozen=True, eq=False)
 class MaskedRow:
-    """A window's row with [MASK] at `positions` (masked,), counted from the row's start."""
+    """A window's row with [MASK] at `positions` (masked,), counted from the row's start, and also in `hidden`."""
 
     unmasked: np.ndarray
     positions: np.ndarray
+    hidden: slice
     mask_token_id: int
     types_from: None = None
 
@@ -51,6 +58,7 @@ class MaskedRow:
         """Made anew when asked for: a document has `num_passes` such rows for each window."""
         ids = self.unmasked.copy()
         ids[self.positions] = self.mask_token_id
+        ids[self.hidden] = self.mask_token_id
         return ids
 
     @property
@@ -64,9 +72,10 @@ class MaskedRow:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PreparedScoring(PreparedWindows):
-    """Windows, and how often each is read."""
+    """Windows, and how often each is read. words_end: where each token's word ends, if the rest of it is hidden."""
 
     num_passes: int
+    words_end: np.ndarray | None = None
 
     @property
     def num_model_tokens(self) -> int:
@@ -97,13 +106,28 @@ class MaskedLMScoringPredictor(EncoderPredictor[MaskedLMScoringOptions, Prepared
         """Cut into windows; `num_passes` is read here."""
         (text,) = texts
         limit = options.length_limit(self.config.max_position_embeddings)
-        return PreparedScoring.cut(self.tokenizer, text, limit, options, num_passes=options.num_passes)
+        return PreparedScoring.cut(
+            self.tokenizer,
+            text,
+            limit,
+            options,
+            num_passes=options.num_passes if options.metric == "passes" else len(text),
+            words_end=None if text.words is None else _words_end(text.words),
+        )
+
+    def reads_words(self, options: MaskedLMScoringOptions) -> bool:
+        return options.metric == "within_word_l2r"
 
     def rows_of(self, item: PreparedScoring) -> list[MaskedRow]:
-        return [
-            MaskedRow(item.rows[index].ids, tokens - item.windows[index].start + 1, self.tokenizer.mask_token_id)
-            for index, tokens in item.masked()
-        ]
+        rows = []
+        for index, tokens in item.masked():
+            window, hidden = item.windows[index], slice(0)
+            if item.words_end is not None:  # one token a row
+                first, end = int(tokens[0]), min(int(item.words_end[tokens[0]]), window.stop)
+                hidden = slice(first - window.start + 1, end - window.start + 1)
+            mask = self.tokenizer.mask_token_id
+            rows.append(MaskedRow(item.rows[index].ids, tokens - window.start + 1, hidden, mask))
+        return rows
 
     def read(self, states: Tensor, packed: PackedBatch, rows: list[MaskedRow]) -> tuple[Tensor]:
         positions = [row.positions for row in rows]
@@ -142,3 +166,10 @@ class MaskedLMScoringPredictor(EncoderPredictor[MaskedLMScoringOptions, Prepared
             {"token": token, "start": start, "end": end, "nll": nll}
             for token, (start, end), nll in zip(tokens, text.offsets.tolist(), losses.tolist(), strict=True)
         ]
+
+
+def _words_end(words: np.ndarray) -> np.ndarray:
+    """Where the word of each token ends, (tokens,) int; a token of no word (-1) is one."""
+    last = np.append((words[1:] != words[:-1]) | (words[1:] < 0), True)
+    ends = np.flatnonzero(last) + 1
+    return np.asarray(ends[np.searchsorted(ends, np.arange(len(words)), side="right")])

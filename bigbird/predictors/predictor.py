@@ -48,8 +48,6 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
     architectures: ClassVar[tuple[str, ...]]
     """The heads that do the task; () where any encoder does."""
     takes_empty_texts: ClassVar[bool] = False
-    reads_words: ClassVar[bool] = False
-    """Whether `build` needs to know which word each token belongs to."""
     example_fields: ClassVar[tuple[str, ...]] = ()
     """Where an example is a mapping: its fields, which a call for one example may also pass by name."""
 
@@ -107,7 +105,7 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
             texts_of=self.texts_of,
             build=partial(self.build, options=chosen),
             allow_empty=self.takes_empty_texts,
-            with_words=self.reads_words,
+            with_words=self.reads_words(chosen),
         )
 
     def _chosen(self, options: OptionsT | None) -> OptionsT:
@@ -120,6 +118,10 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
     def texts_of(example: Any) -> NamedTexts:
         """The texts of an example, each with the name that messages give it; InputError for one of another form."""
         return [("text", example)]
+
+    def reads_words(self, options: OptionsT) -> bool:
+        """Whether the task needs to know which word each token belongs to."""
+        return False
 
     @abstractmethod
     def build(self, texts: list[TokenizedText], options: OptionsT) -> PreparedT:

@@ -69,12 +69,14 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
     options_class = QuestionAnsweringOptions
     architectures = ("BigBirdForQuestionAnswering",)
     example_fields = ("question", "context")
-    reads_words = True
 
     @staticmethod
     def texts_of(example: Any) -> NamedTexts:
         names = ("question", "context")
         return list(zip(names, fields(example, *names), strict=True))
+
+    def reads_words(self, options: QuestionAnsweringOptions) -> bool:
+        return True  # a call may ask postprocess to align
 
     def build(self, texts: list[TokenizedText], options: QuestionAnsweringOptions) -> PreparedQuestion:
         """Cut the context into windows, the question whole before each."""

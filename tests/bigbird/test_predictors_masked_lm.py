@@ -106,6 +106,32 @@ def test_the_cost_of_scoring_is_known_beforehand(scorer):
     assert sum(read) == sum(item.num_model_tokens for item in prepared)
 
 
+@pytest.mark.parametrize("metric", ["exact", "within_word_l2r"])
+@pytest.mark.parametrize("max_length", [None, 12])
+def test_the_published_metrics_equal_a_loop_that_masks_one_token_at_a_time(scorer, metric, max_length):
+    text = "def microsoft_companies(parameters): r\u00e9sum\u00e9s"
+    options = MaskedLMScoringOptions(metric=metric, max_length=max_length, window_overlap=3, return_tokens=True)
+    (item,) = scorer.preprocess([text], options)
+    words = scorer.tokenizer(text, add_special_tokens=False).word_ids()
+    expected = []
+    for window in item.windows:
+        ids = torch.tensor([scorer.tokenizer.cls_token_id, *item.text.ids[window.start : window.stop].tolist(),
+                            scorer.tokenizer.sep_token_id])  # fmt: skip
+        for token in range(window.keep_start, window.keep_stop):
+            masked = ids.clone()
+            for other in range(token, window.stop):
+                if other == token or (metric == "within_word_l2r" and words[other] == words[token]):
+                    masked[1 + other - window.start] = scorer.tokenizer.mask_token_id
+            with torch.inference_mode():
+                scores = scorer.model(masked[None]).logits[0, 1 + token - window.start].log_softmax(-1)
+            expected.append(-float(scores[item.text.ids[token]]))
+    (record,) = scorer([text], options)
+    assert len(set(words)) < len(words)
+    assert (len(item.windows) > 1) == (max_length is not None)
+    assert [token["nll"] for token in record["tokens"]] == pytest.approx(expected, abs=1e-4)
+    assert record["nll"] == pytest.approx(np.mean(expected), abs=1e-4)
+
+
 def test_logits_are_made_for_masked_tokens_only_and_a_chunk_at_a_time(scorer, monkeypatch):
     monkeypatch.setattr(masked_tokens, "LOGITS_PER_CHUNK", 10 * scorer.config.vocab_size)
     sizes = []

@@ -66,7 +66,9 @@ def finetune(job: Job) -> dict[str, float]:
     context.enable_progress_bars = context.print_on_execution_start = False  # some seconds' work, and many lines
     # Made before the workers take their CPUs: on a small machine, none would be left to make them with.
     datasets: dict[str, Any] = {
-        part: ray.data.read_parquet(path).map_batches(ToTokenRows(job, plan), batch_format="pyarrow").materialize()
+        part: ray.data.read_parquet(path)
+        .map_batches(ToTokenRows(job, plan, part), batch_format="pyarrow")
+        .materialize()
         for part, path in (("train", job.train), ("eval", job.held_out))
     }
     trainer = TorchTrainer(
@@ -100,7 +102,7 @@ def finetune(job: Job) -> dict[str, float]:
     figures = {"eval_loss": measured["loss"]}
     if job.task == "causal-lm":
         figures["perplexity"] = math.exp(figures["eval_loss"])
-    figures |= measure(job.task, str(output), read_documents(job.held_out, "eval"))
+    figures |= measure(job.task, str(output), read_documents(job.held_out, "eval", job.task)[0])
     (output / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
     card = replace(job, model=named.model, train=named.train, held_out=named.held_out)
     write_card(output, card, plan, state["losses"], state["history"], figures)

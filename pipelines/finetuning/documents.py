@@ -4,11 +4,11 @@
 |---|---|
 | masked-lm, causal-lm | text |
 | text-classification | text, optionally text_pair, and label: a name, a list of names, or a number |
-| token-classification | text, and entities: a list of {start, end, label} in characters; or words and tags |
+| token-classification | text, and entities: a list of {start, end, label} in characters |
 | multiple-choice | prompt, choices (a list), and label: the index of the right one |
 | question-answering | question, context, and answers as in SQuAD: {text: [...], answer_start: [...]}, empty for none |
 
-Knows no tokens, no model and no Ray.
+`formats` makes such documents of other forms. Knows no tokens, no model and no Ray.
 """
 
 import hashlib
@@ -46,30 +46,6 @@ def text_hash(*texts: Any) -> str:
     return digest.hexdigest()
 
 
-def from_words(document: Document, where: str) -> dict[str, Any]:
-    """A document of `words` and `tags` as one of `text` and `entities`; any other document as it is.
-
-    Tags are a label, or B-, I-, E- or S- and a label, or O; a label goes on as long as no B- or S- begins another
-    one (seqeval's reading). The text is the words with a space between.
-    """
-    if "words" not in document or "entities" in document:
-        return dict(document)
-    words, tags = document["words"], document.get("tags")
-    if not words or tags is None or len(words) != len(tags):
-        raise InputError(f"{where}: {len(words or ())} words need as many tags, found {len(tags or ())}")
-    entities: list[dict[str, Any]] = []
-    at, before = 0, "O"
-    for word, tag in zip(words, tags, strict=True):
-        prefix, label = (tag[0], tag[2:]) if tag[:2] in ("B-", "I-", "E-", "S-") else ("I", tag)
-        if tag != "O":
-            if prefix in "BS" or label != before:
-                entities.append({"start": at, "label": label})
-            entities[-1]["end"] = at + len(word)
-        before = "O" if tag == "O" or prefix in "ES" else label
-        at += len(word) + 1
-    return {**document, "text": " ".join(words), "entities": entities}
-
-
 def check_documents(documents: Sequence[Document], task: Task, where: str) -> None:
     """Raises InputError for the first row that cannot be trained on, naming the row, what is wrong and its value."""
     if not documents:
@@ -83,7 +59,9 @@ def check_documents(documents: Sequence[Document], task: Task, where: str) -> No
             if document[column] is None:
                 raise InputError(f"{row}: {column} is null")
         for column in texts:
-            if column != "choices" and not (isinstance(document[column], str) and document[column].strip()):
+            if column != "choices" and not isinstance(document[column], str):
+                raise InputError(f"{row}: {column} is {document[column]!r}, expected a string")
+            if column != "choices" and not document[column].strip():
                 raise InputError(f"{row}: {column} is empty")
         if task == "token-classification":
             _check_spans(document["text"], document["entities"], row)
@@ -125,9 +103,11 @@ def _check_label(label: Any, row: str) -> None:
 
 
 def _check_choice(choices: Sequence[str], label: Any, row: str) -> None:
+    if not isinstance(choices, list | tuple):
+        raise InputError(f"{row}: choices is {choices!r}, expected a list")
     if not all(isinstance(choice, str) and choice for choice in choices):
         raise InputError(f"{row}: a choice is empty")
-    if not isinstance(label, int) or not 0 <= label < len(choices):
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(choices):
         raise InputError(f"{row}: label is {label!r}, expected the index of one of {len(choices)} choices")
 
 

@@ -30,9 +30,9 @@ from pipelines.finetuning.documents import (
     check_documents,
     check_split,
     find_labels,
-    from_words,
     labels_whole_words,
 )
+from pipelines.finetuning.formats import Format, find_format
 from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.token_rows import Counts, ToRows
 
@@ -86,7 +86,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is settled before anything starts: labels, limits, and what the data holds.
+    """What is settled before anything starts: labels, limits, what the data holds, and the form its parts have.
 
     aggregation_strategy: of a tagger, kept in its config: if all labelled spans are whole words, so are its entities.
     """
@@ -96,17 +96,23 @@ class Plan:
     problem_type: str | None
     max_length: int
     counts: Mapping[str, Counts]
+    formats: Mapping[str, Format]
     fingerprint: str
     aggregation_strategy: str | None = None
 
 
-def read_documents(parquet: str, part: str) -> list[dict[str, Any]]:
-    """The rows of a Parquet file or folder, words as text; raises InputError where there is none to read."""
+def read_documents(parquet: str, part: str, task: Task) -> tuple[list[dict[str, Any]], Format]:
+    """The rows of a Parquet file or folder as documents of a task, and the form they have there.
+
+    Raises InputError where there is nothing to read, and for a row that is not understood.
+    """
     try:
-        rows: list[dict[str, Any]] = pq.read_table(parquet).to_pylist()
+        table = pq.read_table(parquet)
+        rows: list[dict[str, Any]] = table.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{parquet}: expected a Parquet file or folder, {error}") from None
-    return [from_words(row, f"{part}, row {number}") for number, row in enumerate(rows)]
+    form = find_format(rows, task, table.schema.metadata)
+    return [form.document(row, f"{part}, row {number}") for number, row in enumerate(rows)], form
 
 
 def make_rows(job: Job, labels: Sequence[str], problem_type: str | None, max_length: int) -> ToRows:
@@ -128,7 +134,9 @@ def plan_job(job: Job) -> Plan:
     max_length = job.max_length or config.max_position_embeddings
     if not 3 <= max_length <= config.max_position_embeddings:
         raise InputError(f"max_length is {max_length}; the model reads 3 to {config.max_position_embeddings} tokens")
-    documents = {part: read_documents(path, part) for part, path in (("train", job.train), ("eval", job.held_out))}
+    documents, formats = {}, {}
+    for part, path in (("train", job.train), ("eval", job.held_out)):
+        documents[part], formats[part] = read_documents(path, part, job.task)
     for part, rows in documents.items():
         check_documents(rows, job.task, part)
     labels, problem_type = find_labels(documents["train"], job.task, job.scheme)
@@ -148,6 +156,7 @@ def plan_job(job: Job) -> Plan:
         problem_type=problem_type,
         max_length=max_length,
         counts=counts,
+        formats=formats,
         fingerprint=digest.hexdigest()[:16],
         aggregation_strategy=aggregation_strategy,
     )

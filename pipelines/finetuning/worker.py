@@ -17,7 +17,6 @@ from ray import train
 from torch import Tensor
 
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
-from pipelines.finetuning.documents import from_words
 from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.plan import Job, Plan, make_rows, new_model
 from pipelines.finetuning.token_rows import TokenRow
@@ -39,13 +38,14 @@ STATE = "state.pt"
 class ToTokenRows:
     """The `map_batches` step of Ray Data: labelled documents in, rows of tokens out."""
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, plan: Plan, part: str) -> None:
         self.job = job
         self.plan = plan
+        self.part = part
 
     def __call__(self, table: pa.Table) -> pa.Table:
         plan = self.plan
-        documents = [from_words(row, "a row") for row in table.to_pylist()]
+        documents = [plan.formats[self.part].document(row, self.part) for row in table.to_pylist()]
         rows, _ = make_rows(self.job, plan.labels, plan.problem_type, plan.max_length).rows(documents)
         return pa.Table.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA)
 

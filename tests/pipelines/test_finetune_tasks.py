@@ -27,7 +27,7 @@ from bigbird.heads import (
 )
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetune import finetune
-from pipelines.finetuning.documents import check_documents, find_labels, from_words
+from pipelines.finetuning.documents import check_documents, find_labels
 from pipelines.finetuning.metrics import answer_figures, figures
 from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.options import TrainingOptions
@@ -81,18 +81,6 @@ def test_a_bad_row_is_named(task: Any, change: dict[str, Any], complaint: str) -
     (document,) = rows[task](1) if task in rows else [{"text": "a"}]
     with pytest.raises(InputError, match=complaint):
         check_documents([{**document, **change}], task, "train")
-
-
-def test_tagged_words_are_spans_of_their_text() -> None:
-    document = from_words({"words": ["Lake", "of", "Como", "Ohrid"], "tags": ["B-X", "O", "B-X", "B-X"]}, "row 0")
-    assert document["text"] == "Lake of Como Ohrid"
-    assert [(e["start"], e["end"], e["label"]) for e in document["entities"]] == [
-        (0, 4, "X"),
-        (8, 12, "X"),
-        (13, 18, "X"),
-    ]
-    with pytest.raises(InputError, match="row 1: 2 words need as many tags, found 1"):
-        from_words({"words": ["a", "b"], "tags": ["O"]}, "row 1")
 
 
 def test_answers_are_compared_as_squad_does() -> None:

@@ -135,7 +135,7 @@ def test_answers_are_read_as_columns_as_a_list_and_as_json(answers):
             "row 0: entities has {'start'",
         ),
         ("token-classification", {"text": "a", "entities": "none"}, "row 0: entities is 'none', expected a list"),
-        ("token-classification", {"text": "a", "entities": [[0.5, 1, "X"]]}, "row 0: entities has"),
+        ("token-classification", {"text": "a", "entities": [["0.5", "1", "X"]]}, "row 0: entities has"),
         ("token-classification", {"words": ["a"], "tags": [1]}, "row 0: tags[0] is 1, expected a name; numbers need"),
         ("token-classification", {"words": ["a"], "tags": [None]}, "row 0: tags[0] is None, expected a name"),
         ("token-classification", {"words": ["a", "b"], "tags": ["O"]}, "row 0: 2 words need as many tags, found 1"),

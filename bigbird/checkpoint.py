@@ -3,8 +3,7 @@
 import os
 from typing import Any
 
-import torch
-
+from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError
 from bigbird.heads import (
     BigBirdForCausalLM,
@@ -16,7 +15,8 @@ from bigbird.heads import (
     BigBirdForTokenClassification,
 )
 from bigbird.loading.hub import resolve
-from bigbird.loading.pretrained import PretrainedModel, load_config, load_into
+from bigbird.loading.options import LoadOptions
+from bigbird.loading.pretrained import PretrainedModel, load_into
 from bigbird.model import BigBirdModel
 
 CLASSES: dict[str, type[PretrainedModel]] = {
@@ -34,29 +34,22 @@ CLASSES: dict[str, type[PretrainedModel]] = {
 }
 
 
-def load_model(
-    dir_or_hub_id: str | os.PathLike[str],
-    *,
-    dtype: str | torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    check_finite: bool = False,
-    **config_overrides: Any,
-) -> PretrainedModel:
-    """The model a checkpoint says it is, by the `architectures` of its configuration.
+def load_model(dir_or_hub_id: str | os.PathLike[str], **keywords: Any) -> PretrainedModel:
+    """The model a checkpoint says it is, by the `architectures` of its configuration, in evaluation mode.
 
-    dtype: of the parameters, float32 when None. device: the CPU when None.
-    check_finite: refuse weights that hold nan or inf.
-    config_overrides: keys of the configuration with other values, for example random_attention="seeded".
-    Returns the model in evaluation mode. Raises CheckpointError when the class is not named or not known, or the
-    weights do not fit it; ConfigError for an override.
+    keywords: as of `from_pretrained`, for example dtype="bfloat16" or random_attention="seeded". Raises
+    CheckpointError when the class is not named or not known, or the weights do not fit it; else what that raises.
     """
-    directory = resolve(dir_or_hub_id)
-    named = load_config(directory).architectures
+    options, hub_options, _ = LoadOptions.taken_from("load_model", keywords)
+    directory = resolve(dir_or_hub_id, options=hub_options)
+    config = BigBirdConfig.from_pretrained(directory) if options.config is None else options.config
+    if not isinstance(config, BigBirdConfig):
+        config = BigBirdConfig.from_pretrained(config)
+    named = config.architectures
     if len(named) != 1 or named[0] not in CLASSES:
         raise CheckpointError(
             f"{directory}: architectures is {list(named)}, expected one of {', '.join(CLASSES)}; "
             "to choose the class, call its from_pretrained"
         )
-    return load_into(
-        CLASSES[named[0]], directory, dtype=dtype, device=device, check_finite=check_finite, **config_overrides
-    )
+    model, _ = load_into(CLASSES[named[0]], dir_or_hub_id, "load_model", **keywords)
+    return model

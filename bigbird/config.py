@@ -1,32 +1,51 @@
 """BigBirdConfig: the keys of a Hugging Face `config.json`, validated.
 
-Knows what each value may be and what follows from it (head width, the length up to which attention is full).
-Does not read files; `bigbird.loading.pretrained` does.
+Knows what follows from the values (head width, the length up to which attention is full), and the file they are read
+from and written to; what each may be is `config_values`' matter.
 """
 
+import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-from bigbird.errors import ConfigError
+from bigbird.config_values import (
+    CONFIG_KEYWORDS,
+    KEPT,
+    NOT_OF_THE_MODEL,
+    RULES,
+    TOKEN_IDS,
+    default_labels,
+    in_form,
+    in_order,
+    require,
+    with_labels,
+)
+from bigbird.errors import CheckpointError, ConfigError
+from bigbird.loading.hub import HUB_KEYWORDS, HubOptions, push, resolve
+from bigbird.loading.keywords import refuse_unknown
 
-HIDDEN_ACTIVATIONS = ("gelu_new", "gelu", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
-# Written by other libraries about themselves; they say nothing of the model and are neither kept nor written.
-_NOT_OF_THE_MODEL = {"model_type", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "num_labels"}
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, init=False)
 class BigBirdConfig:
     """Configuration of a BigBird model; names and defaults are those of `config.json`.
 
+    Values can be assigned, as in transformers; a model reads sizes when it is made. Two configurations are equal when
+    all their values are. `num_labels=n` stands for n default labels, `label2id` for the labels it numbers. Keys this
+    class does not know are attributes too, kept in `extra` and written back by `to_dict`.
+
     `random_attention` is ours: "collapsed" (the random blocks all fall on block 0 in evaluation, as transformers
     computes since 4.30) or "seeded" (evaluation reads the random blocks that training reads). Training always
-    draws seeded blocks. Keys this class does not know are kept in `extra` and written back by `to_dict`.
+    draws seeded blocks.
 
-    Raises ConfigError for a value outside its range; the message names key and value.
+    Raises ConfigError for a value outside its range, naming key and value; TypeError for an argument that is no key.
     """
+
+    model_type: ClassVar[str] = "big_bird"
+    is_encoder_decoder: ClassVar[bool] = False
 
     vocab_size: int = 50358
     hidden_size: int = 768
@@ -59,48 +78,67 @@ class BigBirdConfig:
     output_hidden_states: bool = False
     return_dict: bool = True
     problem_type: str | None = None
-    id2label: Mapping[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
+    id2label: dict[int, str] = field(default_factory=lambda: default_labels(2))
     architectures: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for key in (
-            "vocab_size",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "block_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-        ):
-            _require(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
-        for key in ("num_hidden_layers", "num_random_blocks"):
-            _require(getattr(self, key) >= 0, key, "at least 0", getattr(self, key))
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            value = getattr(self, key)
-            _require(value is None or 0 <= value < 1, key, "in [0, 1)", value)
-        _require(
+    def __init__(self, **values: Any) -> None:
+        refuse_unknown("BigBirdConfig", values, CONFIG_KEYWORDS | NOT_OF_THE_MODEL | {"is_encoder_decoder"})
+        for name, only in (("model_type", self.model_type), ("is_encoder_decoder", False)):
+            require(values.get(name, only) == only, name, repr(only), values.get(name))
+        values = with_labels(values, None)
+        extra = values.pop("extra", None) or {}
+        require(isinstance(extra, Mapping), "extra", RULES["extra"][0], extra)
+        extra = {**extra, **{key: values.pop(key) for key in sorted(KEPT & values.keys())}}
+        object.__setattr__(self, "extra", extra)
+        for each in fields(self):
+            default = each.default_factory() if callable(each.default_factory) else each.default
+            setattr(self, each.name, extra if each.name == "extra" else values.get(each.name, default))
+        self.check()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in RULES:
+            value = in_form(name, value)
+            expected, holds = RULES[name]
+            try:
+                fits = holds(value)
+            except TypeError:
+                fits = False
+            require(fits, name, expected, value)
+        elif name == "num_labels":
+            name, value = "id2label", default_labels(value) if value != self.num_labels else self.id2label
+        elif name == "label2id":
+            name, value = "id2label", in_order(value)
+        elif name not in NOT_OF_THE_MODEL:
+            self.extra[name] = value
+            return
+        object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["extra"][name]
+        except KeyError:
+            raise AttributeError(f"BigBirdConfig has no {name}") from None
+
+    def check(self) -> None:
+        """Raises ConfigError for values that do not go together."""
+        require(
             self.hidden_size % self.num_attention_heads == 0,
             "hidden_size",
             f"a multiple of num_attention_heads={self.num_attention_heads}",
             self.hidden_size,
         )
-        _require_one_of("hidden_act", self.hidden_act, HIDDEN_ACTIVATIONS)
-        _require_one_of("attention_type", self.attention_type, ("block_sparse", "original_full"))
-        _require_one_of("random_attention", self.random_attention, ("collapsed", "seeded"))
-        if self.problem_type is not None:
-            _require_one_of("problem_type", self.problem_type, PROBLEM_TYPES)
-        _require(
+        require(
             self.is_decoder or not self.add_cross_attention,
             "add_cross_attention",
             "False unless is_decoder",
             self.add_cross_attention,
         )
-        _require(
-            sorted(self.id2label) == list(range(len(self.id2label))),
-            "id2label",
-            "labels numbered from 0 without a gap",
-            dict(self.id2label),
+        require(
+            self.pad_token_id is None or self.pad_token_id < self.vocab_size,
+            "pad_token_id",
+            f"below vocab_size={self.vocab_size}",
+            self.pad_token_id,
         )
 
     @property
@@ -110,6 +148,10 @@ class BigBirdConfig:
     @property
     def label2id(self) -> dict[str, int]:
         return {label: index for index, label in self.id2label.items()}
+
+    @property
+    def use_return_dict(self) -> bool:
+        return self.return_dict
 
     @property
     def head_dim(self) -> int:
@@ -125,62 +167,72 @@ class BigBirdConfig:
         return self.attention_type == "block_sparse" and not self.is_decoder and length > self.full_attention_limit
 
     @classmethod
+    def from_pretrained(cls, dir_or_hub_id: str | os.PathLike[str], **keywords: Any) -> "BigBirdConfig":
+        """The config.json of a directory or hub id, or the file itself.
+
+        keywords: `HubOptions`, and keys with other values than the file's. Raises CheckpointError or ConfigError
+        naming the file, TypeError for another keyword.
+        """
+        options, changes = HubOptions.taken_from(keywords)
+        refuse_unknown(f"{cls.__name__}.from_pretrained", changes, {*CONFIG_KEYWORDS, *HUB_KEYWORDS})
+        path = Path(dir_or_hub_id)
+        if not path.is_file():
+            path = resolve(dir_or_hub_id, weights=False, options=options) / "config.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{path.parent}: found no config.json") from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: not readable JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
+        try:
+            return cls.from_dict(values).replace(**changes)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BigBirdConfig":
         """Read the mapping that `config.json` holds. Raises ConfigError when it is not a BigBird's."""
         model_type = values.get("model_type", "big_bird")
-        _require(model_type == "big_bird", "model_type", '"big_bird"', model_type)
-        known = {f.name for f in fields(cls)} - {"extra"}
-        arguments = {key: value for key, value in values.items() if key in known and value is not None}
-        for key in known & values.keys() - arguments.keys():
-            if key in ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id"):
-                arguments[key] = None
-        if isinstance(arguments.get("eos_token_id"), list):
-            arguments["eos_token_id"] = tuple(arguments["eos_token_id"])
-        arguments["architectures"] = tuple(arguments.get("architectures", ()))
-        label2id = values.get("label2id")
-        if "id2label" in arguments:
-            arguments["id2label"] = {int(index): str(label) for index, label in arguments["id2label"].items()}
-        elif label2id:
-            arguments["id2label"] = {int(index): str(label) for label, index in label2id.items()}
-        elif "num_labels" in values:
-            arguments["id2label"] = default_labels(int(values["num_labels"]))
-        unknown = values.keys() - known - _NOT_OF_THE_MODEL - {"label2id"}
-        arguments["extra"] = {key: values[key] for key in sorted(unknown)}
-        try:
-            return cls(**arguments)
-        except TypeError as error:
-            raise ConfigError(f"config.json holds a value of the wrong type: {error}") from error
+        require(model_type == "big_bird", "model_type", '"big_bird"', model_type)
+        known = RULES.keys() - {"extra"}
+        # Of a file null is no value, and its default holds; an id may be none.
+        arguments = {k: v for k, v in values.items() if k in known and (v is not None or k in TOKEN_IDS)}
+        for key in ("label2id", "num_labels"):
+            if "id2label" not in arguments and values.get(key):
+                arguments[key] = values[key]
+        unknown = values.keys() - known - NOT_OF_THE_MODEL - {"label2id"}
+        return cls(**arguments, extra={key: values[key] for key in sorted(unknown)})
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping to write as `config.json`; `from_dict` reads it back equal."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        values = {each.name: deepcopy(getattr(self, each.name)) for each in fields(self) if each.name != "extra"}
         values["architectures"] = list(self.architectures)
         values["id2label"] = {str(index): label for index, label in self.id2label.items()}
         values["label2id"] = self.label2id
-        return {**self.extra, **values, "model_type": "big_bird"}
+        if isinstance(self.eos_token_id, tuple):
+            values["eos_token_id"] = list(self.eos_token_id)
+        return {**deepcopy(self.extra), **values, "model_type": self.model_type}
+
+    def to_json_string(self) -> str:
+        """`to_dict` as it is written."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write config.json, which transformers reads."""
+        path = Path(save_directory)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "config.json").write_text(self.to_json_string(), encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads config.json: see `bigbird.loading.hub.push`."""
+        return push(self, repo_id, **options)
 
     def replace(self, **changes: Any) -> "BigBirdConfig":
         """A copy with other values. `num_labels=n` stands for n default labels, unless it is n already."""
-        num_labels = changes.pop("num_labels", None)
-        if num_labels is not None and num_labels != len(changes.get("id2label", self.id2label)):
-            _require("id2label" not in changes, "num_labels", "the number of labels in id2label", num_labels)
-            changes["id2label"] = default_labels(num_labels)
-        unknown = changes.keys() - {f.name for f in fields(self)}
+        unknown = changes.keys() - CONFIG_KEYWORDS
         if unknown:
             raise ConfigError(f"no such configuration key: {', '.join(sorted(unknown))}")
-        return replace(self, **changes)
-
-
-def default_labels(num_labels: int) -> dict[int, str]:
-    """`{0: "LABEL_0", ...}`, the names Hugging Face gives to unnamed labels."""
-    _require(num_labels >= 1, "num_labels", "at least 1", num_labels)
-    return {index: f"LABEL_{index}" for index in range(num_labels)}
-
-
-def _require(holds: bool, key: str, expected: str, value: object) -> None:
-    if not holds:
-        raise ConfigError(f"{key} must be {expected}, got {value!r}")
-
-
-def _require_one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    _require(value in allowed, key, "one of " + ", ".join(allowed), value)
+        values = {each.name: deepcopy(getattr(self, each.name)) for each in fields(self)}
+        return BigBirdConfig(**values | with_labels(changes, self.id2label))

@@ -29,6 +29,7 @@ class BigBirdModule(nn.Module):
 
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
+        config.check()
         self.config = config
 
     def train(self, mode: bool = True) -> Self:

@@ -1,14 +1,15 @@
 """Results of the forward passes, with the field names of Hugging Face's model outputs.
 
-A result reads as a dataclass (`out.logits`), as a mapping (`out["logits"]`) and as the documented tuple
-(`out[0]`, `loss, logits = out`): fields that are None take no place in the tuple. In all of them
+A result reads as a dataclass (`out.logits`), as an ordered mapping (`out["logits"]`, `out.items()`, `dict(out)`) and
+as the documented tuple (`out[0]`, `out[:2]`, `loss, logits = out`): fields that are None take no place in either.
+Going over a result gives its values, where transformers' gives the names of `out.keys()`. In all of them
 
     hidden_states     the embeddings and one tensor a layer, each (batch, seq_len, hidden_size)
     attentions        one tensor a layer, (batch, num_heads, seq_len, seq_len), rows summing to one
     cross_attentions  one tensor a layer, (batch, num_heads, seq_len, encoder_length)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -32,6 +33,22 @@ class ModelOutput:
 
     def keys(self) -> list[str]:
         return [name for name, _ in self.items()]
+
+    def values(self) -> list[Any]:
+        return [value for _, value in self.items()]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return dict(self.items()).get(key, default)
+
+    def update(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Put other values into fields. Raises KeyError for what is no field."""
+        for name, value in {**(values or {}), **more}.items():
+            self[name] = value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in {each.name for each in fields(self)}:
+            raise KeyError(key)
+        setattr(self, key, value)
 
     def __getitem__(self, key: int | slice | str) -> Any:
         return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]

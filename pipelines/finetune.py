@@ -23,9 +23,9 @@ import torch
 from ray import train
 from ray.train.torch import TorchTrainer
 
+from bigbird.config import BigBirdConfig
 from bigbird.errors import BigBirdError
 from bigbird.loading.hub import resolve
-from bigbird.loading.pretrained import load_config
 from pipelines.finetuning.documents import TASKS
 from pipelines.finetuning.metrics import measure
 from pipelines.finetuning.model_card import write_card
@@ -54,7 +54,7 @@ def finetune(job: Job) -> dict[str, float]:
         train=str(Path(job.train).resolve()),
         held_out=str(Path(job.held_out).resolve()),
         output=str(output),
-        options=job.options.settled(load_config(model).hidden_size),
+        options=job.options.settled(BigBirdConfig.from_pretrained(model).hidden_size),
     )
     plan = plan_job(job)
     claim(output, job, plan)

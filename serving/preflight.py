@@ -57,13 +57,13 @@ def _check_checkpoint(task: str, head: HeadArguments) -> None:
     # Here, because torch costs seconds: what is wrong above is said at once.
     from safetensors import SafetensorError, safe_open
 
+    from bigbird.config import BigBirdConfig
     from bigbird.errors import BigBirdError, CheckpointError
-    from bigbird.loading.pretrained import load_config
     from bigbird.predictors import load_predictor
 
     try:
         load_predictor(task, head.checkpoint, weights=False)
-        if task == GENERATION and not load_config(head.checkpoint).is_decoder:
+        if task == GENERATION and not BigBirdConfig.from_pretrained(head.checkpoint).is_decoder:
             raise CheckpointError(f"{head.checkpoint}: {task} needs a decoder, and is_decoder is false")
         directory = Path(head.checkpoint)
         if directory.is_dir():

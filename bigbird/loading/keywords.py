@@ -9,6 +9,5 @@ def refuse_unknown(call: str, given: Iterable[str], known: Iterable[str]) -> Non
     names = sorted(known)
     for name in given:
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(names)}"
-            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}{hint}")
+            (near,) = get_close_matches(name, names, n=1, cutoff=0)
+            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}; the nearest it takes is {near!r}")

@@ -8,17 +8,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from bigbird.config import BigBirdConfig
-from bigbird.errors import CheckpointError, ConfigError
+from bigbird.errors import CheckpointError
 from bigbird.loading.generation_config import GenerationConfig
-from bigbird.loading.hub import resolve
+from bigbird.loading.hub import push, resolve
+from bigbird.loading.options import LoadOptions, as_dtype
 from bigbird.loading.weight_files import parse_size, read_weights, write_weights
-from bigbird.loading.weight_names import Match, match_names
+from bigbird.loading.weight_names import LoadingInfo, Match, match_names
 from bigbird.module import BigBirdModule
 
 _Model = TypeVar("_Model", bound="PretrainedModel")
@@ -30,21 +31,39 @@ class PretrainedModel(BigBirdModule):
     generation_config: GenerationConfig | None = None
     """Of a model that generates."""
 
+    @overload
     @classmethod
     def from_pretrained(
-        cls,
-        directory_or_hub_id: str | Path,
-        *,
-        dtype: str | torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        **config_overrides: Any,
-    ) -> Self:
-        """Load a checkpoint into this class: see `load_into`."""
-        return load_into(cls, directory_or_hub_id, dtype=dtype, device=device, **config_overrides)
+        cls, dir_or_hub_id: str | os.PathLike[str], *, output_loading_info: Literal[True], **keywords: Any
+    ) -> tuple[Self, LoadingInfo]: ...
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, dir_or_hub_id: str | os.PathLike[str], *, output_loading_info: Literal[False] = False, **keywords: Any
+    ) -> Self: ...
+    @classmethod
+    def from_pretrained(
+        cls, dir_or_hub_id: str | os.PathLike[str], *, output_loading_info: bool = False, **keywords: Any
+    ) -> Self | tuple[Self, LoadingInfo]:
+        """Load a checkpoint into this class, in evaluation mode; a head that the file lacks is drawn anew.
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, which transformers loads with equal logits."""
-        save_pretrained(self, directory)
+        keywords: `LoadOptions` (config, dtype, device, ...), `HubOptions` (revision, token, cache_dir, ...), and keys
+        of the configuration with other values, for example num_labels=3. output_loading_info: what did not fit as well.
+        Raises CheckpointError when the weights do not fit, ConfigError for a value, TypeError for another keyword.
+        """
+        model, info = load_into(cls, dir_or_hub_id, f"{cls.__name__}.from_pretrained", **keywords)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], max_shard_size: int | str | None = "5GB") -> None:
+        """Write `config.json` and `model.safetensors`, which transformers loads with equal logits.
+
+        max_shard_size: bytes, or a text such as "5GB"; above it, shards with an index. None writes one file.
+        """
+        save_pretrained(self, save_directory, max_shard_size=max_shard_size)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads what `save_pretrained` writes: see `bigbird.loading.hub.push`."""
+        return push(self, repo_id, **options)
 
 
 class SavesItself(Protocol):
@@ -53,62 +72,43 @@ class SavesItself(Protocol):
     def save_pretrained(self, directory: str | os.PathLike[str], /) -> None: ...
 
 
-def load_config(dir_or_hub_id: str | os.PathLike[str]) -> BigBirdConfig:
-    """The configuration of a checkpoint; raises CheckpointError or ConfigError naming the file."""
-    path = resolve(dir_or_hub_id, weights=False) / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent}: found no config.json") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    try:
-        return BigBirdConfig.from_dict(values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
 def load_into(
-    model_class: type[_Model],
-    dir_or_hub_id: str | os.PathLike[str],
-    *,
-    dtype: str | torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    check_finite: bool = False,
-    **config_overrides: Any,
-) -> _Model:
-    """A checkpoint as a model of a given class, in evaluation mode; a head that the file lacks is drawn anew.
+    model_class: type[_Model], dir_or_hub_id: str | os.PathLike[str], call: str = "load_into", **keywords: Any
+) -> tuple[_Model, LoadingInfo]:
+    """A checkpoint as a model of a given class, and what did not fit: see `PretrainedModel.from_pretrained`.
 
-    dtype: of the parameters, float32 when None. device: the CPU when None.
-    check_finite: refuse weights that hold nan or inf.
-    config_overrides: keys of the configuration with other values, for example num_labels=3.
-    Raises CheckpointError when the weights do not fit, ConfigError for an override.
+    call: whose keywords these are, for the error that refuses one.
     """
-    directory = resolve(dir_or_hub_id)
-    config = load_config(directory)
-    promised = model_class.__name__ in config.architectures
-    config = config.replace(**config_overrides)
-    parameter_type = _as_dtype(dtype)
+    options, hub_options, changes = LoadOptions.taken_from(call, keywords)
+    directory = resolve(dir_or_hub_id, options=hub_options)
+    stored = BigBirdConfig.from_pretrained(directory)
+    given = stored if options.config is None else options.config
+    config = (given if isinstance(given, BigBirdConfig) else BigBirdConfig.from_pretrained(given)).replace(**changes)
     with torch.device("meta"):
         outline = model_class(config)
-    match = _match(outline, directory, promised=promised, check_finite=check_finite)
+    match = _match(
+        outline,
+        directory,
+        promised=model_class.__name__ in stored.architectures,
+        check_finite=options.check_finite,
+        ignore_mismatched_sizes=options.ignore_mismatched_sizes,
+    )
     match.report(directory, model_class.__name__)
     if outline.generation_config is not None:
         outline.generation_config = GenerationConfig.load(directory, config)
+    parameter_type = options.parameter_type or _stored_type(directory, match.tensors)
     if match.drawn:
-        model = model_class(config).to(device=device, dtype=parameter_type)
+        model = model_class(config).to(device=options.place, dtype=parameter_type)
         model.generation_config = outline.generation_config
         _copy(model, match.tensors)
-        return model.eval()
+        return model.eval(), match.info
     for name, tensor in match.tensors.items():
         module_name, _, attribute = name.rpartition(".")
         # A copy, never the mapped file itself: the file may be overwritten while the model lives.
-        loaded = tensor.to(device=device or "cpu", dtype=parameter_type, copy=True)
+        loaded = tensor.to(device=options.place, dtype=parameter_type, copy=True)
         setattr(outline.get_submodule(module_name), attribute, nn.Parameter(loaded))
     outline.tie_weights()
-    return outline.eval()
+    return outline.eval(), match.info
 
 
 def load_weights(model: PretrainedModel, directory: str | os.PathLike[str], *, check_finite: bool = False) -> None:
@@ -160,7 +160,14 @@ def save_pretrained(
         tokenizer.save_pretrained(path)
 
 
-def _match(model: PretrainedModel, directory: Path, *, promised: bool, check_finite: bool) -> Match:
+def _match(
+    model: PretrainedModel,
+    directory: Path,
+    *,
+    promised: bool,
+    check_finite: bool,
+    ignore_mismatched_sizes: bool = False,
+) -> Match:
     return match_names(
         model,
         read_weights(directory),
@@ -169,6 +176,7 @@ def _match(model: PretrainedModel, directory: Path, *, promised: bool, check_fin
         tied=model.config.tie_word_embeddings,
         promised=promised,
         check_finite=check_finite,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
     )
 
 
@@ -179,10 +187,8 @@ def _copy(model: PretrainedModel, tensors: Mapping[str, Tensor]) -> None:
                 parameter.copy_(tensors[name])
 
 
-def _as_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    if dtype is None:
-        return torch.float32
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ConfigError(f'dtype must be a floating-point type such as "float32" or "bfloat16", got {dtype!r}')
-    return found
+def _stored_type(directory: Path, tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The type that config.json names, else that of the first tensor."""
+    values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    named = values.get("torch_dtype") or values.get("dtype")
+    return as_dtype(named) if named is not None else next(tensor.dtype for tensor in tensors.values())

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,10 @@ _BIAS = "cls.predictions.bias"
 _DECODER_BIAS = "cls.predictions.decoder.bias"
 
 
+LoadingInfo = dict[str, list[Any]]
+"""What did not fit: missing_keys (drawn anew), unexpected_keys (left out), mismatched_keys and error_msgs (none)."""
+
+
 @dataclass(kw_only=True)
 class Match:
     """How the tensors of a file and the parameters of a model come together; names are the model's."""
@@ -38,6 +43,18 @@ class Match:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     drawn: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    """Drawn anew for their shape: name, shape in the file, shape in the model."""
+
+    @property
+    def info(self) -> LoadingInfo:
+        """What did not fit, by transformers' names."""
+        return {
+            "missing_keys": [key for key in self.drawn if key not in {name for name, _, _ in self.mismatched}],
+            "unexpected_keys": self.left_out,
+            "mismatched_keys": self.mismatched,
+            "error_msgs": [],
+        }
 
     def report(self, directory: Path, class_name: str) -> None:
         if self.drawn:
@@ -55,11 +72,13 @@ def match_names(
     tied: bool,
     promised: bool,
     check_finite: bool,
+    ignore_mismatched_sizes: bool = False,
 ) -> Match:
     """Pairs names; raises one CheckpointError with everything that does not fit.
 
     bare: the model is the encoder itself, its names without `bert.` before them. tied: its decoder's weight is the
     word embeddings'. promised: the file says it holds this very class, so that no head of it may be missing.
+    ignore_mismatched_sizes: what has another shape in the file is drawn anew, as if it were missing.
     """
     expected = {("bert." if bare else "") + key: tuple(p.shape) for key, p in model.named_parameters()}
     found = _current_names(stored)
@@ -77,6 +96,12 @@ def match_names(
         if there:
             match.left_out += sorted(there)
             found = {key: tensor for key, tensor in found.items() if key not in there}
+    if ignore_mismatched_sizes:
+        shapes = {key: (tuple(found[key].shape), expected[key]) for key in sorted(expected.keys() & found.keys())}
+        match.mismatched = [(key, stored, own) for key, (stored, own) in shapes.items() if stored != own]
+        match.drawn += [key for key, _, _ in match.mismatched]
+        for key, _, _ in match.mismatched:
+            del expected[key], found[key]
     both = expected.keys() & found.keys()
     listed = {
         "missing": sorted(expected.keys() - both),
@@ -95,6 +120,7 @@ def match_names(
     match.tensors = {key.removeprefix("bert.") if bare else key: found[key] for key in expected}
     if bare:
         match.drawn = [key.removeprefix("bert.") for key in match.drawn]
+        match.mismatched = [(key.removeprefix("bert."), stored, own) for key, stored, own in match.mismatched]
     return match
 
 

@@ -5,14 +5,16 @@ writes is said in its own file.
 """
 
 import os
+from dataclasses import fields
 from typing import Any
 
 import torch
 
 from bigbird.checkpoint import load_model
+from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, InputError
 from bigbird.inference import Precision, prepare_for_inference
-from bigbird.loading.pretrained import load_config
+from bigbird.loading.options import LoadOptions
 from bigbird.predictors.batches import warm_up
 from bigbird.predictors.embedding import FeatureExtractionOptions, FeatureExtractionPredictor
 from bigbird.predictors.examples import Failed, Prepared, Record
@@ -90,20 +92,20 @@ def load_predictor(
     task: str,
     dir_or_hub_id: str | os.PathLike[str],
     *,
-    device: torch.device | str = "cpu",
-    dtype: Precision | None = None,
+    dtype: Precision | torch.dtype | None = None,
     max_tokens_per_batch: int | None = None,
     options: Any = None,
     weights: bool = True,
+    **keywords: Any,
 ) -> Predictor[Any, Any, Any]:
     """A checkpoint ready to turn examples of a task into records.
 
     task: one of `TASKS`, or of `ALIASES`.
-    dtype: see prepare_for_inference; None: bfloat16 on CUDA where it is fast, else float32. On CUDA the encoder is
-    compiled here, not at the first example. max_tokens_per_batch: tokens the encoder
-    reads at once; None is what is fast in little memory (default_max_tokens_per_batch). options: the task's options
-    (`OPTIONS[task]`), which a call may replace. weights: False reads no weights, for preprocess and postprocess on
-    other processes.
+    dtype (or torch_dtype): see prepare_for_inference; None: bfloat16 on CUDA where it is fast, else float32. On CUDA
+    the encoder is compiled here, not at the first example. max_tokens_per_batch: tokens the encoder reads at once; None
+    is what is fast in little memory (default_max_tokens_per_batch). options: the task's options (`OPTIONS[task]`),
+    which a call may replace. weights: False reads no weights, for preprocess and postprocess on other processes.
+    keywords: as of `from_pretrained`, for example device="cuda", revision or id2label.
 
     Raises InputError for an unknown task, options of another task or beyond the model; CheckpointError for a
     checkpoint without the task's head, or what loading it raises.
@@ -115,18 +117,26 @@ def load_predictor(
         raise InputError(f"options for {task} are {type(options).__name__}, expected {OPTIONS[task].__name__}")
     if max_tokens_per_batch is not None and max_tokens_per_batch < 1:
         raise InputError(f"max_tokens_per_batch is {max_tokens_per_batch}, expected at least 1")
-    config = load_config(dir_or_hub_id)
+    dtype = keywords.pop("torch_dtype", dtype)
+    load, hub, changes = LoadOptions.taken_from("load_predictor", keywords)
+    fetched = {field.name: getattr(hub, field.name) for field in fields(hub)}
+    if isinstance(load.config, BigBirdConfig):
+        config = load.config.replace(**changes)
+    else:
+        # A configuration from elsewhere is read as it stands there; the options say where the checkpoint is.
+        place, how = (dir_or_hub_id, fetched) if load.config is None else (load.config, {})
+        config = BigBirdConfig.from_pretrained(place, **how, **changes)
     heads = HEADS[task]
     if heads and not set(heads) & set(config.architectures):
         found = " and ".join(config.architectures) or "no architecture"
         raise CheckpointError(f"{task} needs a checkpoint of {' or '.join(heads)}; {dir_or_hub_id} has {found}")
     if isinstance(options, LengthOptions):
         options.length_limit(config.max_position_embeddings)
-    tokenizer = BigBirdTokenizer.from_pretrained(dir_or_hub_id)
+    tokenizer = BigBirdTokenizer.from_pretrained(dir_or_hub_id, **fetched)
     model = None
     if weights:
-        precision = dtype or ("auto" if torch.device(device).type == "cuda" else "float32")
-        model = prepare_for_inference(load_model(dir_or_hub_id, dtype="float32", device=device), dtype=precision)
+        precision = dtype or ("auto" if load.place.type == "cuda" else "float32")
+        model = prepare_for_inference(load_model(dir_or_hub_id, dtype="float32", **keywords), dtype=precision)
         config = model.config
         if model.device.type == "cuda":
             warm_up(getattr(model, "bert", model))

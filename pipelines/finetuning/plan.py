@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
 from bigbird.heads import (
     BigBirdForCausalLM,
@@ -22,7 +23,7 @@ from bigbird.heads import (
     BigBirdForSequenceClassification,
     BigBirdForTokenClassification,
 )
-from bigbird.loading.pretrained import PretrainedModel, load_config
+from bigbird.loading.pretrained import PretrainedModel
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetuning.documents import (
     TASKS,
@@ -119,7 +120,7 @@ def make_rows(job: Job, labels: Sequence[str], problem_type: str | None, max_len
     return ToRows(
         task=job.task,
         tokenizer=BigBirdTokenizer.from_pretrained(job.model),
-        config=load_config(job.model),
+        config=BigBirdConfig.from_pretrained(job.model),
         labels=labels,
         max_length=max_length,
         problem_type=problem_type,
@@ -130,7 +131,7 @@ def plan_job(job: Job) -> Plan:
     """Check the data and the model, before anything starts. Raises InputError or CheckpointError in one line."""
     if job.task not in TASKS:
         raise InputError(f"task {job.task!r} is not known; the tasks are {', '.join(TASKS)}")
-    config = load_config(job.model)
+    config = BigBirdConfig.from_pretrained(job.model)
     max_length = job.max_length or config.max_position_embeddings
     if not 3 <= max_length <= config.max_position_embeddings:
         raise InputError(f"max_length is {max_length}; the model reads 3 to {config.max_position_embeddings} tokens")
@@ -170,7 +171,7 @@ def new_model(job: Job, plan: Plan) -> Any:
         changes |= {"id2label": dict(enumerate(plan.labels)), "problem_type": plan.problem_type}
     if plan.aggregation_strategy:
         params = {job.task: {"aggregation_strategy": plan.aggregation_strategy}}
-        changes["extra"] = {**load_config(job.model).extra, "task_specific_params": params}
+        changes["extra"] = {**BigBirdConfig.from_pretrained(job.model).extra, "task_specific_params": params}
     model = HEADS[job.task].from_pretrained(job.model, dtype=torch.float32, **changes)
     if model.generation_config is not None:
         # Texts are trained as they are tokenized, [CLS] text [SEP]: so they begin and end when they are generated.

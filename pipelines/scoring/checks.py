@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
+from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, InputError
 from bigbird.loading.hub import resolve
 from bigbird.predictors import HEADS
@@ -55,9 +56,8 @@ def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelInfo:
     Raises CheckpointError: no such checkpoint, a head that does not do `task`, no weights, token-classification
     without a label map.
     """
-    from bigbird.loading.pretrained import load_config  # brings torch, which workers that only read need not load
 
-    config = load_config(model)
+    config = BigBirdConfig.from_pretrained(model)
     heads = HEADS[task]
     found = ", ".join(config.architectures) or "no architecture"
     if heads and not set(heads) & set(config.architectures):

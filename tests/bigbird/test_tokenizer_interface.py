@@ -163,7 +163,9 @@ def test_keywords_of_from_pretrained_stand_in_the_place_of_the_files(tmp_path):
     for name, value in options.items():
         assert getattr(found, name) == getattr(theirs, name) == value
     assert found(TEXTS, padding=True) == dict(theirs(TEXTS, padding=True))
-    with pytest.raises(TypeError, match="unexpected keyword argument 'model_max_len'; did you mean 'model_max_length'"):
+    with pytest.raises(
+        TypeError, match="unexpected keyword argument 'model_max_len'; the nearest it takes is 'model_max"
+    ):
         BigBirdTokenizer.from_pretrained(tmp_path / "below", model_max_len=3)
     with pytest.raises(CheckpointError, match="there is no subfolder above"):
         BigBirdTokenizer.from_pretrained(tmp_path, subfolder="above")

@@ -38,8 +38,8 @@ def prepare_for_inference(model: _Model, dtype: Precision | torch.dtype | None =
     nothing with `model`, copies and pickles, and refuses to train, to be differentiated, moved or converted.
 
     dtype: "float32", on CUDA in TF32 where torch.set_float32_matmul_precision allows it; "bfloat16"; "float16" (not on
-    CPU); "int8", which keeps float32 outside the layers' products (CPU only); "auto", bfloat16 where this machine
-    multiplies it faster, else float32; None, the model's own.
+    CPU); "int8", which keeps float32 outside the layers' products and a decoder's last one (CPU only); "auto",
+    bfloat16 where this machine multiplies it faster, else float32; None, the model's own.
     Raises ConfigError for another dtype, or one that this device or machine has no products for.
     """
     on_cpu = model.device.type == "cpu"
@@ -102,7 +102,8 @@ class _Maker:
             return _then(Int8Linear(linear), activation)
         converted = copy.deepcopy(linear).to(self.dtype)
         if self.packs and (activation is None or activation in GELU):
-            return PackedLinear(converted, num_rows=self.num_rows, activation=activation)
+            decodes = self.config.is_decoder
+            return PackedLinear(converted, num_rows=self.num_rows, activation=activation, decodes=decodes)
         return _then(converted, activation)
 
 
@@ -201,13 +202,15 @@ class FastPredictions(nn.Module):
     def __init__(self, head: LanguageModelHead, make: _Maker) -> None:
         super().__init__()
         predictions = head.predictions
-        self.transform = make.linear(predictions.transform.dense, make.config.hidden_act, precise=True)
+        # Differences of log-probabilities are what a masked language model is asked for: its products stay precise. In
+        # a decoder they are a third of what a step reads, and cost a thousandth of the perplexity.
+        precise = not make.config.is_decoder
+        self.transform = make.linear(predictions.transform.dense, make.config.hidden_act, precise=precise)
         self.norm = predictions.transform.LayerNorm
         decoder = nn.Linear(1, 1)
         decoder.weight, decoder.bias = predictions.decoder.weight, predictions.bias
         decoder.out_features = predictions.bias.shape[0]
-        # Differences of log-probabilities are what a language model is asked for: its last product stays precise.
-        self.decoder = make.linear(decoder, precise=True)
+        self.decoder = make.linear(decoder, precise=precise)
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., hidden_size) -> (..., vocab_size)."""

@@ -5,11 +5,13 @@ refuses the type (an older CPU, a build without oneDNN, CUDA) callers keep `nn.L
 """
 
 import time
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
 """Activations that the packed product applies itself, and the name that torch and oneDNN have for each."""
@@ -114,31 +116,89 @@ class _LaidOut(nn.Module):
             self.weight = self.lay_out(plain.detach().to(mine.dtype))
 
 
+_PROBED_BYTES = 24 * 2**20
+"""Of weights that a probe reads: more than caches keep, as in decoding, where every step reads every weight anew."""
+
+
+@lru_cache
+@torch.no_grad()
+def plain_rows(dtype: torch.dtype, out_features: int, in_features: int) -> int:
+    """Up to how many rows, 1 or 2, the plain product of this shape takes at most 0.9 of the packed one's time
+    here; 0 where it never does. A probe of a tenth of a second; a weight that a cache keeps is not asked for."""
+    size = in_features * torch.finfo(dtype).bits // 8
+    if out_features * size < 2**20:
+        return 0
+    out_features = min(out_features, _PROBED_BYTES // size)
+    plain = [
+        torch.full((out_features, in_features), 0.01, dtype=dtype) for _ in range(_PROBED_BYTES // size // out_features)
+    ]
+    packed = [torch.ops.mkldnn._reorder_linear_weight(weight, 16) for weight in plain]
+
+    def seconds(product: Callable[[Tensor], Tensor], weights: list[Tensor]) -> float:
+        began = time.perf_counter()
+        for weight in weights:
+            product(weight)
+        return time.perf_counter() - began
+
+    most = 0
+    for num_rows in (1, 2):
+        rows = torch.full((num_rows, in_features), 0.01, dtype=dtype)
+        times = [
+            (seconds(partial(F.linear, rows), plain), seconds(partial(_packed_product, rows), packed)) for _ in range(3)
+        ]
+        fastest_plain, fastest_packed = map(min, zip(*times, strict=True))
+        if fastest_plain > 0.9 * fastest_packed:
+            break
+        most = num_rows
+    return most
+
+
+def _packed_product(states: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: str | None = None) -> Tensor:
+    fused = ("none", "") if gelu is None else ("gelu", gelu)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, fused[0], [], fused[1])
+    return product
+
+
 class PackedLinear(_LaidOut):
     """`activation(linear(x))` with the weight packed by oneDNN. activation: a key of GELU, or None.
 
-    num_rows: how many rows a call typically has; a hint for the layout, any number works.
+    num_rows: how many rows a call typically has; a hint for the layout, any number works. decodes: calls often have
+    a single row; where the plain weight is faster for so few, it is kept beside the packed one.
     """
 
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, *, num_rows: int, activation: str | None = None) -> None:
+    def __init__(
+        self, linear: nn.Linear, *, num_rows: int, activation: str | None = None, decodes: bool = False
+    ) -> None:
         super().__init__()
         self.out_features = linear.out_features
         self.num_rows = num_rows
+        self.plain_rows = plain_rows(linear.weight.dtype, *linear.weight.shape) if decodes else 0
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
         self.weight = self.lay_out(linear.weight.detach())
         self.approximate = None if activation is None else GELU[activation]
 
     def lay_out(self, plain: Tensor) -> Tensor:
+        self._plain = plain.clone() if self.plain_rows else None
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(plain.contiguous(), self.num_rows)
         return packed
 
+    def plain(self) -> Tensor:
+        return super().plain() if self._plain is None else self._plain
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_plain": None}
+
     def forward(self, states: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        fused = ("none", "") if self.approximate is None or not fuses_gelu() else ("gelu", self.approximate)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, fused[0], [], fused[1])
-        return out if self.approximate is None or fuses_gelu() else gelu_(out, self.approximate)
+        if self._plain is not None and states.shape[:-1].numel() <= self.plain_rows:
+            out = F.linear(states, self._plain, self.bias)
+        elif self.approximate is None or fuses_gelu():
+            return _packed_product(states, self.weight, self.bias, self.approximate)
+        else:
+            out = _packed_product(states, self.weight, self.bias)
+        return out if self.approximate is None else gelu_(out, self.approximate)
 
 
 @lru_cache

@@ -1,5 +1,8 @@
 """The products laid out for this CPU: the same numbers as `nn.Linear`, or found out and left alone."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -78,3 +81,23 @@ def test_trying_a_product_leaves_the_random_numbers_of_whoever_asks():
 class _Missing:
     def __init__(self, *_: object, **__: object) -> None:
         raise RuntimeError("no such operator")
+
+
+@torch.no_grad()
+def test_a_plain_weight_beside_the_packed_one_changes_nothing_but_the_kernel(monkeypatch):
+    linear = nn.Linear(64, 48)
+    rows = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(packed_linear, "plain_rows", lambda *shape: 2)
+    both = PackedLinear(linear, num_rows=16, activation="gelu_new", decodes=True)
+    expected = nn.functional.gelu(linear(rows), approximate="tanh")
+    for module in (both, copy.deepcopy(both), pickle.loads(pickle.dumps(both))):
+        assert module._plain is not None
+        for num_rows in (1, 2, 5):
+            torch.testing.assert_close(module(rows[:num_rows]), expected[:num_rows], atol=1e-5, rtol=1e-5)
+    assert set(both.state_dict()) == {"weight", "bias"}
+    both.load_state_dict({name: tensor * 2 for name, tensor in both.state_dict().items()})
+    torch.testing.assert_close(both(rows[:1]), both(rows)[:1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_weight_that_a_cache_keeps_is_not_probed():
+    assert packed_linear.plain_rows(torch.float32, 64, 64) == 0

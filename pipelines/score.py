@@ -69,7 +69,7 @@ def score(
     known = dataset.schema(fetch_if_missing=False)
     if known is not None and hasattr(known.base_schema, "remove_metadata"):
         check_input_types(known.base_schema, stage.columns)
-        output_schema(known.base_schema, stage.results)
+        output_schema(known.base_schema, stage.results, stage.prefix)
     join_ray()
     return add_scoring(dataset, stage, step_pool(options, dataset, Cluster.running()), ScoreRows)
 
@@ -133,6 +133,7 @@ def _score_options(arguments: argparse.Namespace) -> ScoreOptions:
         columns=columns,
         task_options=_task_options(arguments),
         dtype=arguments.dtype,
+        prefix=arguments.prefix,
         num_actors=arguments.num_actors,
         min_actors=arguments.min_actors,
         max_actors=arguments.max_actors,
@@ -154,7 +155,7 @@ def _print_schema(arguments: argparse.Namespace) -> None:
     if arguments.model:
         embedding_size = inspect_model(arguments.task, arguments.model).embedding_size
     results = result_fields(arguments.task, options=_task_options(arguments), embedding_size=embedding_size)
-    for column in output_schema(pa.schema([]), results):
+    for column in output_schema(pa.schema([]), results, arguments.prefix):
         print(f"{column.name}: {column.type}")
 
 
@@ -184,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--choices-column", metavar="NAME", help="a list of strings (default: choices)")
     add("--columns", nargs="*", metavar="NAME", help="input columns kept beside the results (default: all)")
     add("--id-column", metavar="NAME", help="kept, and refused where a value is null or occurs twice")
+    add("--prefix", default="", metavar="TEXT", help="of the names of all columns that are written, such as ner_")
     group = parser.add_argument_group("what is done")
     add = group.add_argument
     add("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the task, repeatable")

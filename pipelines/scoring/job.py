@@ -158,7 +158,7 @@ def _plan(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo],
         listing=listing,
         output=output,
         read_schema=pa.schema([f for f in listing.schema if f.name in names]),
-        schema=output_schema(kept, stage.results),
+        schema=output_schema(kept, stage.results, stage.prefix),
     )
 
 
@@ -190,7 +190,7 @@ def _score(
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # nodes may take hours to come; the progress says what it waits for
     rows = ray.data.read_datasource(
-        UnitSource(units, plan.listing.filesystem, plan.read_schema, ledger.unit_bytes),
+        UnitSource(units, plan.listing.filesystem, plan.read_schema, ledger.unit_bytes, plan.stage.prefix),
         override_num_blocks=len(units),
         concurrency=pool.max_size,
         num_cpus=reader_cpus(pool.cpus),
@@ -268,6 +268,7 @@ def _fingerprint(job: Job, plan: Plan) -> dict[str, Any]:
         "dtype": job.options.dtype,
         "input_columns": dict(plan.stage.columns),
         "output_columns": [f"{field.name}: {field.type}" for field in plan.schema],
+        **({"prefix": plan.stage.prefix} if plan.stage.prefix else {}),
     }
 
 

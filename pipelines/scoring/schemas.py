@@ -21,6 +21,8 @@ ORIGIN_FIELDS = (pa.field(SOURCE_FILE, pa.string()), pa.field(SOURCE_ROW, pa.int
 
 ERROR_TYPE = pa.struct([("type", pa.string()), ("message", pa.string()), ("retryable", pa.bool_())])
 
+ERROR_FIELD = pa.field("error", ERROR_TYPE)
+
 _STRING = pa.string()
 _SCORE = pa.float64()
 _COUNTS = [pa.field("num_tokens", pa.int64()), pa.field("num_windows", pa.int32()), pa.field("truncated", pa.bool_())]
@@ -124,19 +126,32 @@ TASKS = (
 )
 
 
-def output_schema(kept: pa.Schema, results: Sequence[pa.Field]) -> pa.Schema:
-    """Schema of an output file: kept input columns, result columns, `error`, origin.
+def output_schema(kept: pa.Schema, results: Sequence[pa.Field], prefix: str = "") -> pa.Schema:
+    """Schema of an output file: kept input columns, and with `prefix` result columns, `error`, origin.
 
-    Raises InputError when an input column has the name of a column the job writes.
+    Raises InputError when an input column has the name of a column the job writes, or one is there twice.
     """
-    ours = [*results, pa.field("error", ERROR_TYPE), *ORIGIN_FIELDS]
+    ours = [field.with_name(f"{prefix}{field.name}") for field in (*results, ERROR_FIELD, *ORIGIN_FIELDS)]
+    twice = (
+        sorted({name for name in kept.names if kept.names.count(name) > 1})
+        if len(set(kept.names)) < len(kept.names)
+        else []
+    )
+    if twice:
+        raise InputError(f"input column {twice[0]!r} is there twice; leave it out or rename it")
     taken = sorted({field.name for field in ours} & set(kept.names))
     if taken:
         raise InputError(
             f"input columns {', '.join(map(repr, taken))} have the names of columns the job writes; "
-            "leave them out with --columns, or rename them"
+            "give those a prefix (--prefix), leave these out (--columns), or rename them"
         )
     return pa.schema([*(pa.field(field.name, field.type) for field in kept), *ours], metadata=kept.metadata)
+
+
+def own_columns(table: pa.Table, results: Sequence[pa.Field], prefix: str) -> pa.Table:
+    """The columns of an output that a job wrote, by their names without the prefix."""
+    names = [field.name for field in (*results, ERROR_FIELD, *ORIGIN_FIELDS)]
+    return table.select([f"{prefix}{name}" for name in names]).rename_columns(names)
 
 
 def check_input_types(schema: pa.Schema, columns: Mapping[str, str], names: Sequence[str] = ()) -> None:

@@ -27,10 +27,10 @@ ROWS = 12
 RESULTS = result_fields("masked-lm-scoring")
 
 
-def begin(folder):
+def begin(folder, **more):
     listing = list_inputs([str(folder / "in")])
     schema = output_schema(listing.schema, RESULTS)
-    fingerprint = {"task": "masked-lm-scoring", "input_columns": {"text": "text"}}
+    fingerprint = {"task": "masked-lm-scoring", "input_columns": {"text": "text"}, **more}
     output = locate(str(folder / "out"))
     return open_output(output, fingerprint=fingerprint, listing=listing, schema=schema, unit_bytes=40), listing, schema
 
@@ -92,7 +92,7 @@ def test_an_output_of_version_0_1_goes_on_and_becomes_one_of_today(job):
     (out / "_report.html").write_text("<html>")
     some_part = next(out.glob("part-*"))
     some_part.unlink()
-    ledger, listing, _ = begin(job)
+    ledger, listing, _ = begin(job, library="0.2.0")  # which 0.1 did not write
     assert ledger.num_done + sum(unit.rows for unit in ledger.units_left(listing)) == ROWS
     assert 0 < ledger.num_done < ROWS
     assert not list(out.glob("_*"))

@@ -32,7 +32,7 @@ class ScoreOptions:
     num_cpus_per_actor: also the threads an actor computes with. num_gpus_per_actor: may be a fraction.
     num_tokenizers: CPU workers that tokenize ahead of the actors (None: one for each actor with a GPU, as far as
     cores are left; without any, an actor tokenizes beside its model).
-    window_rows: rows a predictor sees at once and sorts by length.
+    window_rows: rows a predictor sees at once and sorts by length. prefix: of the names of all columns that are added.
     """
 
     columns: InputColumns = field(default_factory=InputColumns)
@@ -46,6 +46,7 @@ class ScoreOptions:
     num_tokenizers: int | None = None
     max_tokens_per_batch: int | None = None
     window_rows: int = WINDOW_ROWS
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         for name in ("num_actors", "min_actors", "max_actors", "num_cpus_per_actor", "max_tokens_per_batch"):

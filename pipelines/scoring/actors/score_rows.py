@@ -19,8 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from bigbird.errors import InputError
 from pipelines.scoring.actors.tokenize_rows import PREPARED, prepared_rows, unpack
-from pipelines.scoring.schemas import ERROR_TYPE, examples, record_columns
+from pipelines.scoring.schemas import ERROR_FIELD, examples, record_columns
 
 Record = dict[str, Any]
 Window = tuple[int, int]
@@ -40,8 +41,8 @@ RETRYABLE = frozenset(
 class Stage:
     """What an actor needs to make its predictor and to read rows. Travels to the actors by pickle.
 
-    `columns` maps the example's fields to columns, `results` are the declared result columns, and `load` is
-    `bigbird.load_predictor` or a stand-in with its signature.
+    `columns` maps the example's fields to columns, `results` are the declared result columns, written with `prefix`,
+    and `load` is `bigbird.load_predictor` or a stand-in with its signature.
     """
 
     task: str
@@ -55,6 +56,7 @@ class Stage:
     num_threads: int | None = None
     max_tokens_per_batch: int | None = None
     window_rows: int = WINDOW_ROWS
+    prefix: str = ""
 
     def predictor(self, *, weights: bool = True) -> Any:
         """Load the model, with the threads this actor was given; without weights, only its tokenizer."""
@@ -115,9 +117,12 @@ class ScoreRows:
 
     def with_results(self, table: pa.Table, records: Sequence[Record]) -> pa.Table:
         """The table with the records as columns of the declared types."""
-        fields = [*self.stage.results, pa.field("error", ERROR_TYPE)]
+        fields = [*self.stage.results, ERROR_FIELD]
         for field, column in zip(fields, record_columns(records, self.stage.task, self.stage.results), strict=True):
-            table = table.append_column(field, column)
+            name = f"{self.stage.prefix}{field.name}"
+            if name in table.column_names:  # of a pipeline whose schema nobody knew before
+                raise InputError(f"column {name!r} is there already; give the results a prefix")
+            table = table.append_column(field.with_name(name), column)
         return table
 
     def score_alone(self, rows: Sequence[Any]) -> list[Record]:

@@ -24,7 +24,7 @@ from pipelines.scoring.inputs.units import REPLACES, SOURCE_FILE, SOURCE_ROW
 from pipelines.scoring.ledger.parts import DamagedPartError, Footer, part_name, read_footer, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.report.report import summarize
-from pipelines.scoring.schemas import examples
+from pipelines.scoring.schemas import examples, own_columns
 from pipelines.scoring.storage import Place
 
 _WRITE_ATTEMPTS = 5
@@ -56,7 +56,8 @@ class ScoreUnit:
         if table.num_rows == 0:
             return _answer([], [])
         replaces = table[REPLACES][0].as_py()
-        ranges = ranges_of(table[SOURCE_FILE], table[SOURCE_ROW])
+        prefix = self.scorer.stage.prefix
+        ranges = ranges_of(table[prefix + SOURCE_FILE], table[prefix + SOURCE_ROW])
         name = replaces or part_name(self.run, ranges)
         if not replaces:
             written = self._written(name)
@@ -66,7 +67,7 @@ class ScoreUnit:
         unit = f"{name}/{ranges[0][1]}"
         records = self._score(table, unit, ray.get(self.watch.begin.remote(unit)))
         scored = self.scorer.with_results(table, records).select(self.schema.names).cast(self.schema)
-        summary = summarize(scored, self.scorer.stage.task)
+        summary = self._summary(scored)
         summary |= {"started": started, "finished": time.time(), "worker": self.worker}
         if replaces:
             self._replace(name, scored)
@@ -116,10 +117,14 @@ class ScoreUnit:
         footer = read_footer(place)
         assert footer is not None, f"{place.name} was there when this start began"
         finished = pq.read_table(place.path, filesystem=place.filesystem, partitioning=None)
-        whole = replace_rows(finished, scored)
+        whole = replace_rows(finished, scored, self.scorer.stage.prefix)
         times = {key: footer.summary[key] for key in ("started", "finished", "worker")}
-        summary = summarize(whole, self.scorer.stage.task) | times
+        summary = self._summary(whole) | times
         self._write(name, whole, Footer(self.run, footer.ranges, summary))
+
+    def _summary(self, table: pa.Table) -> dict[str, Any]:
+        stage = self.scorer.stage
+        return summarize(own_columns(table, stage.results, stage.prefix), stage.task)
 
     def _write(self, name: str, table: pa.Table, footer: Footer) -> None:
         for attempt in range(_WRITE_ATTEMPTS):
@@ -147,13 +152,14 @@ class ScoreUnit:
             self.watch.progress.remote(self.worker, dict(self._counts))
 
 
-def replace_rows(finished: pa.Table, scored: pa.Table) -> pa.Table:
+def replace_rows(finished: pa.Table, scored: pa.Table, prefix: str = "") -> pa.Table:
     """The rows of a finished file with those that were scored again in their new form, in the old order."""
-    again = set(zip(scored[SOURCE_FILE].to_pylist(), scored[SOURCE_ROW].to_pylist(), strict=True))
-    origins = zip(finished[SOURCE_FILE].to_pylist(), finished[SOURCE_ROW].to_pylist(), strict=True)
+    file, row = prefix + SOURCE_FILE, prefix + SOURCE_ROW
+    again = set(zip(scored[file].to_pylist(), scored[row].to_pylist(), strict=True))
+    origins = zip(finished[file].to_pylist(), finished[row].to_pylist(), strict=True)
     kept = finished.filter(pa.array([origin not in again for origin in origins], pa.bool_()))
     merged = pa.concat_tables([kept.replace_schema_metadata(None).cast(scored.schema), scored])
-    return merged.sort_by([(SOURCE_FILE, "ascending"), (SOURCE_ROW, "ascending")])
+    return merged.sort_by([(file, "ascending"), (row, "ascending")])
 
 
 def _answer(names: list[str], summaries: list[Mapping[str, Any]]) -> pa.Table:

@@ -39,6 +39,7 @@ def make_stage(
         dtype=options.dtype,
         max_tokens_per_batch=options.max_tokens_per_batch,
         window_rows=options.window_rows,
+        prefix=options.prefix,
     )
     return stage, info
 

@@ -57,11 +57,11 @@ class TokenizeRows:
             return [None] * len(rows)
 
     def _killed_one(self, table: pa.Table) -> bool:
-        return self.watch is not None and ray.get(self.watch.begin.remote(_name(table))).deaths > 0
+        return self.watch is not None and ray.get(self.watch.begin.remote(_name(table, self.stage.prefix))).deaths > 0
 
     def _finished(self, table: pa.Table) -> None:
         if self.watch is not None:
-            self.watch.finish.remote(_name(table))
+            self.watch.finish.remote(_name(table, self.stage.prefix))
 
 
 def prepared_rows(table: pa.Table) -> list[bytes | None]:
@@ -85,5 +85,5 @@ def unpack(value: bytes) -> Any:
     return pickle.loads(_ZSTD.decompress(value[_SIZE_BYTES:], decompressed_size=size))
 
 
-def _name(table: pa.Table) -> str:
-    return f"tokens of {table[SOURCE_FILE][0].as_py()}/{table[SOURCE_ROW][0].as_py()}"
+def _name(table: pa.Table, prefix: str) -> str:
+    return f"tokens of {table[prefix + SOURCE_FILE][0].as_py()}/{table[prefix + SOURCE_ROW][0].as_py()}"

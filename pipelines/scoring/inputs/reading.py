@@ -42,19 +42,21 @@ def open_parquet(path: str, filesystem: pafs.FileSystem, metadata: pq.FileMetaDa
     )
 
 
-def read_unit(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.Table:
+def read_unit(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema, prefix: str = "") -> pa.Table:
     """The rows of a unit: columns of `schema`, `source_file`, `source_row`, and READ_ERROR (null where fine).
+
+    prefix: of the names of the origin columns.
 
     Rows that are damaged (a page that does not decompress, a line that is no JSON) come with nulls and the reason in
     READ_ERROR, so that every row of the listing is present. Raises UnreadableInputError where the storage does not
     give a file, ChangedInputError for a file that is not the listed one any more.
     """
     with ThreadPoolExecutor(min(_READ_THREADS, len(unit.pieces))) as pool:
-        tables = list(pool.map(lambda piece: _read_piece(piece, filesystem, schema), unit.pieces))
+        tables = list(pool.map(lambda piece: _read_piece(piece, filesystem, schema, prefix), unit.pieces))
     return pa.concat_tables(tables)  # in chunks: one of a column may not hold more than 2 GiB
 
 
-def _read_piece(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.Table:
+def _read_piece(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema, prefix: str) -> pa.Table:
     rows = piece.stop - piece.start
     reader = _read_parquet if piece.file.is_parquet else _read_json
     try:
@@ -64,8 +66,8 @@ def _read_piece(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) ->
         table = pa.table({f.name: pa.nulls(rows, f.type) for f in schema}, schema=schema)
         errors = pa.array([f"{type(error).__name__}: {error}"] * rows, pa.string())
     require_unchanged(piece.file, filesystem)
-    table = table.append_column(SOURCE_FILE, pa.array([piece.file.name] * rows, pa.string()))
-    table = table.append_column(SOURCE_ROW, pa.array(range(piece.start, piece.stop), pa.int64()))
+    table = table.append_column(prefix + SOURCE_FILE, pa.array([piece.file.name] * rows, pa.string()))
+    table = table.append_column(prefix + SOURCE_ROW, pa.array(range(piece.start, piece.stop), pa.int64()))
     return table.append_column(READ_ERROR, errors)
 
 

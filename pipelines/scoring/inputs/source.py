@@ -18,14 +18,20 @@ _PAUSES_S = (1.0, 4.0)
 
 
 class UnitSource(Datasource):
-    """Reads `units` with the columns of `schema`; `unit_bytes` is what Ray expects a unit to hold."""
+    """Reads `units` with the columns of `schema`; `unit_bytes` is what Ray expects a unit to hold.
 
-    def __init__(self, units: Sequence[Unit], filesystem: pafs.FileSystem, schema: pa.Schema, unit_bytes: int) -> None:
+    prefix: of the names of the origin columns.
+    """
+
+    def __init__(
+        self, units: Sequence[Unit], filesystem: pafs.FileSystem, schema: pa.Schema, unit_bytes: int, prefix: str = ""
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._units = units
         self._filesystem = filesystem
         self._schema = schema
         self._unit_bytes = unit_bytes
+        self._prefix = prefix
 
     def get_name(self) -> str:
         return "Rows"
@@ -39,21 +45,21 @@ class UnitSource(Datasource):
         return [self._task(unit) for unit in self._units]
 
     def _task(self, unit: Unit) -> ReadTask:
-        filesystem, schema, unit = self._filesystem, self._schema, unit.without_groups
+        filesystem, schema, unit, prefix = self._filesystem, self._schema, unit.without_groups, self._prefix
 
         def read() -> list[pa.Table]:
-            table = _read_patiently(unit, filesystem, schema)
+            table = _read_patiently(unit, filesystem, schema, prefix)
             return [table.append_column(REPLACES, pa.array([unit.replaces] * table.num_rows, pa.string()))]
 
         size = BlockMetadata(num_rows=unit.rows, size_bytes=self._unit_bytes, input_files=None, exec_stats=None)
         return ReadTask(read, size)
 
 
-def _read_patiently(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema) -> pa.Table:
+def _read_patiently(unit: Unit, filesystem: pafs.FileSystem, schema: pa.Schema, prefix: str) -> pa.Table:
     """The rows of a unit, tried again where the storage fails. Raises UnreadableInputError that names the node."""
     for pause_s in (*_PAUSES_S, None):
         try:
-            return read_unit(unit, filesystem, schema)
+            return read_unit(unit, filesystem, schema, prefix)
         except UnreadableInputError as error:
             if pause_s is None:
                 node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]

@@ -55,6 +55,7 @@ class Ledger:
     """An output directory opened for a run: its identity, the size of a unit, and the finished files.
 
     generations: for each input file, at which of the starts it came. notes: what a person should know of the opening.
+    prefix: of the names of the columns that the job writes.
     """
 
     output: Place
@@ -64,6 +65,7 @@ class Ledger:
     generations: dict[str, int] = field(default_factory=dict)
     parts: dict[str, Footer] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    prefix: str = ""
 
     @property
     def done(self) -> Ranges:
@@ -104,7 +106,7 @@ class Ledger:
         left = subtract(units, self.done)
         files = {file.name: file for file in listing.files}
         return left + [
-            _retry_unit(self.output, name, files)
+            _retry_unit(self.output, name, files, self.prefix)
             for name, footer in sorted(self.parts.items())
             if footer.summary.get("retryable")
         ]
@@ -148,8 +150,9 @@ def open_output(
     for name in ours:
         if name.endswith(".tmp"):  # half-written by a process that was killed
             output.filesystem.delete_file(output.child(name).path)
-    _refuse_differences(output, run["fingerprint"], wanted)
-    ledger = Ledger(output, digest(fingerprint), run["unit_bytes"], schema)
+    begun = run["fingerprint"]
+    _refuse_differences(output, begun, wanted if "library" in begun else _as_version_0_1(begun, wanted))
+    ledger = Ledger(output, digest(begun), run["unit_bytes"], schema, prefix=wanted.get("prefix", ""))
     damaged: list[str] = []
     ledger.parts = read_parts(output, run=ledger.run, damaged=damaged)
     if damaged:
@@ -222,6 +225,15 @@ def _compare_inputs(ledger: Ledger, listing: Listing) -> None:
         _write_inputs(ledger.output, listing, ledger.generations, ledger.schema)
 
 
+def _as_version_0_1(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint without what version 0.1, which did not write its number, knew nothing of."""
+    known = {key: value for key, value in wanted.items() if key != "library"}
+    if isinstance(begun.get("task_options"), dict):
+        options = wanted["task_options"].items()
+        known["task_options"] = {key: value for key, value in options if key in begun["task_options"]}
+    return known
+
+
 def _refuse_differences(output: Place, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     differences = [
         f"{key} was {_short(begun.get(key))}, is {_short(wanted.get(key))}"
@@ -263,11 +275,13 @@ def _is_ours(name: str) -> bool:
     return part or name == SUCCESS_FILE or name in FORMER_FILES
 
 
-def _retry_unit(output: Place, name: str, files: Mapping[str, InputFile]) -> Unit:
+def _retry_unit(output: Place, name: str, files: Mapping[str, InputFile], prefix: str) -> Unit:
     """The rows of a finished file whose error may have passed."""
     place = output.child(name)
-    columns = [SOURCE_FILE, SOURCE_ROW, "error"]
+    names = [SOURCE_FILE, SOURCE_ROW, "error"]
+    columns = [f"{prefix}{name}" for name in names]
     table = pq.read_table(place.path, filesystem=place.filesystem, columns=columns, partitioning=None)
+    table = table.select(columns).rename_columns(names)
     failed = table.filter(pc.fill_null(pc.struct_field(table["error"], "retryable"), False))
     ranges = ranges_of(failed[SOURCE_FILE], failed[SOURCE_ROW])
     pieces = (Piece(file=files[file], start=start, stop=stop) for file, start, stop in ranges)

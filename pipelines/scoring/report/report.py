@@ -210,17 +210,22 @@ def _ends(parts: Mapping[str, Footer], key: str, sign: int) -> list[tuple[str, s
     return sorted(every, key=lambda entry: (sign * entry[3], entry[1], entry[2]))[:NUM_EXTREMES]
 
 
+def _result_names(task: str) -> list[str]:
+    return [field.name for field in result_fields(task)]
+
+
 def _document(
     output: Place, run: Mapping[str, Any], parts: Mapping[str, Footer], part: str, file: str, row: int, score: float
 ) -> dict[str, Any]:
-    place = output.child(part)
+    place, prefix = output.child(part), run.get("prefix", "")
     with pq.ParquetFile(place.path, filesystem=place.filesystem) as stored:
         present = stored.schema_arrow.names
         names = [top_level(name, present) for name in run["input_columns"].values()]
-        names += [*(field.name for field in result_fields(run["task"])), SOURCE_FILE, SOURCE_ROW]
-        table = stored.read(columns=[name for name in dict.fromkeys(names) if name in present])
-    table = table.filter((pc.field(SOURCE_FILE) == file) & (pc.field(SOURCE_ROW) == row))
-    (found,) = table.to_pylist()
+        own = [f"{prefix}{name}" for name in (*_result_names(run["task"]), SOURCE_FILE, SOURCE_ROW)]
+        table = stored.read(columns=[name for name in dict.fromkeys([*names, *own]) if name in present])
+    table = table.filter((pc.field(prefix + SOURCE_FILE) == file) & (pc.field(prefix + SOURCE_ROW) == row))
+    (whole,) = table.to_pylist()
+    found = {name.removeprefix(prefix): value for name, value in whole.items() if name in own}
     given = {
         role: column_at(table, name)[0].as_py()
         for role, name in run["input_columns"].items()

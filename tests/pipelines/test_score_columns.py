@@ -1,0 +1,125 @@
+"""pipelines.score with every kind of file and column at once, and over its own output."""
+
+import json
+import uuid
+from decimal import Decimal
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from jobs import CountCharacters, command, model_info
+from ray.data.extensions import ArrowTensorArray, ArrowVariableShapedTensorArray
+from ray_session import ray_session
+
+from pipelines import score
+from pipelines.scoring.actors.pool import ScoreOptions
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+IDS = [uuid.UUID(int=1), uuid.UUID(int=2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with ray_session("jobs"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A folder with everything, scored; one row fails for a passing cause and is scored by a second start."""
+    folder = tmp_path_factory.mktemp("everything")
+    files = {
+        "zip=02134/a.parquet": {
+            "text": pa.array(["first text", "memory"], pa.string_view()),
+            "id": pa.array(IDS, pa.uuid()),
+            "n": pa.array([2**63, 1], pa.uint64()),
+            "tensor": ArrowTensorArray.from_numpy(np.arange(12.0).reshape(2, 2, 3)),
+            "view": pa.array([[1, 2], None], pa.list_view(pa.int16())),
+            "kind": pa.array(["x", None]).dictionary_encode(),
+            "map": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int32())),
+        },
+        "zip=7/b.parquet": {
+            "text": ["second text"],
+            "n": pa.array([-1]),
+            "tensor": ArrowVariableShapedTensorArray.from_numpy([np.ones((4, 1))]),
+            "view": pa.array([[3]], pa.large_list(pa.int8())),
+            "kind": ["y"],
+            "only here": [{"deep": [None, {"x": 1}]}],
+        },
+    }
+    for name, columns in files.items():
+        (folder / "in" / name).parent.mkdir(parents=True)
+        pq.write_table(pa.table(columns), folder / "in" / name)
+    (folder / "in" / "dataset_infos.json").write_text("{}")
+    (folder / "in" / "README.md").write_text("about")
+    lines = [{"text": "a line", "extra": {}}, {"text": "another", "extra": [1.5, "x"], "late": 12345678901234567890}]
+    (folder / "in" / "c.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.MonkeyPatch.context() as patch:
+        marker = folder / "memory-is-back"
+        patch.setattr(score, "load_predictor", lambda *args, **kwargs: CountCharacters(str(marker)))
+        patch.setattr(score, "inspect_model", model_info)
+        for _ in range(2):
+            score.main(command(folder, "--max-error-share", "1"))
+            marker.touch()
+        yield folder
+
+
+def test_every_row_is_scored_with_its_columns_as_they_came(everything):
+    found = pq.read_table(everything / "out").sort_by([("source_file", "ascending"), ("source_row", "ascending")])
+    rows = {row["text"]: row for row in found.to_pylist()}
+    assert {text: row["nll"] for text, row in rows.items()} == {text: len(text) / 3 for text in rows}
+    assert [row["text"] for row in rows.values()] == ["a line", "another", "first text", "memory", "second text"]
+    assert all(row["error"] is None for row in rows.values())
+    first, second = rows["first text"], rows["second text"]
+    assert (first["id"], rows["memory"]["id"], second["id"]) == (*IDS, None)
+    assert (first["n"], second["n"], rows["a line"]["n"]) == (Decimal(2**63), Decimal(-1), None)
+    assert [row["zip"] for row in rows.values()] == [None, None, "02134", "02134", "7"]
+    assert (first["view"], rows["memory"]["view"], second["view"]) == ([1, 2], None, [3])
+    assert (first["kind"], rows["memory"]["kind"], second["kind"]) == ("x", None, "y")
+    assert (first["map"], rows["memory"]["map"]) == ([("k", 1)], [])
+    assert second["only here"] == {"deep": [None, {"x": 1}]}
+    assert first["tensor"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert second["tensor"].tolist() == [[1.0]] * 4
+    assert [rows[text]["extra"] for text in ("a line", "another", "memory")] == ["{}", '[1.5,"x"]', None]
+    assert rows["another"]["late"] == "12345678901234567890"
+
+
+def test_ray_and_duckdb_read_the_output(everything):
+    assert ray.data.read_parquet(str(everything / "out")).count() == 5
+    query = f"select text, nll from read_parquet('{everything}/out/*.parquet') where zip = '02134' order by text"
+    assert duckdb.connect().execute(query).fetchall() == [("first text", 10 / 3), ("memory", 2.0)]
+
+
+def test_an_output_is_scored_again_beside_its_first_results(everything, tmp_path, capsys, monkeypatch):
+    arguments = command(tmp_path, "--input", str(everything / "out"))
+    assert score.main(arguments) == 2
+    refused = capsys.readouterr().err
+    assert "'error', 'nll'" in refused
+    assert "--prefix" in refused
+    assert not (tmp_path / "out").exists()
+    assert score.main([*arguments, "--prefix", "again_"]) == 0
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert [row["again_nll"] for row in rows] == [row["nll"] for row in rows]
+    assert {row["source_file"].rpartition("/")[2] for row in rows} == {"a.parquet", "b.parquet", "c.jsonl"}
+    assert all("/part-" in row["again_source_file"] for row in rows)
+    assert score.main([*arguments, "--prefix", "other_"]) == 2
+    assert 'prefix was "again_", is "other_"' in capsys.readouterr().err
+
+
+def test_two_scores_of_one_pipeline_have_a_prefix_or_are_refused(everything):
+    texts = ray.data.from_arrow(pa.table({"text": ["four"]}))
+    options = {prefix: ScoreOptions(num_actors=1, num_cpus_per_actor=0.5, prefix=prefix) for prefix in ("", "b_")}
+    load = score.load_predictor
+    once = score.score(texts, "masked-lm-scoring", "m", options[""], load=load)
+    (row,) = score.score(once, "masked-lm-scoring", "m", options["b_"], load=load).take_all()
+    assert row["nll"] == row["b_nll"] == 4 / 3
+    with pytest.raises(Exception, match="column 'nll' is there already; give the results a prefix"):
+        score.score(once, "masked-lm-scoring", "m", options[""], load=load).take_all()

@@ -189,7 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("what is done")
     add = group.add_argument
     add("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the task, repeatable")
-    add("--dtype", default="float32", choices=("float32", "bfloat16", "int8"))
+    dtypes = ("float32", "bfloat16", "float16", "int8")
+    add("--dtype", default="", choices=dtypes, help="of the model (default: bfloat16 on GPUs, else float32)")
     add("--limit", type=int, metavar="N", help="only the first N rows; without it later, the job goes on")
     add("--overwrite", action="store_true", help="replace what another run left, or this one finished; go on otherwise")
     add(

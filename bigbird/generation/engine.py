@@ -16,7 +16,7 @@ from torch import Tensor
 from bigbird.attention.cached import CachedAttention, CachedCrossAttention
 from bigbird.attention.kv_cache import KVCache
 from bigbird.errors import InputError
-from bigbird.generation.options import GenerationOptions
+from bigbird.generation.options import GenerationOptions, refuse_other_devices
 from bigbird.generation.request import GenerationChunk, Request, Tokenizer
 from bigbird.generation.sampling import sample, warp
 from bigbird.generation.scheduler import Scheduler
@@ -114,6 +114,7 @@ class Engine:
         ):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
+        refuse_other_devices(model.device)
         self.model = model
         self.tokenizer = tokenizer
         self._cache = KVCache.for_model(model, max_cache_tokens)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from bigbird.errors import InputError
 
 _INTEGERS = {  # name: the least value and the largest
@@ -138,3 +140,9 @@ class GenerationOptions:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not low <= value <= high or (above and value == low):
             raise InputError(f"{name} must be a number {'above' if above else 'from'} {low} to {high}, got {value!r}")
+
+
+def refuse_other_devices(device: torch.device | str) -> None:
+    """Raises InputError for any device but the CPU, on which alone a step of decoding is fast."""
+    if torch.device(device).type != "cpu":
+        raise InputError(f"text is generated on the CPU only, and this model is for {device}")

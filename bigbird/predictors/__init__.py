@@ -13,6 +13,7 @@ import torch
 from bigbird.checkpoint import load_model
 from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, InputError
+from bigbird.generation.options import refuse_other_devices
 from bigbird.inference import Precision, prepare_for_inference
 from bigbird.loading.options import LoadOptions
 from bigbird.predictors.batches import warm_up
@@ -107,8 +108,8 @@ def load_predictor(
     which a call may replace. weights: False reads no weights, for preprocess and postprocess on other processes.
     keywords: as of `from_pretrained`, for example device="cuda", revision or id2label.
 
-    Raises InputError for an unknown task, options of another task or beyond the model; CheckpointError for a
-    checkpoint without the task's head, or what loading it raises.
+    Raises InputError for an unknown task, text-generation elsewhere than on the CPU, options of another task or beyond
+    the model; CheckpointError for a checkpoint without the task's head, or what loading it raises.
     """
     task = ALIASES.get(task, task)
     if task not in _PREDICTORS:
@@ -119,6 +120,8 @@ def load_predictor(
         raise InputError(f"max_tokens_per_batch is {max_tokens_per_batch}, expected at least 1")
     dtype = keywords.pop("torch_dtype", dtype)
     load, hub, changes = LoadOptions.taken_from("load_predictor", keywords)
+    if task == TextGenerationPredictor.task:
+        refuse_other_devices(load.place)
     fetched = {field.name: getattr(hub, field.name) for field in fields(hub)}
     if isinstance(load.config, BigBirdConfig):
         config = load.config.replace(**changes)

@@ -2,11 +2,13 @@
 
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import bigbird
 from bigbird.predictors import OPTIONS, load_predictor
+from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.actors.score_rows import WINDOW_CHARS, ScoreRows, Stage
 from pipelines.scoring.actors.score_unit import replace_rows
 from pipelines.scoring.actors.tokenize_rows import PREPARED, TokenizeRows
@@ -164,3 +166,14 @@ def test_the_threads_of_an_actor_are_those_it_was_given():
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_actors_with_gpus_compute_in_bfloat16_and_each_takes_its_share_of_the_memory(monkeypatch):
+    assert ScoreOptions().dtype == "float32"
+    assert ScoreOptions(num_gpus_per_actor=0.5).dtype == "bfloat16"
+    assert ScoreOptions(num_gpus_per_actor=0.5, dtype="float16").dtype == "float16"
+    shares = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    for share in (0.5, 1.0):
+        Stage(task="t", model="m", columns={}, results=(), load=lambda *_, **__: None, gpu_share=share).predictor()
+    assert shares == [0.5]

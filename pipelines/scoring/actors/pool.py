@@ -27,6 +27,7 @@ Resources = Mapping[str, float]
 class ScoreOptions:
     """How rows are scored, whatever they come from and go to.
 
+    dtype: of the model; "" is bfloat16 where actors have GPUs, else float32.
     task_options: the task's options dataclass of `bigbird.predictors`, None for its defaults. num_actors: size of
     a fixed pool (None: as many as fit the cluster); min_actors and max_actors: a pool that grows and shrinks.
     num_cpus_per_actor: also the threads an actor computes with. num_gpus_per_actor: may be a fraction.
@@ -37,7 +38,7 @@ class ScoreOptions:
 
     columns: InputColumns = field(default_factory=InputColumns)
     task_options: Any = None
-    dtype: str = "float32"
+    dtype: str = ""
     num_actors: int | None = None
     min_actors: int | None = None
     max_actors: int | None = None
@@ -55,6 +56,7 @@ class ScoreOptions:
                 raise InputError(f"{name} is {value}, expected more than 0")
         if self.num_gpus_per_actor < 0 or (self.num_tokenizers or 0) < 0 or self.window_rows < 1:
             raise InputError("num_gpus_per_actor and num_tokenizers must not be negative, and window_rows at least 1")
+        object.__setattr__(self, "dtype", self.dtype or ("bfloat16" if self.num_gpus_per_actor else "float32"))
         if (self.min_actors is None) != (self.max_actors is None):
             raise InputError("min_actors and max_actors go together")
         if self.num_actors is not None and self.max_actors is not None:

@@ -42,7 +42,8 @@ class Stage:
     """What an actor needs to make its predictor and to read rows. Travels to the actors by pickle.
 
     `columns` maps the example's fields to columns, `results` are the declared result columns, written with `prefix`,
-    and `load` is `bigbird.load_predictor` or a stand-in with its signature.
+    and `load` is `bigbird.load_predictor` or a stand-in with its signature. `gpu_share`: of a GPU's memory, for an
+    actor.
     """
 
     task: str
@@ -52,6 +53,7 @@ class Stage:
     load: Callable[..., Any]
     task_options: Any = None
     device: str = "cpu"
+    gpu_share: float = 1.0
     dtype: str = "float32"
     num_threads: int | None = None
     max_tokens_per_batch: int | None = None
@@ -59,11 +61,15 @@ class Stage:
     prefix: str = ""
 
     def predictor(self, *, weights: bool = True) -> Any:
-        """Load the model, with the threads this actor was given; without weights, only its tokenizer."""
-        if self.num_threads and weights:
+        """Load the model, with the threads and the share of a GPU this actor was given; without weights, only its
+        tokenizer."""
+        if weights and (self.num_threads or self.gpu_share < 1):
             import torch  # here, so that the driver and readers, which never compute, need not load it
 
-            torch.set_num_threads(self.num_threads)
+            if self.num_threads:
+                torch.set_num_threads(self.num_threads)
+            if self.gpu_share < 1:
+                torch.cuda.set_per_process_memory_fraction(self.gpu_share)
         return self.load(
             self.task,
             self.model,

@@ -27,7 +27,8 @@ def make_stage(
     """
     columns = options.columns.of_task(task)
     info = inspect(task, model, options.dtype)
-    load(task, model, options=options.task_options, weights=False)  # its tokenizer, and options it cannot meet
+    # Its tokenizer; a device and options that it cannot meet.
+    load(task, model, device=options.device, options=options.task_options, weights=False)
     stage = Stage(
         task=task,
         model=model,
@@ -36,6 +37,7 @@ def make_stage(
         load=load,
         task_options=options.task_options,
         device=options.device,
+        gpu_share=min(1.0, options.num_gpus_per_actor) or 1.0,
         dtype=options.dtype,
         max_tokens_per_batch=options.max_tokens_per_batch,
         window_rows=options.window_rows,

@@ -4,13 +4,13 @@ One object serves one forward pass over packed tokens, some of each sequence: on
 decoded, a chunk of one that is being prefilled, in any mixture. It appends the keys and values of the new tokens to
 the cache and attends over all tokens up to each query's own.
 
-Sequences with one new token are answered together, without a loop and without padding to the longest: every page is
-a row of one batched product, whichever sequence it belongs to, and the pages' partial results are merged by their
-log-sum-exps. A chunk attends to itself (causal) and to what the cache held before (unmasked), and
+Sequences with few new tokens (one, or a draft's) are answered together, without a loop and without padding to the
+longest: every page is a row of one batched product, whichever sequence it belongs to, and the pages' partial results
+are merged by their log-sum-exps. A chunk attends to itself (causal) and to what the cache held before (unmasked), and
 the two are merged by their log-sum-exps.
 
-Legend: T packed tokens, H heads, D head dim, P pages, S page size, R sequences with one new token, M pages of the
-longest of them.
+Legend: T packed tokens, H heads, D head dim, P pages, S page size, R sequences with few new tokens, Q the most that one
+of them has, M pages of the longest of them.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,9 @@ from torch import Tensor
 from bigbird.attention.kv_cache import KVCache
 from bigbird.attention.partial import attend, merge_
 from bigbird.attention.past import CrossAttention
+
+_FEW = 16
+"""New tokens of a sequence up to which its pages are read as they lie; a longer chunk copies what stands before it."""
 
 
 class CachedAttention:
@@ -35,8 +38,8 @@ class CachedAttention:
     def __init__(self, cache: KVCache, spans: Sequence[tuple[int, int]]) -> None:
         self.cache = cache
         device = cache.keys[0].device
-        single_rows: list[int] = []
-        singles: list[int] = []
+        few_rows: list[int] = []
+        few: list[tuple[int, int]] = []  # sequence, new tokens
         self._chunks: list[tuple[int, int, int, int]] = []  # first row, new tokens, sequence, tokens before
         pages, offsets, positions = [], [], []
         row = 0
@@ -46,27 +49,27 @@ class CachedAttention:
             pages.append(where[0])
             offsets.append(where[1])
             positions.append(np.arange(before, before + num_tokens))
-            if num_tokens == 1:
-                single_rows.append(row)
-                singles.append(sequence)
+            if num_tokens == 1 or (before and num_tokens <= _FEW):
+                few_rows += range(row, row + num_tokens)
+                few.append((sequence, num_tokens))
             else:
                 self._chunks.append((row, num_tokens, sequence, before))
             row += num_tokens
         self._pages, self._offsets, self.position_ids = (
             torch.from_numpy(np.concatenate(parts)).to(device) for parts in (pages, offsets, positions)
         )
-        self._singles = _PagedDecode(cache, singles) if singles else None
-        self._single_rows = torch.tensor(single_rows, device=device) if self._chunks else None
+        self._few = _PagedDecode(cache, few) if few else None
+        self._few_rows = torch.tensor(few_rows, device=device) if self._chunks else None
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query, key, value: (T, H, D) -> context (T, H, D)."""
         self.cache.write(layer, self._pages, self._offsets, key, value)
-        if self._single_rows is None:
-            assert self._singles is not None
-            return self._singles(layer, query)
+        if self._few_rows is None:
+            assert self._few is not None
+            return self._few(layer, query)
         context = torch.empty_like(query)
-        if self._singles is not None:
-            context[self._single_rows] = self._singles(layer, query[self._single_rows])
+        if self._few is not None:
+            context[self._few_rows] = self._few(layer, query[self._few_rows])
         for row, num_tokens, sequence, before in self._chunks:
             rows = slice(row, row + num_tokens)
             q, k, v = (states[rows].transpose(0, 1)[None] for states in (query, key, value))
@@ -93,14 +96,17 @@ class CachedCrossAttention(CrossAttention):
 
 
 class _PagedDecode:
-    """One query per sequence against all of its pages, the plan of which is made once and used by every layer."""
+    """Few queries a sequence against all of its pages, the plan of which is made once and used by every layer.
 
-    def __init__(self, cache: KVCache, sequences: Sequence[int]) -> None:
+    spans: (sequence, number of its new tokens, which the cache has room for already), in packed order.
+    """
+
+    def __init__(self, cache: KVCache, spans: Sequence[tuple[int, int]]) -> None:
         self.cache = cache
-        tables = [cache.pages(sequence) for sequence in sequences]
+        tables = [cache.pages(sequence) for sequence, _ in spans]
         counts = np.array([len(table) for table in tables])
         entry_pages = np.concatenate([np.asarray(table) for table in tables])
-        entry_sequences = np.repeat(np.arange(len(tables)), counts)
+        entry_spans = np.repeat(np.arange(len(tables)), counts)
         # A page several sequences share stands once in storage but is needed by each: repeated, it is gathered.
         # So is everything when the pages in use lie too far apart to read all that lies between.
         extent = int(entry_pages.max()) + 1
@@ -108,40 +114,48 @@ class _PagedDecode:
         self.gathers = not distinct or extent > 2 * len(entry_pages)
         num_rows = len(entry_pages) if self.gathers else extent
         rows = np.arange(len(entry_pages)) if self.gathers else entry_pages
-        owner = np.zeros(num_rows, dtype=np.int64)
-        owner[rows] = entry_sequences  # rows of nobody here compute something that nobody reads
-        bias = np.zeros((num_rows, cache.page_size), dtype=np.float32)
-        ends = np.cumsum(counts) - 1
-        lengths = np.array([cache.length(sequence) for sequence in sequences])
-        filled = lengths - (counts - 1) * cache.page_size
-        bias[rows[ends]] = np.where(np.arange(cache.page_size) < filled[:, None], 0.0, -np.inf)
-        # Merge table (R, M): which row holds the sequence's m-th page; absent ones repeat a row, at weight zero.
-        order = np.arange(counts.max())
-        present = order < counts[:, None]
-        starts = ends - counts + 1
-        table = rows[np.where(present, starts[:, None] + order, starts[:, None])]
-
+        # The queries of each sequence (R, Q): where it has fewer, its last one again, whose answer nobody reads.
+        num_new = np.array([num_tokens for _, num_tokens in spans])
+        order = np.minimum(np.arange(num_new.max()), num_new[:, None] - 1)
+        queries = np.cumsum(num_new)[:, None] - num_new[:, None] + order
+        queries_of_rows = np.zeros((num_rows, order.shape[1]), dtype=np.int64)
+        queries_of_rows[rows] = queries[entry_spans]  # rows of nobody here compute something that nobody reads
+        # Keys that a query reads of a page: up to its own position. Finite, since it may read none of a page.
+        lengths = np.array([cache.length(sequence) for sequence, _ in spans])
+        visible = (lengths[:, None] - num_new[:, None] + order + 1)[entry_spans]
+        starts = np.cumsum(counts) - counts
+        first_tokens = (np.arange(len(entry_pages)) - starts[entry_spans]) * cache.page_size
+        visible -= first_tokens[:, None]
         keys = cache.keys[0]
+        hidden = np.arange(cache.page_size) >= visible[:, :, None]
+        bias = np.zeros((num_rows, *hidden.shape[1:]), dtype=np.float32)
+        bias[rows] = np.where(hidden, torch.finfo(keys.dtype).min / 2, 0.0)
+        # Merge table (R, M): which row holds the sequence's m-th page; absent ones repeat a row, at weight zero.
+        place = np.arange(counts.max())
+        present = place < counts[:, None]
+        table = rows[np.where(present, starts[:, None] + place, starts[:, None])]
+        absent = np.where(present, 0.0, -np.inf).astype(np.float32)[:, :, None, None, None]
+
         self.pages = torch.from_numpy(entry_pages).to(keys.device)
         self.extent = extent
-        self.owner = torch.from_numpy(owner).to(keys.device)
-        self.bias = torch.from_numpy(bias)[:, None, None].to(keys.device, keys.dtype)
+        self.queries = torch.from_numpy(queries_of_rows).to(keys.device)
+        self.bias = torch.from_numpy(bias)[:, None].to(keys.device, keys.dtype)
         self.table = torch.from_numpy(table).to(keys.device)
-        absent = np.where(present, 0.0, -np.inf).astype(np.float32)
-        self.absent = torch.from_numpy(absent)[:, :, None].to(keys.device)
+        self.absent = torch.from_numpy(absent).to(keys.device)
+        wanted = np.arange(order.shape[1]) < num_new[:, None]
+        self.wanted = None if wanted.all() else torch.from_numpy(wanted.flatten()).to(keys.device)
 
     def __call__(self, layer: int, query: Tensor) -> Tensor:
-        """query: (R, H, D) -> context (R, H, D)."""
+        """query: (new tokens, H, D) -> context (new tokens, H, D)."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys, values = (
-            (keys[self.pages], values[self.pages])
-            if self.gathers
-            else (
-                keys[: self.extent],
-                values[: self.extent],
-            )
-        )
-        context, lse = attend(query[self.owner].unsqueeze(2), keys, values, self.bias)
+        if self.gathers:
+            keys, values = keys[self.pages], values[self.pages]
+        else:
+            keys, values = keys[: self.extent], values[: self.extent]
+        context, lse = attend(
+            query[self.queries].transpose(1, 2), keys, values, self.bias
+        )  # (P, H, Q, D), (P, H, Q, 1)
         # Merge: every page weighs what its scores' exponentials sum to, beside those of the sequence's other pages.
-        weights_RMH = (lse.flatten(1)[self.table] + self.absent).softmax(1)
-        return (weights_RMH.unsqueeze(-1) * context.squeeze(2)[self.table]).sum(1).to(query.dtype)
+        weights = (lse[self.table] + self.absent).softmax(1)
+        merged = (weights * context[self.table]).sum(1).to(query.dtype).transpose(1, 2).flatten(0, 1)
+        return merged if self.wanted is None else merged[self.wanted]

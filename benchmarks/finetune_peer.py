@@ -1,8 +1,9 @@
 """One training step of a token classifier of base size, in a process of its own, ours or transformers'.
 
-Reads a line of JSON, {"length": tokens, "want": "wall" | "processor" | "memory"}, answers with the seconds of forward,
-backward and AdamW over one row, or with the peak memory above the start, in bytes. `transformers` runs in any
-environment with torch and transformers and imports nothing of this project.
+Arguments: side, layers, threads, dropout (of states and of attention weights), "float32" or "bfloat16" (by autocast).
+Reads a line of JSON, {"rows": count, "length": tokens, "want": "wall" | "processor" | "memory"}, answers with the
+seconds of forward, backward and AdamW over the rows, or with the peak memory above the start, in bytes. `transformers`
+runs in any environment with torch and transformers and imports nothing of this project.
 """
 
 import json
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 
 
-def build(side: str, layers: int) -> tuple[Any, Any]:
-    """The model in training mode without dropout, and its configuration."""
+def build(side: str, layers: int, dropout: float) -> tuple[Any, Any]:
+    """The model in training mode, and its configuration."""
     if side == "ours":
         from bigbird import BigBirdConfig, BigBirdForTokenClassification
     else:
@@ -23,22 +24,24 @@ def build(side: str, layers: int) -> tuple[Any, Any]:
         from transformers import BigBirdConfig, BigBirdForTokenClassification
 
         transformers.logging.set_verbosity_error()
-    config = BigBirdConfig(num_hidden_layers=layers, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config = BigBirdConfig(num_hidden_layers=layers, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     return BigBirdForTokenClassification(config).train(), config
 
 
 def main() -> None:
-    side, layers, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    side, layers, threads, dropout, dtype = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6]
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model, config = build(side, layers)
+    model, config = build(side, layers, float(dropout))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     for line in sys.stdin:
         request = json.loads(line)
-        ids = torch.randint(100, config.vocab_size, (1, request["length"]))
+        ids = torch.randint(100, config.vocab_size, (request["rows"], request["length"]))
         wall, processor = time.perf_counter(), time.process_time()
-        model(ids, labels=ids % 2).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = model(ids, labels=ids % 2).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         answers = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}

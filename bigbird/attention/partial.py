@@ -16,14 +16,14 @@ from torch import Tensor
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-SCORES_AT_ONCE = {"cpu": 2**19, "cuda": 2**27}
+SCORES_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
 """Scores that the written-out form holds at a time: on CPU they stay in the cache."""
 
 
 class Dropout:
-    """Draws which attention weights stay: the same again, piece by piece, for the same seed.
+    """Draws which attention weights are dropped: the same again, piece by piece, for the same seed.
 
-    Sixteen random bits a weight: far cheaper than torch's own draw, and `keep` is the exact probability that they give.
+    Sixteen random bits a weight: far cheaper than torch's own draw. `keep` is the exact probability that they give.
     """
 
     def __init__(self, probability: float, seed: int, device: torch.device) -> None:
@@ -32,12 +32,12 @@ class Dropout:
         self._generator = torch.Generator(device).manual_seed(seed)
 
     def draw(self, shape: torch.Size) -> Tensor:
-        """Bool, True where a weight stays."""
+        """Bool, True where a weight is dropped."""
         count = shape.numel()
         device = self._generator.device
         bits = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
         bits.random_(-(2**63), None, generator=self._generator)
-        return (bits.view(torch.int16)[:count] < self._limit).view(shape)
+        return (bits.view(torch.int16)[:count] >= self._limit).view(shape)
 
 
 def lse_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -63,15 +63,18 @@ def attend(
         return context, lse.unsqueeze(-1)
     context = query.new_empty(query.shape)
     lse = query.new_empty((*query.shape[:3], 1), dtype=lse_dtype(query.dtype))
+    scaled = query * query.shape[-1] ** -0.5
     for runs, queries, keys in _cuts(query, key, causal):
         k, v = key[runs, :, keys], value[runs, :, keys]
-        scores = _scores(query[runs, :, queries], k, _cut(bias, runs, queries, keys), queries.start if causal else None)
+        scores = _scores(
+            scaled[runs, :, queries], k, _cut(bias, runs, queries, keys), queries.start if causal else None
+        )
         largest = scores.amax(-1, keepdim=True)
         weights = scores.sub_(largest).exp_()
         sums = weights.sum(-1, keepdim=True)
         lse[runs, :, queries] = largest + sums.log()
         if dropout is not None:
-            weights.mul_(dropout.draw(weights.shape))
+            weights.masked_fill_(dropout.draw(weights.shape), 0.0)
             sums = sums * dropout.keep
         context[runs, :, queries] = (weights.to(v.dtype) @ v).div_(sums)
     return context, lse
@@ -100,22 +103,24 @@ def attend_backward(
     d_query = query.new_empty(query.shape)
     d_key, d_value = key.new_zeros(key.shape), value.new_zeros(value.shape)
     pulled = (gradient.to(lse.dtype) * context).sum(-1, keepdim=True)
-    scale = query.shape[-1] ** -0.5
+    scaled = query * query.shape[-1] ** -0.5
+    if dropout is not None:
+        gradient = gradient / dropout.keep
     for runs, queries, keys in _cuts(query, key, causal):
-        q, k, v, g = query[runs, :, queries], key[runs, :, keys], value[runs, :, keys], gradient[runs, :, queries]
+        q, k, v, g = scaled[runs, :, queries], key[runs, :, keys], value[runs, :, keys], gradient[runs, :, queries]
         weights = _scores(q, k, _cut(bias, runs, queries, keys), queries.start if causal else None)
         weights.sub_(lse[runs, :, queries]).exp_()
         d_weights = (g @ v.transpose(2, 3)).to(lse.dtype)
-        dropped = weights
+        applied = weights
         if dropout is not None:
-            kept = dropout.draw(weights.shape)
-            dropped = weights * kept
-            dropped.div_(dropout.keep)
-            d_weights.mul_(kept).div_(dropout.keep)
-        d_value[runs, :, keys] += dropped.to(g.dtype).transpose(2, 3) @ g
-        d_scores = d_weights.sub_(pulled[runs, :, queries]).mul_(weights).mul_(scale).to(q.dtype)
+            dropped = dropout.draw(weights.shape)
+            applied = weights.masked_fill(dropped, 0.0)
+            d_weights.masked_fill_(dropped, 0.0)
+        d_value[runs, :, keys] += applied.to(g.dtype).transpose(2, 3) @ g
+        d_scores = d_weights.sub_(pulled[runs, :, queries]).mul_(weights).to(q.dtype)
         d_query[runs, :, queries] = d_scores @ k
         d_key[runs, :, keys] += d_scores.transpose(2, 3) @ q
+    d_query *= query.shape[-1] ** -0.5
     return d_query, d_key, d_value
 
 
@@ -158,9 +163,9 @@ def _cut(bias: Tensor | None, runs: slice, queries: slice, keys: slice) -> Tenso
     return cut
 
 
-def _scores(query: Tensor, key: Tensor, bias: Tensor | None, first_query: int | None) -> Tensor:
+def _scores(scaled: Tensor, key: Tensor, bias: Tensor | None, first_query: int | None) -> Tensor:
     """Scores (N, H, Q, K), float32 at least; first_query: the first of causal queries, None where none is causal."""
-    scores: Tensor = ((query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)).to(lse_dtype(query.dtype))
+    scores: Tensor = (scaled @ key.transpose(2, 3)).to(lse_dtype(key.dtype))
     if bias is not None:
         scores += bias
     if first_query is not None:

@@ -70,10 +70,11 @@ def test_results_over_disjoint_keys_merge_into_the_result_over_all(form):
 @torch.no_grad()
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.999])
 def test_dropped_weights_are_as_many_as_asked_independent_and_the_same_for_a_seed(probability):
-    kept = Dropout(probability, 3, torch.device("cpu")).draw(torch.Size((400, 1000)))
+    dropped = Dropout(probability, 3, torch.device("cpu")).draw(torch.Size((400, 1000)))
     same = Dropout(probability, 3, torch.device("cpu"))
-    assert torch.equal(same.draw(torch.Size((400, 1000))), kept)
-    assert not torch.equal(same.draw(torch.Size((400, 1000))), kept)
+    assert torch.equal(same.draw(torch.Size((400, 1000))), dropped)
+    assert not torch.equal(same.draw(torch.Size((400, 1000))), dropped)
+    kept = ~dropped
     keep = 1 - probability
     assert same.keep == pytest.approx(keep, abs=1e-5)
     deviation = (keep * probability / 400_000) ** 0.5

@@ -46,6 +46,15 @@ class BigBirdModel(PretrainedModel):
         """How rows beyond `config.full_attention_limit` are read from now on."""
         self.config = self.config.replace(attention_type=value)
 
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """As nn.Module. torch.compile leaves the call as it is: rows' lengths decide what is computed, and its products
+        and attention are kernels already. What stands around it is compiled."""
+        if torch.compiler.is_dynamo_compiling():
+            return torch.compiler.disable(super().__call__, reason="rows' lengths decide what is computed")(
+                *inputs, **named
+            )
+        return super().__call__(*inputs, **named)
+
     def pool(self, first_token_states: Tensor) -> Tensor:
         """(rows, hidden_size) -> (rows, hidden_size)."""
         if self.pooler is None:

@@ -1,4 +1,4 @@
-"""torch.compile and torch.export take the model as it is."""
+"""torch.compile and torch.export take the model as it is: the encoder stays uncompiled, whatever its rows' lengths."""
 
 import pytest
 import torch
@@ -30,3 +30,23 @@ def test_compiled_and_exported_models_give_the_same_logits(tiny_config: BigBirdC
         torch.testing.assert_close(exported.module()(ids), expected)
     compiled(ids, labels=ids % 2).loss.backward()
     assert model.classifier.weight.grad is not None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_neither_layers_nor_lengths_nor_masks_compile_anything_anew(tiny_config: BigBirdConfig):
+    from torch._dynamo.utils import counters
+
+    graphs = []
+    for num_layers in (1, 3):
+        model = BigBirdForTokenClassification(tiny_config.replace(num_hidden_layers=num_layers)).eval()
+        torch._dynamo.reset()
+        counters.clear()
+        compiled = torch.compile(model, backend="eager")
+        for length in (200, 40, 300, 100):
+            mask = torch.ones(2, length, dtype=torch.long)
+            mask[0, length // 2 :] = 0
+            ids = torch.randint(7, 512, (2, length))
+            with torch.no_grad():
+                assert torch.equal(compiled(ids, mask).logits, model(ids, mask).logits)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] <= 2  # the head, for one length and for any

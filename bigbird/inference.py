@@ -21,6 +21,7 @@ from bigbird.config import BigBirdConfig
 from bigbird.errors import ConfigError
 from bigbird.head_layers import LanguageModelHead
 from bigbird.layers import ACTIVATIONS, Layer
+from bigbird.linear.memory import keep_freed_memory
 from bigbird.linear.packed import GELU, Int8Linear, PackedLinear, can_pack, prefers_bfloat16
 from bigbird.loading.pretrained import PretrainedModel
 from bigbird.model import BigBirdModel
@@ -35,7 +36,8 @@ def prepare_for_inference(model: _Model, dtype: Precision | torch.dtype | None =
     """A copy of `model` that runs fast, in evaluation mode and without gradients; `model` stays as it is.
 
     Same class, same call signature; in float32 the results differ by rounding only (1e-4 at unit scale). It shares
-    nothing with `model`, copies and pickles, and refuses to train, to be differentiated, moved or converted.
+    nothing with `model`, copies and pickles, and refuses to train, to be differentiated, moved or converted. On a CPU
+    the process keeps the memory it frees from then on (`bigbird.linear.memory`).
 
     dtype: "float32", on CUDA in TF32 where torch.set_float32_matmul_precision allows it; "bfloat16"; "float16" (not on
     CPU); "int8", which keeps float32 outside the layers' products and a decoder's last one (CPU only); "auto",
@@ -57,6 +59,9 @@ def prepare_for_inference(model: _Model, dtype: Precision | torch.dtype | None =
     weights: torch.dtype = torch.float32 if precision == "int8" else getattr(torch, precision)
     if on_cpu and weights == torch.bfloat16 and not can_pack(torch.bfloat16):
         logger.warning("this CPU has no bfloat16 matrix products; float32 is faster here")
+
+    if on_cpu:
+        keep_freed_memory()
 
     bert = model.base_model
     assert isinstance(bert, BigBirdModel)

@@ -1,1 +1,2 @@
-"""Matrix products: laid out in advance for inference (`packed`), with gradients for training (`training`)."""
+"""Matrix products: laid out in advance for inference (`packed`), in memory that is kept (`memory`), with gradients for
+training (`training`)."""

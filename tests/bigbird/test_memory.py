@@ -1,0 +1,51 @@
+"""The memory a process keeps: no fresh pages for a batch like the last."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, resource, torch
+from bigbird import BigBirdConfig, BigBirdModel, prepare_for_inference
+from bigbird.linear import memory
+from bigbird.packing import pack
+
+torch.set_num_threads(1)
+config = BigBirdConfig(
+    vocab_size=200, hidden_size=256, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16, block_size=16
+)
+model = prepare_for_inference(BigBirdModel(config, add_pooling_layer=False), "float32")
+usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
+
+def encode(*lengths):
+    with torch.inference_mode():
+        model.encode(pack([[7] * length for length in lengths]))
+
+encode(4096), encode(4096)
+before = usage().ru_minflt
+encode(4096)
+faults = usage().ru_minflt - before
+print(json.dumps({"keeps": memory.keep_freed_memory(), "faults": faults}))
+"""
+
+
+def measured(**environment: str) -> dict[str, float]:
+    command = [sys.executable, "-c", SCRIPT]
+    ran = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    answer: dict[str, float] = json.loads(ran.stdout)
+    return answer
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_a_process_takes_no_fresh_pages_for_a_batch_like_the_last():
+    kept = measured()
+    if not kept["keeps"]:
+        pytest.skip("this C library has no mallopt")
+    assert kept["faults"] < 500
+    left_alone = measured(MALLOC_TRIM_THRESHOLD_="131072")
+    assert not left_alone["keeps"]
+    assert left_alone["faults"] > 4 * (kept["faults"] + 500)

@@ -10,7 +10,9 @@ cannot be read as text is left out and named, never repaired.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import glob
+import os
 import sys
 import sysconfig
 import tokenize
@@ -87,13 +89,53 @@ def python_documents(*, include_tests: bool = False) -> Iterator[Document | Skip
 def file_documents(pattern: str) -> Iterator[Document | Skipped]:
     """Every file that `pattern` matches (`**` crosses folders), in path order, as UTF-8 text.
 
-    Raises InputError where the pattern matches no file.
+    A path that exists is that path, whatever is in its name. `**` follows links, and reads a folder once however many
+    lead to it. Raises InputError where the pattern matches no file.
     """
-    paths = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
-    if not paths:
+    if os.path.isfile(pattern):
+        found: list[str | Skipped] = [pattern]
+    else:
+        anchor, parts = Path(pattern).anchor, [part for part in Path(pattern).parts if part != Path(pattern).anchor]
+        found = sorted(_matching(anchor, parts, set()), key=lambda one: one.path if isinstance(one, Skipped) else one)
+    if not any(isinstance(one, str) for one in found):
         raise InputError(f"--files: expected a pattern that matches at least one file, found none for {pattern!r}")
-    for path in paths:
-        yield _read(Path(path), kind="file", path=Path(path).as_posix())
+    for one in found:
+        yield one if isinstance(one, Skipped) else _read(Path(one), kind="file", path=Path(one).as_posix())
+
+
+def _matching(folder: str, pattern: Sequence[str], seen: set[str]) -> Iterator[str | Skipped]:
+    """Files below `folder`. `seen`: the folders, without links, that a `**` has come to."""
+    first, rest = pattern[0], pattern[1:]
+    if not glob.has_magic(first):
+        path = os.path.join(folder, first)
+        if rest and os.path.isdir(path):
+            yield from _matching(path, rest, set())
+        elif not rest and os.path.isfile(path):
+            yield path
+        return
+    if first == "**":
+        real = os.path.realpath(folder or ".")
+        if real in seen:
+            return
+        seen.add(real)
+        if rest:
+            yield from _matching(folder, rest, set())
+    try:
+        names = sorted(os.listdir(folder or "."), key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+    except OSError as error:
+        yield Skipped(path=folder, reason=str(error))
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        if name.startswith(".") and not first.startswith("."):
+            continue
+        if first == "**" and os.path.isdir(path):
+            yield from _matching(path, pattern, seen)
+        elif fnmatch.fnmatchcase(name, first):
+            if rest and os.path.isdir(path):
+                yield from _matching(path, rest, set())
+            elif not rest and os.path.isfile(path):
+                yield path
 
 
 def _read(file: Path, *, kind: str, path: str) -> Document | Skipped:
@@ -101,9 +143,10 @@ def _read(file: Path, *, kind: str, path: str) -> Document | Skipped:
         content = file.read_bytes()
         # A source file may declare its encoding; other text has nowhere to say so and is taken as UTF-8.
         encoding = tokenize.detect_encoding(BytesIO(content).readline)[0] if kind == "source" else "utf-8-sig"
+        path.encode()
         return Document(kind=kind, path=path, text=content.decode(encoding))
-    except (UnicodeDecodeError, SyntaxError, OSError) as error:  # SyntaxError: an unknown declared encoding
-        return Skipped(path=path, reason=str(error))
+    except (UnicodeError, SyntaxError, OSError) as error:  # SyntaxError: an unknown declared encoding
+        return Skipped(path=path.encode(errors="backslashreplace").decode(), reason=str(error))
 
 
 def write_corpus(documents: Iterable[Document | Skipped], output: Path) -> CorpusSummary:

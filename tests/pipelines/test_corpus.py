@@ -1,5 +1,6 @@
 """The corpus builder: what is in a corpus, in which order, and what is left out and said so."""
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -96,6 +97,24 @@ def test_files_takes_what_the_pattern_matches_and_names_what_is_no_text(tmp_path
         ("file:b.md", "file", "β"),
     ]
     assert "skipped a/image.md" in capsys.readouterr().err
+
+
+def test_odd_names_and_links_neither_stop_a_corpus_nor_swell_it(tmp_path, capsys):
+    folder = tmp_path / "in" / "run [v2]"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.txt", "deep/b.txt", "data[1].txt", ".hidden.txt"):
+        (folder / name).write_text(name)
+    Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.txt")).write_text("text")
+    for name in ("loop", "deep/up", "deep/again"):
+        (folder / name).symlink_to(folder)
+    (folder / "dead.txt").symlink_to(folder / "nothing")
+    output = tmp_path / "out.parquet"
+    assert main(["--files", str(tmp_path / "**" / "*.txt"), str(output)]) == 0
+    found = [Path(path).name for path in pq.read_table(output)["path"].to_pylist()]
+    assert found == ["a.txt", "data[1].txt", "b.txt"]
+    assert "bad\\udcff.txt: 'utf-8' codec can't encode" in capsys.readouterr().err
+    assert main(["--files", str(folder / "data[1].txt"), str(output)]) == 0
+    assert pq.read_table(output)["text"].to_pylist() == ["data[1].txt"]
 
 
 def test_a_pattern_without_files_is_one_clear_line_and_leaves_the_output_alone(tmp_path, capsys):

@@ -74,10 +74,11 @@ def _read_piece(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema, pr
 def _complete(table: pa.Table, piece: Piece, schema: pa.Schema) -> pa.Table:
     """The columns of `schema`: cast to the type that holds those of all files, of a partition, or null."""
     partition = dict(piece.file.partition)
+    stored = dict(zip(table.column_names, table.columns, strict=True))
     columns = []
     for wanted in schema:
-        if wanted.name in table.column_names:
-            columns.append(cast_exactly(table[wanted.name], wanted.type))
+        if wanted.name in stored:
+            columns.append(cast_exactly(stored[wanted.name], wanted.type))
         elif partition.get(wanted.name, NO_PARTITION) == NO_PARTITION:
             columns.append(pa.nulls(table.num_rows, wanted.type))
         else:
@@ -88,7 +89,7 @@ def _complete(table: pa.Table, piece: Piece, schema: pa.Schema) -> pa.Table:
 
 def _read_parquet(piece: Piece, filesystem: pafs.FileSystem, schema: pa.Schema) -> tuple[pa.Table, pa.Array]:
     with open_parquet(piece.file.path, filesystem) as listed:
-        metadata, stored = listed.metadata, listed.schema_arrow.names
+        metadata, stored = listed.metadata, set(listed.schema_arrow.names)
     columns = [name for name in schema.names if name in stored]
     rows = piece.stop - piece.start
     if not columns:

@@ -5,9 +5,10 @@ Does not know what is in the files.
 
 import contextlib
 import os
+import re
 import uuid
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -16,6 +17,7 @@ from bigbird.errors import InputError
 
 # One put makes an object appear whole; everywhere else a file is written under another name and renamed.
 _OBJECT_STORES = {"s3", "gcs", "abfs"}
+_ODD = re.compile(r"[ *?\[\]{}|<>#^\\\"`]")
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ def locate(path: str) -> Place:
     if "://" not in path:
         absolute = os.path.abspath(path)
         return Place(pafs.LocalFileSystem(), absolute, absolute)
-    # A glob's `?` would read as the query's: only `?key=` starts one.
+    # What a URI has no room for may stand in a name or glob; of `?`, only `?key=` starts a query.
+    plain, query = re.fullmatch(r"(.*?)(\?\w+=.*)?", path, re.DOTALL).groups("")  # type: ignore[union-attr]
     try:
-        filesystem, inner = pafs.FileSystem.from_uri(path.replace("*", "%2A").replace("[", "%5B"))
+        filesystem, inner = pafs.FileSystem.from_uri(_ODD.sub(lambda odd: quote(odd[0]), plain) + query)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise InputError(f"{path!r} cannot be opened: {error}") from error
-    inner = inner.replace("%2A", "*").replace("%5B", "[")
+    for character in set(_ODD.findall(plain)):
+        inner = inner.replace(quote(character), character)
     scheme = urlsplit(path).scheme
     name = inner if scheme == "file" else f"{scheme}://{inner.lstrip('/')}"
     return Place(filesystem, inner.rstrip("/"), name.rstrip("/"))

@@ -218,6 +218,18 @@ def test_a_bucket_is_read_and_is_a_ledger_like_a_folder(s3):
     assert names_in(locate(s3("out"))) == [".bigbird-inputs.parquet", ".bigbird-run.parquet"]
 
 
+def test_names_in_a_bucket_may_hold_what_a_uri_has_no_room_for(s3):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["a"]}), sink)
+    place = locate(s3("odd"))
+    for name in ("a b", "x#1", "data[1]"):
+        write_whole(place.child(f"{name}.parquet"), sink.getvalue())
+    for given in ("a b", "x#1", "data[1]"):
+        (file,) = list_inputs([s3(f"odd/{given}.parquet")]).files
+        assert file.name == f"s3://bucket/odd/{given}.parquet"
+    assert len(list_inputs([s3("odd/?[ #]?.parquet")]).files) == 2
+
+
 def test_a_missing_bucket_is_refused_in_one_line(s3):
     with pytest.raises(InputError, match="s3://nowhere"):
         list_inputs([s3("x").replace("bucket/x", "nowhere/x")])

@@ -1,6 +1,8 @@
 """inputs.paths: which files a path, a folder or a glob is, and what is said of the others."""
 
+import os
 import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,6 +66,14 @@ def test_a_table_with_a_reader_of_its_own_is_refused_with_its_name_unless_a_glob
     with pytest.raises(InputError, match=re.escape(f"ray.data.{reader}")):
         find_files([str(folder)])
     assert find_files([str(folder / "*.parquet")]).files
+
+
+def test_links_in_a_circle_and_names_that_are_no_text_cost_nothing(folder):
+    (folder / "deep" / "er" / "up").symlink_to(folder)
+    Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.parquet")).write_bytes(b"PAR1")
+    found = find_files([str(folder)])
+    assert len(found.files) == 8
+    assert any(name.endswith("bad\\xff.parquet") for name in found.skipped)
 
 
 def test_a_folder_without_data_says_what_is_in_it(tmp_path):

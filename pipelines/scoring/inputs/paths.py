@@ -6,6 +6,7 @@ counted and named.
 """
 
 import fnmatch
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ def _files_of(place: Place, given: str, skipped: list[str]) -> Iterator[tuple[pa
     root, pattern = path.rstrip("/"), None
     if info is None:
         root, pattern = path[: min(path.index(c) for c in _GLOB if c in path)].rpartition("/")[0], path.split("/")
-    below = _listed(filesystem, pafs.FileSelector(root or ".", recursive=True), given)
+    below = _listed(filesystem, pafs.FileSelector(root or ".", recursive=True), given, skipped)
     if pattern is not None:
         below = [info for info in below if info.is_file and _matches(info.path.split("/"), pattern)]
         if not below:
@@ -116,11 +117,38 @@ def _exists(place: Place, given: str) -> pafs.FileInfo | None:
     return None if info.type == pafs.FileType.NotFound else info
 
 
-def _listed(filesystem: pafs.FileSystem, selector: pafs.FileSelector, given: str) -> list[pafs.FileInfo]:
+def _listed(
+    filesystem: pafs.FileSystem, selector: pafs.FileSelector, given: str, skipped: list[str]
+) -> list[pafs.FileInfo]:
+    """What is below a folder, by path; a folder that links lead to again, as in a loop, once."""
     try:
-        return sorted(filesystem.get_file_info(selector), key=lambda info: str(info.path))
+        infos = filesystem.get_file_info(selector)
     except OSError as error:
         raise InputError(f"input {given!r} cannot be read: {error}") from error
+    named: dict[str, pafs.FileInfo] = {}
+    for info in infos:
+        try:
+            named[str(info.path)] = info
+        except UnicodeDecodeError as error:
+            skipped.append(error.object.decode(errors="backslashreplace"))
+    if filesystem.type_name == "local":
+        named = _without_repeated_folders(named, skipped)
+    return [named[path] for path in sorted(named)]
+
+
+def _without_repeated_folders(named: dict[str, pafs.FileInfo], skipped: list[str]) -> dict[str, pafs.FileInfo]:
+    kept = {}
+    real: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for path in sorted(named, key=lambda path: (path.count("/"), path)):
+        folder = path.rpartition("/")[0]
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        if first.setdefault(real[folder], folder) == folder:
+            kept[path] = named[path]
+        elif named[path].is_file:
+            skipped.append(path)
+    return kept
 
 
 def _is_glob(path: str) -> bool:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
-from bigbird.predictors.options import LengthOptions
+from bigbird.predictors.options import WindowOptions
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import stitch
 
@@ -21,7 +22,7 @@ Pooling = Literal["cls", "mean", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureExtractionOptions(LengthOptions):
+class FeatureExtractionOptions(WindowOptions):
     """Lengths, and how states become vectors.
 
     pooling: "mean" of the last hidden states of all tokens, [CLS] and [SEP] with them, as sentence-transformers
@@ -33,6 +34,11 @@ class FeatureExtractionOptions(LengthOptions):
 
     pooling: Pooling = "mean"
     normalize: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.return_windows and self.pooling == "none":
+            raise InputError("return_windows is for one vector a window; with pooling none every token has its own")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +87,32 @@ class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, Prep
         return np.split(arrays[0], np.cumsum(counts)[:-1])
 
     def gather(self, item: PreparedStates, vectors: list[np.ndarray]) -> np.ndarray:
-        """Both poolings of the document, (2, hidden_size) float32: cls and mean; or (2 + tokens, hidden_size)."""
-        if item.every_token:
-            tokens = stitch(item.windows, [array[1:-1] for array in vectors])
-            return np.concatenate([vectors[0][:1], tokens, vectors[-1][-1:]])
-        weights = np.array([window.num_kept / item.num_tokens for window in item.windows], dtype=np.float32)
-        return np.asarray(np.tensordot(weights, np.stack(vectors), axes=1))
+        """Each window's poolings, cls and mean, (windows, 2, hidden_size) float32; or (2 + tokens, hidden_size)."""
+        if not item.every_token:
+            return np.stack(vectors)
+        tokens = stitch(item.windows, [array[1:-1] for array in vectors])
+        return np.concatenate([vectors[0][:1], tokens, vectors[-1][-1:]])
 
     def decode(self, item: PreparedStates, vectors: np.ndarray, options: FeatureExtractionOptions) -> Record:
         """{"embedding": hidden_size floats}, or {"token_embeddings": one such list a token, [CLS] and [SEP] too}."""
-        chosen = vectors if item.every_token else vectors[("cls", "mean").index(options.pooling)]
-        if options.normalize:
-            chosen = chosen / np.maximum(np.linalg.norm(chosen, axis=-1, keepdims=True), 1e-12)
-        return {"token_embeddings" if item.every_token else "embedding": chosen.tolist()}
+        if item.every_token:
+            return {"token_embeddings": _listed(vectors, options)}
+        weights = np.array([window.num_kept / item.num_tokens for window in item.windows], dtype=np.float32)
+        return {"embedding": _listed(np.tensordot(weights, _pooled(vectors, options), axes=1), options)}
+
+    def decode_windows(
+        self, item: PreparedStates, vectors: np.ndarray, options: FeatureExtractionOptions
+    ) -> list[Record]:
+        """The vector of each window."""
+        return [{"embedding": _listed(vector, options)} for vector in _pooled(vectors, options)]
+
+
+def _pooled(vectors: np.ndarray, options: FeatureExtractionOptions) -> np.ndarray:
+    return np.asarray(vectors[:, ("cls", "mean").index(options.pooling)])
+
+
+def _listed(vectors: np.ndarray, options: FeatureExtractionOptions) -> list[Any]:
+    if options.normalize:
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    listed: list[Any] = vectors.tolist()
+    return listed

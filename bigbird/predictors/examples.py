@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 
 from bigbird.errors import InputError
-from bigbird.predictors.options import LengthOptions
+from bigbird.predictors.options import LengthOptions, WindowOptions
 from bigbird.predictors.windows import Window, plan
 from bigbird.tokenization.encoding import Encoding
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
@@ -66,13 +66,15 @@ class Prepared:
     """An example ready for the model; tasks add what their postprocess needs. Picklable, without tensors.
 
     rows: what the model reads, in order. num_tokens: tokens of the document that the result rests on, special
-    tokens left out. num_windows: windows the document was cut into. truncated: its end was left out.
+    tokens left out. num_windows: windows the document was cut into. truncated: its end was left out. spans: the
+    characters of each window, where the record lists them.
     """
 
     rows: tuple[Row, ...]
     num_tokens: int
     num_windows: int
     truncated: bool
+    spans: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_model_tokens(self) -> int:
@@ -104,6 +106,10 @@ class TokenizedText:
         """The same text with its first tokens only."""
         words = None if self.words is None else self.words[:num_tokens]
         return TokenizedText(self.text, self.ids[:num_tokens], self.offsets[:num_tokens], words)
+
+    def span(self, start: int, stop: int) -> tuple[int, int]:
+        """The characters of tokens `start` to `stop`."""
+        return int(self.offsets[start, 0]), int(self.offsets[stop - 1, 1])
 
     def word_of(self, token: int) -> tuple[int, int]:
         """First and last token of the word a token belongs to; itself where it belongs to none."""
@@ -202,10 +208,18 @@ class PreparedWindows(Prepared):
             num_tokens=windows[-1].stop,
             num_windows=len(windows),
             truncated=truncated,
+            spans=spans(text, windows, options),
             text=text.head(windows[-1].stop),
             windows=windows,
             **task_fields,
         )
+
+
+def spans(text: TokenizedText, windows: Sequence[Window], options: LengthOptions) -> tuple[tuple[int, int], ...]:
+    """The characters each window reads, where the options ask for them."""
+    if not (isinstance(options, WindowOptions) and options.return_windows):
+        return ()
+    return tuple(text.span(window.start, window.stop) for window in windows)
 
 
 def window_rows(tokenizer: BigBirdTokenizer, text: TokenizedText, windows: Sequence[Window]) -> tuple[Row, ...]:

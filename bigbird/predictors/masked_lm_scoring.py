@@ -18,14 +18,14 @@ from torch import Tensor
 from bigbird.packing import PackedBatch, to_device
 from bigbird.predictors.examples import PreparedWindows, Record, TokenizedText
 from bigbird.predictors.masked_tokens import logits_at, split_like
-from bigbird.predictors.options import LengthOptions, require_at_least
+from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
 
 Metric = Literal["passes", "exact", "within_word_l2r"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedLMScoringOptions(LengthOptions):
+class MaskedLMScoringOptions(WindowOptions):
     """Lengths, and how often the text is read.
 
     metric: "passes" masks many tokens at once; "exact" one at a time (Salazar et al. 2020, "Masked Language Model
@@ -159,6 +159,13 @@ class MaskedLMScoringPredictor(EncoderPredictor[MaskedLMScoringOptions, Prepared
         if options.return_tokens:
             record["tokens"] = self._token_list(item.text, losses)
         return record
+
+    def decode_windows(
+        self, item: PreparedScoring, losses: np.ndarray, options: MaskedLMScoringOptions
+    ) -> list[Record]:
+        """{"nll"}: the mean over the tokens whose loss is the window's, those far from its edges."""
+        parts = [losses[window.keep_start : window.keep_stop] for window in item.windows]
+        return [{"nll": float(part.mean(dtype=np.float64))} for part in parts]
 
     def _token_list(self, text: TokenizedText, losses: np.ndarray) -> list[Record]:
         tokens = self.tokenizer.convert_ids_to_tokens(text.ids.tolist())

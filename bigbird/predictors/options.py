@@ -52,6 +52,17 @@ class LengthOptions:
         return self.max_length
 
 
+@dataclass(frozen=True, kw_only=True)
+class WindowOptions(LengthOptions):
+    """Lengths, and whether the record lists the windows of a document: where a result came from.
+
+    return_windows: the record's `windows` has for each window, from left to right, start and end, the characters of
+    the text it reads (of the longer one of a pair), and what the task says of it.
+    """
+
+    return_windows: bool = False
+
+
 def changed(options: OptionsT, changes: dict[str, Any]) -> OptionsT:
     """The options with other values. Raises InputError for one that does not exist, naming the nearest."""
     names = [field.name for field in fields(options)]  # type: ignore[arg-type]

@@ -151,12 +151,21 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
             elif not _all_finite(output):
                 records.append(NOT_FINITE.record)
             else:
-                records.append({**self.decode(item, output, chosen), **item.facts})
+                windows = {}
+                if item.spans:
+                    told = self.decode_windows(item, output, chosen)
+                    pairs = zip(item.spans, told, strict=True)
+                    windows = {"windows": [{"start": start, "end": end, **one} for (start, end), one in pairs]}
+                records.append({**self.decode(item, output, chosen), **windows, **item.facts})
         return records
 
     @abstractmethod
     def decode(self, item: PreparedT, output: OutputT, options: OptionsT) -> Record:
         """The task's own fields of a record."""
+
+    def decode_windows(self, item: PreparedT, output: OutputT, options: OptionsT) -> list[Record]:
+        """What a record says of each window; asked of tasks with the option return_windows."""
+        raise NotImplementedError
 
 
 class EncoderPredictor(Predictor[OptionsT, PreparedT, OutputT]):

@@ -15,14 +15,14 @@ from torch import Tensor
 from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import split_rows
-from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, TokenizedText, fields, pair_row
-from bigbird.predictors.options import LengthOptions, require_at_least
+from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, TokenizedText, fields, pair_row, spans
+from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import Window, plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionAnsweringOptions(LengthOptions):
+class QuestionAnsweringOptions(WindowOptions):
     """Lengths, and which spans may answer.
 
     max_answer_len: tokens of the longest answer considered. max_question_len: a question with more tokens is an
@@ -97,6 +97,7 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
             num_tokens=len(question) + kept,
             num_windows=len(windows),
             truncated=truncated,
+            spans=spans(context, windows, options),
             context=context.head(kept),
             windows=windows,
         )
@@ -119,6 +120,20 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
         spans = best_spans(item.windows, logits, options)
         answers = [self._answer(item.context, span, options.align_to_words) for span in spans]
         return answers[0] if options.top_k == 1 else {**answers[0], "answers": answers}
+
+    def decode_windows(
+        self, item: PreparedQuestion, logits: list[np.ndarray], options: QuestionAnsweringOptions
+    ) -> list[Record]:
+        """{"answers": the best of the window, top_k of them}; scores are among the window's own spans."""
+        return [
+            {
+                "answers": [
+                    self._answer(item.context, span, options.align_to_words)
+                    for span in best_spans([window], [array], options)
+                ]
+            }
+            for window, array in zip(item.windows, logits, strict=True)
+        ]
 
     def _answer(self, context: TokenizedText, span: Span, align_to_words: bool) -> Record:
         if span.first < 0:

@@ -20,9 +20,10 @@ from bigbird.predictors.examples import (
     TokenizedText,
     fields,
     pair_row,
+    spans,
     window_rows,
 )
-from bigbird.predictors.options import LengthOptions, require_at_least
+from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.windows import plan
 
@@ -31,7 +32,7 @@ Function = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextClassificationOptions(LengthOptions):
+class TextClassificationOptions(WindowOptions):
     """Lengths, and how logits become scores.
 
     combine: the logits of a document's windows become one set by their "mean" or their "max", label by label.
@@ -75,7 +76,7 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
             (text,) = texts
             windows, truncated = plan(len(text), limit - 2, options, what="text")
             rows = window_rows(self.tokenizer, text, windows)
-            kept = windows[-1].stop
+            long, kept = text, windows[-1].stop
         else:
             first, second = texts
             cut_first = len(first) >= len(second)
@@ -87,7 +88,13 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
                 pair_row(self.tokenizer, *((part, whole.ids) if cut_first else (whole.ids, part))) for part in parts
             )
             kept = windows[-1].stop + len(whole)
-        return Prepared(rows=rows, num_tokens=kept, num_windows=len(windows), truncated=truncated)
+        return Prepared(
+            rows=rows,
+            num_tokens=kept,
+            num_windows=len(windows),
+            truncated=truncated,
+            spans=spans(long, windows, options),
+        )
 
     def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> tuple[Tensor]:
         return (self.model.classifier(states[packed.first_tokens]).float(),)
@@ -98,9 +105,15 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
 
     def decode(self, item: Prepared, logits: np.ndarray, options: TextClassificationOptions) -> Record:
         """{"labels": [{"label", "score"}, ...]}: all labels or the first top_k, the highest score first."""
-        scores = self._scores(combine_windows(logits, options.combine), options)
-        names = [self.config.id2label[index] for index in range(len(scores))]
-        return {"labels": ranked(scores, names)[: options.top_k]}
+        return self._ranked(combine_windows(logits, options.combine), options)
+
+    def decode_windows(self, item: Prepared, logits: np.ndarray, options: TextClassificationOptions) -> list[Record]:
+        """The labels of each window by itself."""
+        return [self._ranked(window, options) for window in logits]
+
+    def _ranked(self, logits: np.ndarray, options: TextClassificationOptions) -> Record:
+        names = [self.config.id2label[index] for index in range(len(logits))]
+        return {"labels": ranked(self._scores(logits, options), names)[: options.top_k]}
 
     def _scores(self, logits: np.ndarray, options: TextClassificationOptions) -> np.ndarray:
         function: str | None = options.function_to_apply

@@ -14,8 +14,8 @@ from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.entities import softmax
-from bigbird.predictors.examples import Prepared, Record, Row, TokenizedText, pair_row
-from bigbird.predictors.options import LengthOptions
+from bigbird.predictors.examples import Prepared, Record, Row, TokenizedText, pair_row, spans
+from bigbird.predictors.options import WindowOptions
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.text_classification import Combine, combine_windows, ranked
 from bigbird.predictors.windows import plan
@@ -23,7 +23,7 @@ from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotClassificationOptions(LengthOptions):
+class ZeroShotClassificationOptions(WindowOptions):
     """Lengths, and the labels to choose among.
 
     candidate_labels: the labels; a string is split at its commas. hypothesis_template: the sentence each is put into
@@ -97,6 +97,7 @@ class ZeroShotClassificationPredictor(EncoderPredictor[ZeroShotClassificationOpt
             num_tokens=kept,
             num_windows=len(windows),
             truncated=truncated,
+            spans=spans(text, windows, options),
         )
 
     def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> tuple[Tensor]:
@@ -108,9 +109,17 @@ class ZeroShotClassificationPredictor(EncoderPredictor[ZeroShotClassificationOpt
 
     def decode(self, item: Prepared, logits: np.ndarray, options: ZeroShotClassificationOptions) -> Record:
         """{"labels": [{"label", "score"}, ...]}: all candidates, the highest score first."""
-        combined = combine_windows(logits, options.combine)
+        return self._ranked(combine_windows(logits, options.combine), options)
+
+    def decode_windows(
+        self, item: Prepared, logits: np.ndarray, options: ZeroShotClassificationOptions
+    ) -> list[Record]:
+        """The candidates' scores in each window by itself."""
+        return [self._ranked(window, options) for window in logits]
+
+    def _ranked(self, logits: np.ndarray, options: ZeroShotClassificationOptions) -> Record:
         if options.multi_label or len(options.candidate_labels) == 1:
-            scores = softmax(combined[:, [self.contradiction, self.entailment]])[:, 1]
+            scores = softmax(logits[:, [self.contradiction, self.entailment]])[:, 1]
         else:
-            scores = softmax(combined[:, self.entailment])
+            scores = softmax(logits[:, self.entailment])
         return {"labels": ranked(scores, options.candidate_labels)}

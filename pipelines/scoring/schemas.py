@@ -25,6 +25,8 @@ ERROR_FIELD = pa.field("error", ERROR_TYPE)
 
 _STRING = pa.string()
 _SCORE = pa.float64()
+_LABELS = pa.list_(pa.struct([("label", _STRING), ("score", _SCORE)]))
+_ANSWER = [("answer", _STRING), ("score", _SCORE), ("start", pa.int64()), ("end", pa.int64())]
 _COUNTS = [pa.field("num_tokens", pa.int64()), pa.field("num_windows", pa.int32()), pa.field("truncated", pa.bool_())]
 
 
@@ -86,14 +88,13 @@ def result_fields(task: str, *, options: Any = None, embedding_size: int | None 
         name = [("entity", _STRING), ("index", pa.int64())] if unmerged else [("entity_group", _STRING)]
         fields = [pa.field("entities", pa.list_(pa.struct(name + span)))]
     elif task in ("text-classification", "zero-shot-classification"):
-        fields = [pa.field("labels", pa.list_(pa.struct([("label", _STRING), ("score", _SCORE)])))]
+        fields = [pa.field("labels", _LABELS)]
     elif task == "multiple-choice":
         fields = [pa.field("scores", pa.list_(_SCORE)), pa.field("best", pa.int64())]
     elif task == "question-answering":
-        answer = [("answer", _STRING), ("score", _SCORE), ("start", pa.int64()), ("end", pa.int64())]
-        fields = [pa.field(*field) for field in answer]
+        fields = [pa.field(*field) for field in _ANSWER]
         if getattr(options, "top_k", 1) > 1:
-            fields.append(pa.field("answers", pa.list_(pa.struct(answer))))
+            fields.append(pa.field("answers", pa.list_(pa.struct(_ANSWER))))
     elif task == "feature-extraction":
         vector = pa.list_(pa.float32(), embedding_size or -1)
         every_token = getattr(options, "pooling", "mean") == "none"
@@ -107,6 +108,13 @@ def result_fields(task: str, *, options: Any = None, embedding_size: int | None 
             fields.append(pa.field("generated_sequences", pa.list_(pa.struct(list(fields)))))
     else:
         raise InputError(f"task {task!r} is not known; the tasks are {', '.join(TASKS)}")
+    if getattr(options, "return_windows", False):
+        told = {
+            "question-answering": [("answers", pa.list_(pa.struct(_ANSWER)))],
+            "feature-extraction": [("embedding", pa.list_(pa.float32(), embedding_size or -1))],
+            "masked-lm-scoring": [("nll", _SCORE)],
+        }.get(task, [("labels", _LABELS)])
+        fields.append(pa.field("windows", pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), *told]))))
     return fields + _COUNTS
 
 

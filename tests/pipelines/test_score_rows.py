@@ -49,7 +49,9 @@ OPTIONS_OF = {
     "text-generation": {"max_new_tokens": 4},
     "zero-shot-classification": {"candidate_labels": ("city", "lake")},
     "fill-mask": {"return_sequence": True, "targets": ("a", "e")},
-    "question-answering": {"top_k": 3},
+    "question-answering": {"top_k": 3, "return_windows": True},
+    "text-classification": {"return_windows": True, "max_length": 40},
+    "masked-lm-scoring": {"return_windows": True, "max_length": 40},
     "feature-extraction": {"pooling": "none"},
 }
 CONFIG_OF = {

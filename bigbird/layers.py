@@ -165,12 +165,13 @@ class Layer(nn.Module):
 
 class Encoder(nn.Module):
     """The stack of layers. `checkpointing`: arguments of torch's checkpoint, with which training recomputes each layer
-    in the backward pass to save memory; None keeps all states."""
+    in the backward pass to save memory, or every `checkpoint_every`-th; None keeps all states."""
 
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.checkpointing: dict[str, Any] | None = None
+        self.checkpoint_every = 1
 
     def forward(
         self,
@@ -190,7 +191,7 @@ class Encoder(nn.Module):
             if collect is not None:
                 hidden = collect(hidden)
             scale = None if head_mask is None else head_mask[index][:, None]
-            if self.checkpointing is not None and self.training:
+            if self.checkpointing is not None and self.training and index % self.checkpoint_every == 0:
                 if self.checkpointing["use_reentrant"] and cross is not None:
                     raise InputError("use_reentrant=True loses the gradients of encoder_hidden_states; use False")
                 hidden = checkpoint(layer, hidden, index, attend, cross, scale, **self.checkpointing)

@@ -59,6 +59,10 @@ class BigBirdModule(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
+    def can_generate(self) -> bool:
+        """Whether the model has `generate`."""
+        return hasattr(self, "generate")
+
     @property
     def base_model(self) -> "BigBirdModule":
         """The bare model below the head; the bare model itself."""
@@ -135,7 +139,26 @@ class BigBirdModule(nn.Module):
         if unknown := sorted(given.keys() - CHECKPOINT_ARGUMENTS):
             raise InputError(f"gradient_checkpointing_kwargs has {unknown[0]!r}, expected {CHECKPOINT_ARGUMENTS}")
         for encoder in self._encoders:
-            encoder.checkpointing = {"use_reentrant": False, **given}
+            encoder.checkpointing, encoder.checkpoint_every = {"use_reentrant": False, **given}, 1
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """The same by the name of transformers 5. every_n_layers: recompute only every n-th layer."""
+        if offload:
+            raise InputError("offload=True: states stay on their device here; use torch.autograd.graph.save_on_cpu")
+        if every_n_layers < 1:
+            raise InputError(f"every_n_layers is {every_n_layers}, expected an integer of at least 1")
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs)
+        for encoder in self._encoders:
+            encoder.checkpoint_every = every_n_layers
+
+    def activation_checkpointing_disable(self) -> None:
+        """The same as gradient_checkpointing_disable."""
+        self.gradient_checkpointing_disable()
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all states for the backward pass again."""
@@ -145,6 +168,10 @@ class BigBirdModule(nn.Module):
     @property
     def is_gradient_checkpointing(self) -> bool:
         return any(encoder.checkpointing is not None for encoder in self._encoders)
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        return self.is_gradient_checkpointing
 
     def initialise(self) -> None:
         """Draw all weights anew: normal with deviation `initializer_range`, biases zero, norms one."""

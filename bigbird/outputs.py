@@ -10,7 +10,7 @@ Going over a result gives its values, where transformers' gives the names of `ou
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -28,8 +28,7 @@ class ModelOutput:
         return tuple(value for _, value in self.items())
 
     def items(self) -> list[tuple[str, Any]]:
-        present = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return [(name, value) for name, value in present if value is not None]
+        return [(name, value) for name, value in vars(self).items() if value is not None]
 
     def keys(self) -> list[str]:
         return [name for name, _ in self.items()]
@@ -41,13 +40,11 @@ class ModelOutput:
         return dict(self.items()).get(key, default)
 
     def update(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
-        """Put other values into fields. Raises KeyError for what is no field."""
+        """Put other values into fields, or beside them."""
         for name, value in {**(values or {}), **more}.items():
             self[name] = value
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key not in {each.name for each in fields(self)}:
-            raise KeyError(key)
         setattr(self, key, value)
 
     def __getitem__(self, key: int | slice | str) -> Any:

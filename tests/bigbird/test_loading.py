@@ -150,8 +150,8 @@ def test_outputs_are_ordered_mappings_dataclasses_and_tuples_and_pickle():
     assert ours.keys() == ["logits", "attentions"]
     ours["loss"] = theirs["loss"]
     assert ours.keys() == list(theirs.keys())
-    with pytest.raises(KeyError, match="no_field"):
-        ours["no_field"] = 1
+    ours["no_field"] = theirs["no_field"] = 1  # transformers' fill-mask pipeline puts input_ids there
+    assert ours.keys() == list(theirs.keys())
     again = pickle.loads(pickle.dumps(ours))
     assert type(again) is LogitsOutput
     assert torch.equal(again.logits, logits)

@@ -182,6 +182,21 @@ def test_gradient_checkpointing_goes_on_and_off_as_in_transformers(use_reentrant
         model.gradient_checkpointing_enable({"reentrant": True})
 
 
+def test_every_nth_layer_is_recomputed_by_the_name_of_transformers_5():
+    model = pair("BigBirdForMaskedLM")[0].train()
+    calls = []
+    for index, layer in enumerate(model.bert.encoder.layer):
+        layer.register_forward_pre_hook(lambda *_, index=index: calls.append(index))
+    model.activation_checkpointing_enable(every_n_layers=2)
+    model(tokens(9), labels=tokens(9)).loss.backward()
+    assert sorted(calls) == [0, 0, 1]
+    model.activation_checkpointing_disable()
+    assert not model.is_activation_checkpointing
+    for wrong in ({"offload": True}, {"every_n_layers": 0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            model.activation_checkpointing_enable(**wrong)
+
+
 def test_reentrant_checkpoints_that_would_lose_gradients_of_cross_attention_are_refused():
     model = pair("BigBirdForCausalLM", **DECODER, add_cross_attention=True)[0].train()
     model.gradient_checkpointing_enable({"use_reentrant": True})

@@ -141,3 +141,29 @@ def test_what_zero_shot_classification_cannot_do_is_refused_by_name(beside, tiny
 def test_tasks_go_by_the_pipelines_other_names(tiny_checkpoint, alias, head):
     directory = tiny_checkpoint(getattr(bigbird, f"BigBirdFor{head}"))
     assert load_predictor(alias, directory).task == ALIASES[alias]
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "text", "asked"),
+    [
+        ("fill-mask", "BigBirdForMaskedLM", "Paris is the [MASK] of France", {}),
+        ("text-classification", "BigBirdForSequenceClassification", TEXT, {"top_k": None}),
+        ("token-classification", "BigBirdForTokenClassification", TEXT, {"aggregation_strategy": "simple"}),
+        ("feature-extraction", "BigBirdModel", TEXT, {}),
+        ("zero-shot-classification", "BigBirdForSequenceClassification", TEXT, {"candidate_labels": ["city", "lake"]}),
+    ],
+)
+def test_transformers_pipelines_take_our_models_and_tokenizers(beside, task, head, text, asked):
+    _, theirs = beside(task, head, **(NLI if "zero" in task else {}))
+    directory = theirs.model.name_or_path
+    tokenizer = bigbird.AutoTokenizer.from_pretrained(directory)
+    ours = transformers.pipeline(task, model=getattr(bigbird, head).from_pretrained(directory), tokenizer=tokenizer)
+    assert near(ours(text, **asked), theirs(text, **asked))
+
+
+def near(found, expected):
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(near(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(near, found, expected))
+    return found == expected if isinstance(expected, str | int) else found == pytest.approx(expected, abs=1e-4)

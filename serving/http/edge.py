@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.errors import ServingError
 from serving.http.auth import ApiKeys, KeyUse
 from serving.http.error_response import error_response
+from serving.settings import GENERATION
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -42,20 +43,35 @@ def request_id(headers: Headers) -> str:
 RequestReport = Callable[[str, int, float, str | None], None]
 
 
+def head_at(path: str) -> str:
+    """The head that a path asks, of a request that may never get there."""
+    name = path.removeprefix("/v1/")
+    return {"completions": GENERATION, "embeddings": "feature-extraction"}.get(name, name)
+
+
+class RequestMetrics(Protocol):
+    """Where the edge tells of requests: head, status, seconds and kind of error of each; how many there are now."""
+
+    def request(self, head: str, status: int, seconds: float, error_kind: str | None) -> None: ...
+
+    def in_flight(self, num_requests: int) -> None: ...
+
+
 class Edge:
-    """Wraps the application. `report(head, status, seconds, error_kind)` is called once a request.
+    """Wraps the application.
 
     The handlers below find the request's id in `scope["state"]["request_id"]` and leave the kind of an error in
     `scope["state"]["error_kind"]`.
     """
 
     def __init__(self, app: ASGIApp, *, keys: ApiKeys, max_body_bytes: int, heads: tuple[str, ...],
-                 report: RequestReport) -> None:  # fmt: skip
+                 metrics: RequestMetrics) -> None:  # fmt: skip
         self._app = app
         self._keys = keys
         self._max_body_bytes = max_body_bytes
         self._heads = heads
-        self._report = report
+        self._metrics = metrics
+        self._num_open = 0
         self._num_slowed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,6 +99,8 @@ class Edge:
                 message = {**message, "body": b""}
             await send(message)
 
+        self._num_open += 1
+        self._metrics.in_flight(self._num_open)
         try:
             use = await self._checked_key(scope, headers)
             body = await self._checked_body(scope, headers, receive)
@@ -95,6 +113,8 @@ class Edge:
             status, finished, state["error_kind"] = 500, True, "internal"
             raise
         finally:
+            self._num_open -= 1
+            self._metrics.in_flight(self._num_open)
             if use is not None:
                 use.end(state.get("num_tokens") or 0)
             self._account(scope, state, status if finished else 499, time.monotonic() - started)
@@ -143,10 +163,10 @@ class Edge:
     def _account(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
         path = scope["path"]
         # Only names of this server become tag values: a scanner must not be able to grow the metrics.
-        head = state.get("head") or path.removeprefix("/v1/")
+        head = state.get("head") or head_at(path)
         head = head if head in self._heads else "other"
         kind = "client_closed" if status == 499 else state.get("error_kind")
-        self._report(head, status, seconds, kind)
+        self._metrics.request(head, status, seconds, kind)
         duration_ms = round(1000 * seconds, 3)
         line = (scope["method"], path[:200], status, duration_ms, state["request_id"])
         logger.info(

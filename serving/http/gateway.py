@@ -4,10 +4,13 @@ It knows HTTP and `Head`; it knows neither Ray nor the model library, so it star
 either. What a request means is in `schemas` and `tasks`, what failures look like in `error_handlers`.
 """
 
+import re
+from base64 import b64encode
 from collections.abc import Mapping
 from functools import partial
+from hashlib import sha256
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
@@ -18,7 +21,7 @@ from serving.errors import ServingError
 from serving.http import error_handlers, openai_api
 from serving.http.answers import HeadInfo, Info
 from serving.http.auth import ApiKeys
-from serving.http.edge import Edge
+from serving.http.edge import Edge, RequestMetrics
 from serving.http.error_handlers import COMPUTED, responses
 from serving.http.heads import Head
 from serving.http.json_bodies import OneLargeBodyAtATime, json_answer
@@ -27,15 +30,18 @@ from serving.http.probes import Probes
 from serving.http.tasks import TASKS, Task
 from serving.settings import GatewayArguments, HeadArguments
 
-# The page has everything inside; nothing from elsewhere may run in it, and it may not be framed.
-_PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
+def page_policy(text: str) -> str:
+    """The policy of a page that has everything inside: only what is written in it runs, and it may not be framed."""
 
-class Metrics(Protocol):
-    def request(self, head: str, status: int, seconds: float, error_kind: str | None) -> None: ...
+    def sources(tag: str) -> str:
+        inside = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        return " ".join(f"'sha256-{b64encode(sha256(part.encode()).digest()).decode()}'" for part in inside)
+
+    return (
+        f"default-src 'none'; style-src {sources('style')}; script-src {sources('script')}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 def create_app(
@@ -45,7 +51,7 @@ def create_app(
     arguments: GatewayArguments,
     keys: ApiKeys,
     versions: Mapping[str, str],
-    metrics: Metrics,
+    metrics: RequestMetrics,
 ) -> FastAPI:
     """The application that serves `heads`, task by task.
 
@@ -70,9 +76,7 @@ def create_app(
     openai_api.add_routes(v1, heads, arguments)
     app.include_router(v1)
     app.include_router(_operations(heads, head_arguments, arguments, versions, key_in_docs))
-    app.add_middleware(
-        Edge, keys=keys, max_body_bytes=arguments.max_body_bytes, heads=tuple(heads), report=metrics.request
-    )
+    app.add_middleware(Edge, keys=keys, max_body_bytes=arguments.max_body_bytes, heads=tuple(heads), metrics=metrics)
     if arguments.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -134,10 +138,10 @@ def _operations(
 ) -> APIRouter:
     router = APIRouter(tags=["operations"])
     probes = Probes(heads)
-    headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
 
     def add_page(path: str, name: str) -> None:
         text = files("serving.http").joinpath("static", name).read_text(encoding="utf-8")
+        headers = {"Content-Security-Policy": page_policy(text), "X-Content-Type-Options": "nosniff"}
 
         @router.get(path, include_in_schema=False, name=name)
         async def page() -> HTMLResponse:

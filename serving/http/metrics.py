@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.serve.metrics import Counter, Histogram
+from ray.serve.metrics import Counter, Gauge, Histogram
 
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
 
@@ -32,6 +32,7 @@ class GatewayMetrics:
             boundaries=_SECONDS,
             tag_keys=("head",),
         )
+        self._in_flight = Gauge("bigbird_requests_in_flight", description="Requests that a gateway is at work on.")
         self._retries = Counter(
             "bigbird_retries", description="Calls repeated because a replica went away.", tag_keys=("head",)
         )
@@ -41,6 +42,9 @@ class GatewayMetrics:
         self._seconds.observe(max(seconds, 1e-6), tags={"head": head})
         if error_kind is not None:
             self._errors.inc(1, tags={"head": head, "kind": error_kind})
+
+    def in_flight(self, num_requests: int) -> None:
+        self._in_flight.set(num_requests)
 
     def retry(self, head: str) -> None:
         self._retries.inc(1, tags={"head": head})

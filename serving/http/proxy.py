@@ -25,7 +25,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ServingError
-from serving.http.edge import RequestReport, request_id
+from serving.http.edge import RequestReport, head_at, request_id
 from serving.http.limits import TIMEOUT_HEADER
 from serving.http.proxy_answer import ProxyAnswer, RepeatedRefusals
 from serving.http.request_bodies import ClientLeft, HeldBody, RequestBodies
@@ -95,7 +95,7 @@ class Proxy:
             except ClientLeft:
                 return
         if answer.own_error is not None:
-            task = scope["path"].removeprefix("/v1/")
+            task = head_at(scope["path"])
             head = task if task in ALL_HEADS else "other"
             self._report(head, answer.own_error.status, time.monotonic() - started, answer.own_error.kind)
 

@@ -34,6 +34,7 @@ class GenerationReplica:
         from bigbird.generation.engine import Engine
 
         torch.set_num_threads(max(1, int(arguments.num_cpus)))
+        started = time.monotonic()
         model = load_model(arguments.checkpoint, dtype="float32", device=arguments.device)
         if not isinstance(model, BigBirdForCausalLM) or not model.config.is_decoder:
             raise CheckpointError(f"{task} needs a decoder (BigBirdForCausalLM); {arguments.checkpoint} is none")
@@ -43,6 +44,7 @@ class GenerationReplica:
         self._tokenizer = BigBirdTokenizer.from_pretrained(arguments.checkpoint)
         self._text = TextThreads()
         self._metrics = HeadMetrics(task)
+        self._num_shared_tokens = 0
         cache_tokens = arguments.max_cached_tokens or arguments.max_slots * self._config.max_position_embeddings
         self._engine = Engine(model, self._tokenizer, max_cache_tokens=cache_tokens, max_streams=arguments.max_slots)
         self._loop = EngineLoop(
@@ -52,6 +54,7 @@ class GenerationReplica:
             max_step_s=arguments.max_forward_s,
             on_step=self._report,
         )
+        self._metrics.loaded(time.monotonic() - started)
 
     async def complete(self, request: dict[str, Any]) -> dict[str, Any]:
         """All choices at once, and the usage."""
@@ -125,8 +128,15 @@ class GenerationReplica:
                 for choice, event in arrived:
                     if isinstance(event, Exception):
                         raise _client_error(event)
-                    num_open -= event.finish_reason is not None
                     body = choice.take(event)
+                    if event.finish_reason is not None:
+                        num_open -= 1
+                        self._metrics.finished(
+                            event.finish_reason,
+                            num_prompt_tokens=len(choice.prompt_ids),
+                            num_tokens=choice.num_tokens,
+                            decode_s=choice.decode_s,
+                        )
                     if body is not None:
                         bodies.append(body)
                 if bodies:
@@ -174,8 +184,15 @@ class GenerationReplica:
 
     def _report(self, num_tokens: int) -> None:
         stats = self._engine.stats
-        running = stats.num_prefilling + stats.num_decoding
-        self._metrics.generated(num_tokens, running=running, waiting=stats.num_waiting)
+        self._metrics.generated(
+            num_tokens,
+            running=stats.num_prefilling + stats.num_decoding,
+            waiting=stats.num_waiting,
+            num_shared_tokens=stats.num_shared_tokens - self._num_shared_tokens,
+            cache_used_share=stats.num_used_cache_tokens
+            / max(1, stats.num_used_cache_tokens + stats.num_free_cache_tokens),
+        )
+        self._num_shared_tokens = stats.num_shared_tokens
 
 
 class _Choice:
@@ -188,6 +205,8 @@ class _Choice:
         self.prompt_ids = prompt_ids
         self.prompt_text = prompt_text
         self.num_tokens = 0
+        self.decode_s = 0.0  # from the first token to the last
+        self._first_token_at: float | None = None
         self._options = options
         self._tokenizer = tokenizer
         self._offset = len(prompt_text) if echo else 0
@@ -203,6 +222,9 @@ class _Choice:
     def take(self, event: Any) -> dict[str, Any] | None:
         """The piece this event makes, or None while its text is not final: its log-probability waits for it."""
         if event.token_id is not None:
+            now = time.monotonic()
+            self._first_token_at = self._first_token_at or now
+            self.decode_s = now - self._first_token_at
             self.num_tokens += 1
             self._waiting.append(event)
         if not event.text and event.finish_reason is None:

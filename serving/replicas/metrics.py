@@ -49,6 +49,19 @@ class HeadMetrics:
         self._generated = counter("bigbird_generated_tokens", "Tokens generated.")
         self._running = gauge("bigbird_running_generations", "Requests that hold a slot of the engine.")
         self._waiting = gauge("bigbird_waiting_generations", "Requests that wait for a slot of the engine.")
+        self._between_tokens_s = histogram(
+            "bigbird_time_per_output_token_seconds", "From one token of a generation to its next, on average.", _SECONDS
+        )
+        self._prompt_tokens = counter("bigbird_prompt_tokens", "Tokens of the prompts of finished generations.")
+        self._shared_tokens = counter("bigbird_shared_prompt_tokens", "Prompt tokens that the cache already had.")
+        self._cache_share = gauge("bigbird_cache_used_share", "Share of the engine's cache that is in use, 0 to 1.")
+        self._finished = Counter(
+            "bigbird_finished_generations",
+            description="Generations by why they ended: stop or length.",
+            tag_keys=("head", "reason"),  # type: ignore[arg-type]  # Ray annotates a tuple of exactly one
+        )
+        self._finished.set_default_tags({"head": head})
+        self._load_s = gauge("bigbird_load_seconds", "Time a replica took to load its model.")
 
     def batch(self, report: BatchReport) -> None:
         self._tokens.inc(max(report.num_tokens, 1))
@@ -66,8 +79,24 @@ class HeadMetrics:
     def first_token(self, seconds: float) -> None:
         self._first_token_s.observe(max(seconds, 1e-6))
 
-    def generated(self, num_tokens: int, *, running: int, waiting: int) -> None:
+    def loaded(self, seconds: float) -> None:
+        self._load_s.set(seconds)
+
+    def generated(
+        self, num_tokens: int, *, running: int, waiting: int, num_shared_tokens: int, cache_used_share: float
+    ) -> None:
+        """One step of the engine; num_shared_tokens: of prompts that were admitted in it."""
         if num_tokens:
             self._generated.inc(num_tokens)
+        if num_shared_tokens:
+            self._shared_tokens.inc(num_shared_tokens)
         self._running.set(running)
         self._waiting.set(waiting)
+        self._cache_share.set(cache_used_share)
+
+    def finished(self, reason: str, *, num_prompt_tokens: int, num_tokens: int, decode_s: float) -> None:
+        """One generation that ended; decode_s: from its first token to its last."""
+        self._finished.inc(1, tags={"reason": reason})
+        self._prompt_tokens.inc(num_prompt_tokens)
+        if num_tokens > 1:
+            self._between_tokens_s.observe(max(decode_s / (num_tokens - 1), 1e-6))

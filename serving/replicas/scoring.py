@@ -39,6 +39,7 @@ class ScoringReplica:
         from bigbird.predictors import load_predictor
 
         torch.set_num_threads(max(1, int(arguments.num_cpus)))
+        started = time.monotonic()
         self._task = task
         self._arguments = arguments
         self._predictor = load_predictor(
@@ -49,6 +50,7 @@ class ScoringReplica:
             max_tokens_per_batch=arguments.max_tokens_per_batch,
         )
         self._metrics = HeadMetrics(task)
+        self._metrics.loaded(time.monotonic() - started)
         self._num_open = 0
         self._text = TextThreads()
         self._health = ModelHealth(arguments.max_forward_s)

@@ -354,6 +354,12 @@ def test_metrics_reach_prometheus_by_head(url):
         r'ray_bigbird_time_to_first_token_seconds_count{[^}]*head="text-generation"',
         r'ray_bigbird_generated_tokens_total{[^}]*head="text-generation"',
         r'ray_bigbird_running_generations{[^}]*head="text-generation"',
+        r'ray_bigbird_time_per_output_token_seconds_count{[^}]*head="text-generation"',
+        r'ray_bigbird_prompt_tokens_total{[^}]*head="text-generation"',
+        r'ray_bigbird_finished_generations_total{[^}]*head="text-generation"[^}]*reason="(stop|length)"',
+        r'ray_bigbird_cache_used_share{[^}]*head="text-generation"',
+        r'ray_bigbird_load_seconds{[^}]*head="fill-mask"',
+        r"ray_bigbird_requests_in_flight{",
     ]
     missing = wanted
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import math
 import struct
@@ -343,6 +344,17 @@ def test_health_ready_info_and_models_tell_what_is_here(server):
     assert info["heads"][0]["details"] == {"max_position_embeddings": 4096}
     models = server.ask("GET", "/v1/models").json()
     assert [model["id"] for model in models["data"]] == list(ALL_HEADS)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_only_what_is_written_in_a_page_runs_in_it(server, path):
+    response = server.ask("GET", path)
+    policy = response.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    for tag, source in (("script", "script-src"), ("style", "style-src")):
+        inside = response.text.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{source} 'sha256-{digest}'" in policy
 
 
 def test_however_many_ask_whether_the_server_is_ready_each_head_is_asked_once(server):

@@ -77,3 +77,6 @@ class RecordedMetrics:
     def request(self, head: str, status: int, seconds: float, error_kind: str | None) -> None:
         assert seconds >= 0
         self.requests.append((head, status, error_kind))
+
+    def in_flight(self, num_requests: int) -> None:
+        assert num_requests >= 0

@@ -5,7 +5,7 @@
     serve deploy cluster/serve.yaml
     bigbird-serve --head fill-mask=DIR --head token-classification=DIR
 
-It knows how a head becomes a deployment with its own scaling; what runs inside is in `deployments`.
+How a head becomes a deployment with its own scaling; what runs inside is in `http` and `replicas`.
 """
 
 # No postponed annotations here: Ray validates the arguments only where `build`'s annotation is the class itself.

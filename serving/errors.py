@@ -36,8 +36,8 @@ ERROR_TABLE: dict[str, ErrorKind] = {
 }
 
 
-# A replica whose queue is full says so for a quarter of the time the queue takes to empty: until then the model has
-# work, and requests that are refused without asking the replica cost nobody an answer.
+# For how long a full replica is not asked again: a quarter of the time its queue takes to empty, so that the model does
+# not run out of work, and half a second at most.
 _BUSY_SHARE = 0.25
 _MAX_BUSY_S = 0.5
 # From the gateway to the proxy in front of it, `HEAD SECONDS`: every replica of the head refuses every request for so

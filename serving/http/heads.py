@@ -24,5 +24,5 @@ class Head(Protocol):
         ...
 
     def asleep(self) -> bool:
-        """Whether the head has no replica because nobody asked it anything for a while."""
+        """Whether the head has scaled to zero replicas."""
         ...

@@ -38,7 +38,7 @@ PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.pro
 # Other applications behind the same proxy keep their own ways.
 _OURS = re.compile(r"/(v1/.*|health|ready|info|docs|openapi\.json)?")
 
-# A request that kills whoever reads it must not go through every gateway there is: it is sent at most three times. By
+# A request that kills its gateway must not go through every gateway there is: it is sent at most three times. By
 # the second pause a lost node is known, and no longer chosen.
 _PAUSES_S = (0.2, 3.0)
 
@@ -57,7 +57,7 @@ def middlewares() -> list[Middleware]:
 
 
 class Proxy:
-    """Wraps Serve's proxy. `report` is told of what is answered here, as the gateway's `Edge` tells of the rest.
+    """Wraps Serve's proxy. `report` counts what is answered here; the gateway's `Edge` counts the rest.
 
     Every request of this application may be sent twice: none changes anything on the server, and an answer that has
     begun is never repeated.

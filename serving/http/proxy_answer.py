@@ -82,7 +82,7 @@ class ProxyAnswer:
         await self._send(head)
 
     async def repeat(self, head: Message, message: Message) -> None:
-        """Says to this client what another one was told."""
+        """Answers with a refusal that another client got."""
         headers = MutableHeaders(raw=list(head["headers"]))
         headers["x-request-id"] = self._request_id
         self.begun = self._complete = True

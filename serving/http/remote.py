@@ -151,9 +151,9 @@ class RemoteHead:
         return False
 
     async def _within(self, response: Any, awaitable: Awaitable[Any], attempts: _Attempts) -> Any:
-        """What a replica says; cancels the whole call when the time is over, or the head goes down, or nobody waits."""
+        """What a replica says; cancels the whole call when the time is over, the head goes down, or the client leaves."""
         task = asyncio.ensure_future(awaitable)
-        # Of a call that was given up nobody asks how it ended; asyncio would print that.
+        # A call that was given up may still fail; asyncio prints an exception that is never retrieved.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while True:

@@ -11,7 +11,7 @@ class AroundRefusals(RequestRouter):
     """Two replicas by chance, of which Serve takes the one with the shorter queue.
 
     Serve knows how many requests a replica has, not how many tokens: one that is full of a long document looks idle.
-    Such a replica refuses by itself, and whoever sends the request again names it in `refused_by`.
+    Such a replica refuses the request, and the gateway sends it again with that replica's name in `refused_by`.
     """
 
     async def choose_replicas(
@@ -20,7 +20,7 @@ class AroundRefusals(RequestRouter):
         """One rank of at most two replicas; those that have refused only where there are no others."""
         refused_by: tuple[str, ...] = ()
         if pending_request is not None:
-            # Serve pauses before it asks again only where it is told to.
+            # Without this, Serve would ask again without a pause.
             pending_request.routing_context.should_backoff = True
             if pending_request.args and isinstance(pending_request.args[0], dict):
                 refused_by = pending_request.args[0].get("refused_by", ())

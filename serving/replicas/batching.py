@@ -203,7 +203,7 @@ class TokenBudgetBatcher:
             if request.dropped:
                 heapq.heappop(self._heap)
                 continue
-            # Alone, it keeps nobody waiting, and the estimate may be wrong.
+            # A request that is alone delays no other one, and the estimate may be wrong.
             needed_s = self._seconds(request.queued_tokens) if self.queued_requests > 1 else 0.0
             if now + needed_s > request.deadline:
                 heapq.heappop(self._heap)

@@ -4,6 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
+
+from serving.errors import ERROR_TABLE
+from serving.http.auth import ApiKeys
+from serving.http.gateway import create_app
+from serving.settings import ALL_HEADS, GatewayArguments, HeadArguments
+
 FACTS = {"num_tokens": 7, "num_windows": 2, "truncated": False}
 RECORDS: dict[str, dict[str, Any]] = {
     "fill-mask": {"masks": [{"position": 2, "candidates": [{"token": 5, "token_str": " b", "score": 0.5}]}]},
@@ -80,3 +87,38 @@ class RecordedMetrics:
 
     def in_flight(self, num_requests: int) -> None:
         assert num_requests >= 0
+
+
+class Server:
+    """The application with its fakes, and one blocking way to ask it something."""
+
+    def __init__(self, tasks=ALL_HEADS, *, keys: ApiKeys | None = None, **arguments: Any) -> None:
+        self.heads = {task: FakeHead(task) for task in tasks}
+        self.metrics = RecordedMetrics()
+        self.app = create_app(
+            self.heads,
+            head_arguments={task: HeadArguments(checkpoint=f"/srv/models/{task}") for task in tasks},
+            arguments=GatewayArguments(**arguments),
+            keys=keys or ApiKeys([]),
+            versions={"bigbird-on-ray": "1.2.3"},
+            metrics=self.metrics,
+        )
+
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def main() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(main())
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return self.ask("POST", path, json=body, **options)
+
+
+def assert_error(response: httpx.Response, kind: str, param: str | None = None) -> None:
+    assert response.status_code == ERROR_TABLE[kind].status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"type", "message", "param"}
+    assert (error["type"], error["param"]) == (kind, param), error
+    assert error["message"]

@@ -1,0 +1,135 @@
+"""serving.http.openai_api below Ray: OpenAI's bodies and server-sent events, with heads of a few lines."""
+
+import base64
+import json
+import math
+import struct
+
+import httpx
+import pytest
+from serving_fakes import Server, assert_error
+
+from serving.errors import ServingError
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def test_a_completion_has_openai_s_shape(server):
+    body = {"model": "text-generation", "prompt": ["a", "b"], "max_tokens": 5, "seed": 7, "stop": "x", "logprobs": 1}
+    answer = server.post("/v1/completions", body).json()
+    assert answer["object"] == "text_completion"
+    assert answer["usage"]["total_tokens"] == 3
+    method, call, _ = server.heads["text-generation"].calls[-1]
+    assert method == "complete"
+    assert call["prompts"] == ["a", "b"]
+    assert call["options"] == {"max_new_tokens": 5, "temperature": 1.0, "top_p": 1.0, "seed": 7, "stop": ("x",),
+                               "logprobs": True}  # fmt: skip
+
+
+CHOICE = {"index": 0, "text": "x", "logprobs": None, "finish_reason": None}
+
+
+USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+
+
+def sent_lines(response: httpx.Response) -> list[str]:
+    return [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+
+
+def test_a_streamed_completion_is_events_then_done(server):
+    head = server.heads["text-generation"]
+    head.events = [{"choices": [CHOICE]}, {"choices": [{**CHOICE, "finish_reason": "stop"}]}, {"usage": USAGE}]
+    body = {"model": "text-generation", "prompt": "a", "stream": True, "stream_options": {"include_usage": True}}
+    response = server.post("/v1/completions", body)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *lines, done = sent_lines(response)
+    assert done == "[DONE]"
+    chunks = [json.loads(line) for line in lines]
+    assert [chunk["choices"] for chunk in chunks] == [[CHOICE], [{**CHOICE, "finish_reason": "stop"}], []]
+    assert [chunk["usage"] for chunk in chunks] == [None, None, USAGE]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert head.closed_streams == 1
+
+
+def test_a_stream_refused_at_once_has_its_own_status(server):
+    server.heads["text-generation"].events = [ServingError("invalid_input", "too long", param="prompt")]
+    response = server.post("/v1/completions", {"model": "text-generation", "prompt": "a", "stream": True})
+    assert_error(response, "invalid_input", "prompt")
+
+
+def test_a_stream_that_breaks_ends_with_an_error_event(server):
+    head = server.heads["text-generation"]
+    head.events = [{"choices": [CHOICE]}, ServingError("head_unavailable", "the replica went away")]
+    response = server.post("/v1/completions", {"model": "text-generation", "prompt": "a", "stream": True})
+    assert response.status_code == 200
+    lines = sent_lines(response)
+    assert json.loads(lines[-1])["error"]["type"] == "head_unavailable"
+    assert "[DONE]" not in lines
+    assert server.metrics.requests[-1] == ("text-generation", 200, "head_unavailable")
+
+
+def test_a_stream_with_a_defect_ends_with_an_error_event_that_tells_nothing(server):
+    server.heads["text-generation"].events = [{"choices": [CHOICE]}, RuntimeError("secret path /srv/x")]
+    response = server.post("/v1/completions", {"model": "text-generation", "prompt": "a", "stream": True})
+    assert json.loads(sent_lines(response)[-1])["error"]["type"] == "internal"
+    assert "/srv" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": "a", "frequency_penalty": 1}, "frequency_penalty"),
+        ({"prompt": "a", "suffix": "x"}, "suffix"),
+        ({"prompt": "a", "logit_bias": {"1": 2}}, "logit_bias"),
+        ({"prompt": "a", "logprobs": 5}, "logprobs"),
+        ({"prompt": "a", "n": 2, "best_of": 3}, "best_of"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": "a", "stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"prompt": "a", "temperature": -1}, "temperature"),
+        ({}, "prompt"),
+    ],
+)
+def test_what_completions_does_not_serve_is_refused_by_name(server, body, param):
+    assert_error(server.post("/v1/completions", {"model": "text-generation", **body}), "invalid_input", param)
+
+
+def test_a_model_that_is_not_here_is_404(server):
+    assert_error(server.post("/v1/completions", {"model": "gpt", "prompt": "a"}), "unknown_head", "model")
+    assert_error(server.post("/v1/embeddings", {"model": "gpt", "input": "a"}), "unknown_head", "model")
+
+
+def test_embeddings_come_as_numbers_or_as_base64(server):
+    body = {"model": "feature-extraction", "input": ["a", "b"]}
+    answer = server.post("/v1/embeddings", body).json()
+    length = math.sqrt(0.25**2 + 1)  # OpenAI's embeddings have length 1
+    assert [item["embedding"] for item in answer["data"]] == [pytest.approx([0.25 / length, -1 / length])] * 2
+    assert answer["usage"] == {"prompt_tokens": 14, "total_tokens": 14}
+    packed = server.post("/v1/embeddings", {**body, "encoding_format": "base64"}).json()
+    unpacked = struct.unpack("<2f", base64.b64decode(packed["data"][1]["embedding"]))
+    assert unpacked == pytest.approx((0.25 / length, -1 / length), abs=1e-6)
+    shorter = server.post("/v1/embeddings", {**body, "dimensions": 1}).json()
+    assert [item["embedding"] for item in shorter["data"]] == [[1.0]] * 2
+    assert_error(server.post("/v1/embeddings", {**body, "dimensions": 3}), "invalid_input", "dimensions")
+    ids = server.post("/v1/embeddings", {**body, "input": [[5, 6], [7]]}).json()
+    assert len(ids["data"]) == 2
+    assert server.heads["feature-extraction"].calls[-1][1]["inputs"] == [[5, 6], [7]]
+    assert len(server.post("/v1/embeddings", {**body, "input": ["a"] * 2048}).json()["data"]) == 2048
+    assert_error(server.post("/v1/embeddings", {**body, "input": ["a"] * 2049}), "invalid_input", "input")
+
+
+def test_a_head_is_found_among_the_models_and_text_generation_says_where_it_is(server):
+    assert server.ask("GET", "/v1/models/fill-mask").json()["id"] == "fill-mask"
+    assert_error(server.ask("GET", "/v1/models/gpt"), "unknown_head", "model")
+    told = server.post("/v1/text-generation", {"inputs": "a"}).json()["error"]["message"]
+    assert "text is generated at /v1/completions" in told
+    refused = server.post("/v1/completions", {"model": "text-generation", "prompt": "a", "presence_penalty": 1})
+    assert refused.json()["error"]["message"] == "presence_penalty: not served; leave it out or send 0"
+
+
+def test_an_embedding_that_fails_names_the_field_of_its_own_request(server):
+    server.heads["feature-extraction"].failure = ServingError("invalid_input", "empty", param="inputs.1")
+    response = server.post("/v1/embeddings", {"model": "feature-extraction", "input": ["a", ""]})
+    assert_error(response, "invalid_input", "input.1")

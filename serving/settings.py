@@ -111,7 +111,8 @@ class GatewayArguments(Arguments):
     )
     api_keys_variable: str | None = Field(default=None, description="Environment variable with keys, comma-separated.")
     open_without_keys: bool = Field(
-        default=False, description="Serve everybody who reaches the port. Otherwise a server without keys listens on loopback only."
+        default=False,
+        description="Serve everybody who reaches the port. Otherwise a server without keys listens on loopback only.",
     )
 
 

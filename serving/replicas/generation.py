@@ -54,7 +54,7 @@ class GenerationReplica:
             max_step_s=arguments.max_forward_s,
             on_step=self._report,
         )
-        self._metrics.loaded(time.monotonic() - started)
+        self._load_s = time.monotonic() - started
 
     async def complete(self, request: dict[str, Any]) -> dict[str, Any]:
         """All choices at once, and the usage."""
@@ -93,7 +93,9 @@ class GenerationReplica:
         }
 
     def check_health(self) -> None:
-        """Serve replaces the replica when this raises."""
+        """Serve replaces the replica when this raises. Ray forgets a gauge that is not set for some seconds."""
+        self._metrics.loaded(self._load_s)
+        self._report(0)
         self._loop.check_health()
 
     async def _stream(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

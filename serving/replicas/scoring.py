@@ -50,7 +50,7 @@ class ScoringReplica:
             max_tokens_per_batch=arguments.max_tokens_per_batch,
         )
         self._metrics = HeadMetrics(task)
-        self._metrics.loaded(time.monotonic() - started)
+        self._load_s = time.monotonic() - started
         self._num_open = 0
         self._text = TextThreads()
         self._health = ModelHealth(arguments.max_forward_s)
@@ -100,7 +100,9 @@ class ScoringReplica:
         }
 
     def check_health(self) -> None:
-        """Serve replaces the replica when this raises."""
+        """Serve replaces the replica when this raises. Ray forgets a gauge that is not set for some seconds."""
+        self._metrics.loaded(self._load_s)
+        self._metrics.queued(self._queued_tokens)
         self._health.check()
 
     def _forward(self, prepared: list[Any]) -> Sequence[Any]:

@@ -18,8 +18,8 @@ from datetime import date
 import ray
 
 from benchmarks.serving_parts.bench import SIZES, Bench, Row
-from benchmarks.serving_parts.steady import mixed, overhead, overload, peers
 from benchmarks.serving_parts.failures import chaos, scaling, soak
+from benchmarks.serving_parts.steady import mixed, overhead, overload, peers
 
 SCENARIOS = {one.__name__: one for one in (overhead, mixed, overload, peers, scaling, chaos, soak)}
 

@@ -151,7 +151,7 @@ class RemoteHead:
         return False
 
     async def _within(self, response: Any, awaitable: Awaitable[Any], attempts: _Attempts) -> Any:
-        """What a replica says; cancels the whole call when the time is over, the head goes down, or the client leaves."""
+        """What a replica says; cancels the call when the time is over, the head goes down, or the client leaves."""
         task = asyncio.ensure_future(awaitable)
         # A call that was given up may still fail; asyncio prints an exception that is never retrieved.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())

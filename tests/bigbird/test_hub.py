@@ -1,5 +1,6 @@
 """Hub ids: through huggingface_hub, its cache and its offline mode, against a small hub on the loopback interface."""
 
+import base64
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.directory = directory
         self.requests = []
+        self.uploaded = {}
 
     @property
     def url(self):
@@ -58,6 +60,24 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self):
+        """What an upload asks for: a repository, how to send each file, and a commit of those."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked.get('organization', 'me')}/{asked['name']}"
+            answer = {"url": f"{self.server.url}/{name}", "name": name, "id": name}
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            answer = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+        else:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.server.uploaded[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            answer = {"commitUrl": f"{self.server.url}/me/new-bird/commit/{COMMIT}", "commitOid": COMMIT}
+        self.server.requests.append((self.command, self.path.partition("?")[0]))
+        self._send(json.dumps(answer).encode(), "application/json")
+
     def _send(self, body, kind):
         self.send_response(200)
         self.send_header("Content-Type", kind)
@@ -65,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def log_message(self, *arguments):
@@ -134,6 +154,32 @@ def test_a_hub_id_loads_and_then_loads_offline_from_the_cache(hub, cache):
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip() == f"{ids} BigBirdForMaskedLM"
     assert not hub.requests
+
+
+def test_model_tokenizer_and_configuration_are_uploaded_as_they_save_themselves(hub, cache, tmp_path):
+    model, tokenizer = load_model(hub.directory), BigBirdTokenizer.from_pretrained(hub.directory)
+    for number, saved in enumerate((model, tokenizer, model.config)):
+        hub.uploaded.clear()
+        address = saved.push_to_hub("me/new-bird", token="hf_secret", private=True, commit_message="a bird")
+        assert address == f"{hub.url}/me/new-bird/commit/{COMMIT}"
+        saved.save_pretrained(tmp_path / str(number))
+        written = {file.name: file.read_bytes() for file in (tmp_path / str(number)).iterdir()}
+        assert {name: body for name, body in hub.uploaded.items() if name != ".gitattributes"} == written
+    assert ("POST", "/api/models/me/new-bird/commit/main") in hub.requests
+
+
+def test_a_revision_a_cache_and_a_subfolder_are_passed_on(hub, cache, tmp_path):
+    options = {"revision": "v1", "cache_dir": tmp_path / "elsewhere", "token": "hf_secret"}
+    assert type(load_model(REPOSITORY, **options)) is BigBirdForMaskedLM
+    assert BigBirdTokenizer.from_pretrained(REPOSITORY, **options).encode("a")
+    assert any(path.startswith(f"/api/models/{REPOSITORY}/revision/v1") for _, path in hub.requests)
+    assert (tmp_path / "elsewhere" / "models--someone--small-bird").is_dir()
+    assert not (cache / "hub").exists()
+    assert type(load_model(REPOSITORY, local_files_only=True, **options)) is BigBirdForMaskedLM
+    with pytest.raises(CheckpointError, match="the hub or its cache did not give it"):
+        load_model(REPOSITORY, local_files_only=True)
+    with pytest.raises(CheckpointError, match="there is no subfolder below"):
+        load_model(REPOSITORY, subfolder="below", **options)
 
 
 def test_legacy_weights_are_fetched_where_there_are_no_others(hub, cache):

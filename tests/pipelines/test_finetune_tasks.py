@@ -58,6 +58,17 @@ def test_an_answer_lies_on_its_tokens_in_every_window_that_holds_it(tokenizer: B
     assert rows[-1].targets == (0, 0)
 
 
+def test_pairs_are_trained_with_the_token_types_that_the_tokenizer_gives(tiny_tokenizer_dir: Path) -> None:
+    (document,) = choices(1)
+    for names, typed in ((["input_ids", "attention_mask"], 0), (["input_ids", "token_type_ids", "attention_mask"], 1)):
+        tokenizer = BigBirdTokenizer.from_pretrained(tiny_tokenizer_dir, model_input_names=names)
+        (row,), _ = to_rows("multiple-choice", tokenizer).rows([document])
+        pairs = tokenizer([document["prompt"]] * 3, document["choices"], return_token_type_ids=bool(typed))
+        expected = pairs.get("token_type_ids") or [[0] * len(ids) for ids in pairs["input_ids"]]
+        assert max(row.token_type_ids) == typed
+        assert list(row.token_type_ids) == [number for types in expected for number in types]
+
+
 def test_an_answer_that_cuts_a_token_is_given_the_whole_token_and_counted(tokenizer: BigBirdTokenizer) -> None:
     document = {"question": "who?", "context": "blocks", "answers": {"text": ["lock"], "answer_start": [1]}}
     (row,), counts = to_rows("question-answering", tokenizer).rows([document])

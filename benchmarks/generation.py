@@ -1,6 +1,9 @@
 """Decoding, ours beside transformers, in one run and in turns: one stream, many streams, and the first token.
 
-    python -m benchmarks.generation --threads 2 --dtype float32 bfloat16
+    python -m benchmarks.generation --threads 2 --dtype float32 bfloat16 int8
+
+One stream is also decoded through the documented interface, `model(ids, past_key_values=...)`. Beside int8, their side
+runs in float32. Prompt lookup is `benchmarks.prompt_lookup`'s.
 
 Both sides have the same random weights of base size (or of the size asked for) and must generate the same tokens in
 float32. Times are of this machine as it is: the best of the rounds is reported beside the median, and a large
@@ -27,6 +30,7 @@ from bigbird.generation.generate import GenerationOptions, generate
 from bigbird.inference import prepare_for_inference
 
 NEVER = 10**6  # an end-of-sequence token outside of the vocabulary
+PARTS = ["single", "many", "first"]
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 clock = CLOCKS["wall"]
 
@@ -82,9 +86,9 @@ def models(arguments: argparse.Namespace, dtype: str) -> tuple[Any, Any, int]:
     step_bytes = sum(
         p.numel() for n, p in plain.named_parameters() if "position_emb" not in n and "token_type" not in n
     )
-    step_bytes *= 2 if dtype == "bfloat16" else 4
+    step_bytes *= {"bfloat16": 2, "int8": 1}.get(dtype, 4)
     ours = prepare_for_inference(plain, dtype=dtype)
-    return theirs.to(getattr(torch, dtype)), ours, step_bytes
+    return theirs if dtype == "int8" else theirs.to(getattr(torch, dtype)), ours, step_bytes
 
 
 def their_generate(theirs: Any, prompts: list[list[int]], new_tokens: int) -> torch.Tensor:
@@ -117,6 +121,18 @@ def single_stream(theirs: Any, ours: Any, arguments: argparse.Namespace, dtype: 
     if dtype == "float32":
         assert ours_tokens(many) == their_generate(theirs, [prompt], many)[0].tolist(), "tokens differ"
 
+    @torch.inference_mode()
+    def documented(count: int) -> list[int]:
+        ids, past, tokens = torch.tensor([prompt]), None, []
+        for _ in range(count):
+            output = ours(ids, past_key_values=past, use_cache=True)
+            past, ids = output.past_key_values, output.logits[:, -1:].argmax(-1)
+            tokens.append(int(ids))
+        return tokens
+
+    if dtype == "float32":
+        assert documented(many) == ours_tokens(many), "tokens differ"
+
     def step(run: Callable[[int], Any]) -> float:
         return (timed(lambda: run(many)) - timed(lambda: run(few))) / (many - few)
 
@@ -124,7 +140,8 @@ def single_stream(theirs: Any, ours: Any, arguments: argparse.Namespace, dtype: 
         arguments.rounds,
         {
             "transformers": lambda: step(lambda count: their_generate(theirs, [prompt], count)),
-            "ours": lambda: step(ours_tokens),
+            "ours, past_key_values": lambda: step(documented),
+            "ours, generate": lambda: step(ours_tokens),
         },
     )
     theirs_s = timings["transformers"]
@@ -163,6 +180,10 @@ def many_streams(theirs: Any, ours: Any, arguments: argparse.Namespace) -> list[
         seconds = timed(lambda: [their_generate(theirs, [prompt], arguments.new_tokens) for prompt in some])
         return seconds / (len(some) * arguments.new_tokens)
 
+    def ours_one_by_one() -> float:
+        seconds = timed(lambda: [generate(ours, None, [prompt], options) for prompt in some])
+        return seconds / (len(some) * arguments.new_tokens)
+
     def static_batch() -> float:
         return timed(lambda: their_generate(theirs, prompts, arguments.new_tokens)) / (count * arguments.new_tokens)
 
@@ -171,6 +192,7 @@ def many_streams(theirs: Any, ours: Any, arguments: argparse.Namespace) -> list[
         {
             f"transformers one by one ({len(some)} of {count})": one_by_one,
             f"transformers, one batch of {count}": static_batch,
+            f"ours one by one ({len(some)} of {count})": ours_one_by_one,
             f"our engine, {count} over {arrivals_s[-1]:.1f} s": engine,
         },
     )
@@ -234,7 +256,7 @@ def milliseconds(timing: Timing) -> tuple[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Decoding, ours beside transformers.")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16", "int8"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--requests", type=int, default=32)
@@ -243,7 +265,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden-size", type=int, default=768)
     parser.add_argument("--vocab-size", type=int, default=50358)
-    parser.add_argument("--only", nargs="+", choices=["single", "many", "first"], default=["single", "many", "first"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="processor time, with one thread, on a machine others use too"
     )

@@ -273,18 +273,19 @@ def _choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, floa
         for row in changed:
             scores[row] = requests[row].process(logits[row])
     tokens = scores.argmax(-1)
-    drawn: dict[GenerationOptions, list[int]] = {}
+    drawn: dict[tuple[float, ...], list[int]] = {}  # rows of one distribution are drawn together
     for row, request in enumerate(requests):
         if request.options.temperature > 0:
-            drawn.setdefault(_distribution(request.options), []).append(row)
+            asked = request.options
+            drawn.setdefault((asked.temperature, asked.top_k, asked.top_p, asked.min_p), []).append(row)
         if request.scores is not None:
             sampled = request.options.temperature > 0
             of_row = scores[row : row + 1]
             request.scores.append(warp(of_row, request.options) if sampled else of_row.clone())
-    for options, rows in drawn.items():
+    for rows in drawn.values():
         index = torch.tensor(rows, device=logits.device)
         uniforms = torch.tensor([requests[row].uniform() for row in rows], dtype=torch.float64)
-        tokens[index] = sample(scores[index], options, uniforms)
+        tokens[index] = sample(scores[index], requests[rows[0]].options, uniforms)
     logprobs: list[float | None] = [None] * len(requests)
     if reported := [row for row, request in enumerate(requests) if request.options.logprobs]:
         index = torch.tensor(reported, device=logits.device)
@@ -292,10 +293,3 @@ def _choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, floa
         for row, value in zip(reported, values.tolist(), strict=True):
             logprobs[row] = value
     return list(zip(tokens.tolist(), logprobs, strict=True))
-
-
-def _distribution(options: GenerationOptions) -> GenerationOptions:
-    """Options that shape the distribution alone, so that rows with equal ones are processed together."""
-    return GenerationOptions(
-        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p
-    )

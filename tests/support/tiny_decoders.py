@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bigbird import BigBirdConfig, BigBirdForCausalLM
+from bigbird.generation.options import GenerationOptions
 from bigbird.loading.generation_config import GenerationConfig
 
 TINY: dict[str, Any] = {
@@ -45,6 +46,25 @@ def with_theirs(seed: int = 0, **changes: Any) -> tuple[Any, BigBirdForCausalLM]
 def prompts_of(lengths: list[int], seed: int = 1) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(4, TINY["vocab_size"], (length,), generator=generator).tolist() for length in lengths]
+
+
+def their_tokens(theirs: Any, prompt: list[int], options: GenerationOptions, **inputs: Any) -> list[int]:
+    ids = torch.tensor([prompt])
+    output = theirs.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=options.max_new_tokens,
+        min_new_tokens=options.min_new_tokens or None,
+        num_beams=options.num_beams,
+        length_penalty=options.length_penalty,
+        early_stopping=options.early_stopping,
+        repetition_penalty=options.repetition_penalty,
+        eos_token_id=[2] if options.eos_token_ids is None else list(options.eos_token_ids) or [10**6],  # never comes
+        pad_token_id=0,
+        **inputs,
+    )
+    return output[0, len(prompt) :].tolist()
 
 
 class SumModel:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from checkpoints.code_entities import entities
-from checkpoints.corpus_split import part_of
 
 from bigbird import load_model, load_predictor, prepare_for_inference
 from bigbird.packing import pack
+from examples.demo_family.code_entities import entities
+from examples.demo_family.corpus_split import part_of
 from pipelines.corpus import Document, python_documents
 from pipelines.finetuning.metrics import span_figures
 

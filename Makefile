@@ -3,26 +3,21 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-
 BENCHMARKS := encoder mixed predictors memory precision generation pipelines finetune scale_out serving
-
 # transformers 4.37 cannot be installed beside 5: it has an environment of its own, on the same torch.
 OLD_VENV := .venv-transformers437
 OLD      := $(OLD_VENV)/.installed
-
-# Stamps: made again when the pins change. Running needs less than developing.
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 PINNED_INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt
 # Some of Ray's processes write no byte code and would compile at every start.
 COMPILE = $(PY) -m compileall -qq -j 0 "$$($(PY) -c 'import os, ray; ours = ray.__path__[0]; \
   print(os.path.dirname(ours) if os.environ.get("PYTHONDONTWRITEBYTECODE") else ours)')" || true
-
 # Where Python comes without ensurepip, its pip installs one from outside.
 new_environment = $(PYTHON) -m venv $(1) >/dev/null 2>&1 || { \
   $(PYTHON) -m venv --clear --without-pip $(1) && $(PYTHON) -m pip --python $(1)/bin/python install --quiet pip; }
 
-.PHONY: help install demo serve submit test lint types bench gpu-check gpu-bench parity chaos clean
+.PHONY: help install demo serve submit test lint types bench gpu-check gpu-bench parity hub-check pictures chaos clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,10 +40,14 @@ bench: $(DEV) $(OLD) ## every benchmark, ours beside the peers (long; benchmarks
 gpu-check: $(DEV) ## the CUDA path against the oracle, on this machine's GPU
 	@$(PY) -c 'import torch, sys; sys.exit(0 if torch.cuda.is_available() else "gpu-check: torch sees no CUDA device here")'
 	@$(PY) -m pytest -m gpu
-gpu-bench: $(DEV) ## tokens/s and share of the matrix rate on this machine's GPU
+gpu-bench: $(DEV) ## every head against the CPU, then tokens/s, on this machine's GPU
 	@$(PY) -m benchmarks.gpu
 parity: $(DEV) $(OLD) ## the whole parity suite, against transformers 5.23 and 4.37
-	@TRANSFORMERS_437_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python $(PY) -m pytest tests/bigbird/test_parity*.py tests/bigbird/test_tokenizer.py tests/bigbird/test_spiece.py tests/bigbird/test_checkpoint.py
+	@TRANSFORMERS_437_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python $(PY) -m pytest tests/bigbird
+hub-check: $(DEV) ## published checkpoints against transformers, on a machine with internet
+	@$(PY) tests/support/hub_check.py $(HUB_IDS)
+pictures: $(DEV) ## README's pictures, taken anew with headless Chromium
+	@$(PY) -m examples.pictures
 chaos: $(DEV) ## kill actors, nodes and the driver of a scoring job, twenty times over (long)
 	@$(PY) -m pytest -m chaos
 
@@ -60,24 +59,21 @@ $(VENV)/bin/python:
 	@$(call new_environment,$(VENV))
 	@$(PINNED_INSTALL) --upgrade pip  # an old one resolves slowly
 
-$(RUN): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(RUN): pyproject.toml constraints.txt | $(VENV)/bin/python  # a stamp: made again when the pins change
 	@echo "installing into $(VENV): once, a minute or two"
 	@$(PINNED_INSTALL) -e '.[ray,train]'
 	@$(COMPILE)
 	@touch $@
-
 $(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV), with development tools: once, a minute or two"
 	@$(PINNED_INSTALL) -e '.[ray,train,hub,spiece,parity,dev]'
 	@$(COMPILE)
 	@touch $@ $(RUN)
-
 $(OLD): constraints.txt | $(VENV)/bin/python
 	@echo "installing transformers 4.37.2 into $(OLD_VENV): once, some minutes"
 	@$(call new_environment,$(OLD_VENV))
 	@$(OLD_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
 	  "transformers==4.37.2" "numpy<2" $$(grep -E '^(torch|safetensors|sentencepiece)==' constraints.txt)
 	@touch $@
-
 clean: ## remove what was built or written here, the environment included
 	rm -rf $(VENV) $(OLD_VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

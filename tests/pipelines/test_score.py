@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -210,17 +209,6 @@ def test_ids_that_repeat_are_refused_by_name(stand_in, tmp_path, capsys):
     write_corpus(tmp_path / "in" / "b.parquet", ["z", "y"], key=["c", "a"])
     assert score.main(command(tmp_path, "--id-column", "key")) == 2
     assert "id 'a' occurs twice: row 0 of" in capsys.readouterr().err
-
-
-def test_columns_that_no_type_holds_are_refused_by_name_and_left_out_they_cost_nothing(stand_in, tmp_path, capsys):
-    write_corpus(tmp_path / "in" / "a.parquet", ["one"], key=[2**53 + 1])
-    write_corpus(tmp_path / "in" / "b.parquet", ["two"], key=[3.5], lang=["en"])
-    assert score.main(command(tmp_path)) == 2
-    said = capsys.readouterr().err
-    assert re.search(r"column 'key' is int64 in '.*a\.parquet' and double in '.*b\.parquet'.*--columns", said)
-    assert not (tmp_path / "out").exists()
-    assert score.main(command(tmp_path, "--columns", "lang")) == 0
-    assert pq.read_table(tmp_path / "out").sort_by("source_file")["lang"].to_pylist() == [None, "en"]
 
 
 NASTY = {

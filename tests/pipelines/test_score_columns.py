@@ -1,6 +1,7 @@
 """pipelines.score with every kind of file and column at once, and over its own output."""
 
 import json
+import re
 import uuid
 from decimal import Decimal
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from jobs import CountCharacters, command, model_info
+from jobs import CountCharacters, command, model_info, write_corpus
 from ray.data.extensions import ArrowTensorArray, ArrowVariableShapedTensorArray
 from ray_session import ray_session
 
@@ -123,3 +124,14 @@ def test_two_scores_of_one_pipeline_have_a_prefix_or_are_refused(everything):
     assert row["nll"] == row["b_nll"] == 4 / 3
     with pytest.raises(Exception, match="column 'nll' is there already; give the results a prefix"):
         score.score(once, "masked-lm-scoring", "m", options[""], load=load).take_all()
+
+
+def test_columns_that_no_type_holds_are_refused_by_name_and_left_out_they_cost_nothing(everything, tmp_path, capsys):
+    write_corpus(tmp_path / "in" / "a.parquet", ["one"], key=[2**53 + 1])
+    write_corpus(tmp_path / "in" / "b.parquet", ["two"], key=[3.5], lang=["en"])
+    assert score.main(command(tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"column 'key' is int64 in '.*a\.parquet' and double in '.*b\.parquet'.*--columns", said)
+    assert not (tmp_path / "out").exists()
+    assert score.main(command(tmp_path, "--columns", "lang")) == 0
+    assert pq.read_table(tmp_path / "out").sort_by("source_file")["lang"].to_pylist() == [None, "en"]

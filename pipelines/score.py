@@ -113,6 +113,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         unit_bytes=_bytes(arguments.target_file_size) if arguments.target_file_size else None,
         overwrite=arguments.overwrite,
         max_error_share=arguments.max_error_share,
+        report_documents=arguments.report_documents,
     )
     if not arguments.verbose:
         # Ray Data warns of choices that are ours (no bars where nobody watches); its errors arrive as exceptions.
@@ -200,6 +201,13 @@ def _parser() -> argparse.ArgumentParser:
         help="stop when more of all rows fail in one way (default: 0.01, and 10 rows in any case)",
     )
     add("--target-file-size", metavar="SIZE", help="input text to an output file, such as 64M")
+    add(
+        "--report-documents",
+        type=int,
+        default=0,
+        metavar="N",
+        help="show the texts of the N lowest and highest documents in the report, 3 at most (default: none)",
+    )
     add("--verbose", action="store_true", help="show Ray Data's log, and the traceback of a failure")
     add("--print-schema", action="store_true", help="print the columns a task adds, and stop")
     group = parser.add_argument_group("actors")

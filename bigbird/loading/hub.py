@@ -1,4 +1,4 @@
-"""A directory, or a Hugging Face hub id, as a directory on this disk; and back to the hub.
+"""A directory, a Hugging Face hub id or a URI, as a directory on this disk; and back to the hub.
 
 A directory is taken as it is. Anything else is a hub id and goes through the `huggingface_hub` package, an optional
 extra, which brings its own cache, its offline mode (HF_HUB_OFFLINE) and its endpoint (HF_ENDPOINT).
@@ -10,11 +10,12 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from bigbird.errors import CheckpointError
+from bigbird.loading import remote
 
 _SMALL_FILES = ("*.json", "spiece.model")
 _SAFE_WEIGHTS = "model*.safetensors"
@@ -53,7 +54,8 @@ HUB_KEYWORDS = tuple(field.name for field in fields(HubOptions))
 def resolve(dir_or_hub_id: str | os.PathLike[str], *, weights: bool = True, options: HubOptions | None = None) -> Path:
     """The directory that holds a checkpoint.
 
-    dir_or_hub_id: a directory, or a hub id such as "google/bigbird-roberta-base".
+    dir_or_hub_id: a directory, a hub id such as "google/bigbird-roberta-base", the same at a revision as
+        "hf://google/bigbird-roberta-base@main", or a URI (`loading.remote`).
     weights: fetch the weights too (safetensors where the repository has them, else the legacy files), not only the
         configuration and the tokenizer. Without meaning for a directory.
     Raises CheckpointError when it is neither, when `huggingface_hub` is not installed, or when the hub (or, in
@@ -61,6 +63,11 @@ def resolve(dir_or_hub_id: str | os.PathLike[str], *, weights: bool = True, opti
     """
     options = options or HubOptions()
     name = os.fspath(dir_or_hub_id)
+    if name.startswith("hf://"):
+        name, _, revision = name.removeprefix("hf://").partition("@")
+        options = replace(options, revision=revision or options.revision)
+    elif "://" in name:
+        return _subfolder(name, remote.fetch(name), options)
     path = Path(name).expanduser()
     if name and path.is_dir():
         return _subfolder(name, path, options)

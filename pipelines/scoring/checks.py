@@ -7,7 +7,7 @@ was found. Does not know Ray Data or output directories.
 import dataclasses
 import hashlib
 import json
-import os
+import socket
 import types
 import typing
 from collections.abc import Sequence
@@ -36,12 +36,14 @@ _CHUNK_BYTES = 1 << 22
 class ModelInfo:
     """What a job needs to know of a model without loading it.
 
-    digest: covers weights, config and tokenizer. files: path and size of each, where all nodes must have them.
+    digest: covers weights, config and tokenizer. location: where actors load exactly these files from, a hub id at
+    its revision; None where there is nothing to load. files: path and size of each, where all nodes must have them.
     """
 
     digest: str
     embedding_size: int
     weight_bytes: int
+    location: str | None = None
     files: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -66,27 +68,47 @@ def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelInfo:
     raw = json.loads((directory / "config.json").read_text())
     if task == "token-classification" and not raw.get("id2label"):
         raise CheckpointError(f"{model!r} has no label map: config.json lacks id2label, which {task} needs")
-    files = sorted({path for pattern in _MODEL_FILES for path in directory.glob(pattern) if path.is_file()})
+    files = _model_files(directory)
     sizes = {path: path.stat().st_size for path in files}
     weights = [path for path in files if path.suffix == ".safetensors"] or [p for p in files if p.suffix == ".bin"]
     if not weights:
         raise CheckpointError(f"{model!r} has no weights: neither *.safetensors nor *.bin")
     for path in weights:
         _check_whole(path)
+    stored = 2 if str(raw.get("dtype", raw.get("torch_dtype"))) in ("float16", "bfloat16") else 4
+    num_weights = sum(sizes[path] for path in weights) // stored
+    here, from_hub = Path(model).is_dir(), directory.parent.name == "snapshots"
+    return ModelInfo(
+        digest=digest_of(directory),
+        embedding_size=config.hidden_size,
+        weight_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4),
+        location=f"hf://{model.removeprefix('hf://').partition('@')[0]}@{directory.name}" if from_hub else model,
+        files=tuple((str(path), sizes[path]) for path in files) if here else (),
+    )
+
+
+def check_same(model: str, digest: str) -> None:
+    """Raises CheckpointError where the files this machine loads `model` from are not those of `digest`."""
+    if digest_of(Path(resolve(model))) != digest:
+        raise CheckpointError(
+            f"{model} on {socket.gethostname()} is not the checkpoint that the job started with: other files are "
+            "there, or it was replaced since"
+        )
+
+
+def digest_of(directory: Path) -> str:
+    """SHA-256 of what a checkpoint holds: weights, config and tokenizer."""
     hashed = hashlib.sha256()
-    for path in files:
-        hashed.update(f"{path.name}:{sizes[path]}\n".encode())
+    for path in _model_files(directory):
+        hashed.update(f"{path.name}:{path.stat().st_size}\n".encode())
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 hashed.update(chunk)
-    stored = 2 if str(raw.get("dtype", raw.get("torch_dtype"))) in ("float16", "bfloat16") else 4
-    num_weights = sum(sizes[path] for path in weights) // stored
-    return ModelInfo(
-        digest=hashed.hexdigest(),
-        embedding_size=config.hidden_size,
-        weight_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4),
-        files=tuple((str(path), sizes[path]) for path in files) if os.path.isdir(model) else (),
-    )
+    return hashed.hexdigest()
+
+
+def _model_files(directory: Path) -> list[Path]:
+    return sorted({path for pattern in _MODEL_FILES for path in directory.glob(pattern) if path.is_file()})
 
 
 def _check_whole(path: Path) -> None:

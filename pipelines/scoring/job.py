@@ -9,6 +9,7 @@ Knows how the parts go together and what a person sees of it; what a part does i
 
 import dataclasses
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,9 +38,9 @@ from pipelines.scoring.inputs.source import UnitSource
 from pipelines.scoring.inputs.units import Unit, size_of_units
 from pipelines.scoring.ledger.lease import Lease
 from pipelines.scoring.ledger.ledger import Ledger, open_output
-from pipelines.scoring.ledger.records import LEASE_FILE
+from pipelines.scoring.ledger.records import LEASE_FILE, RUN_FILE, read_record
 from pipelines.scoring.progress import Progress
-from pipelines.scoring.report.report import write_report
+from pipelines.scoring.report.report import NUM_EXTREMES, write_report
 from pipelines.scoring.schemas import check_input_types, output_schema, top_level
 from pipelines.scoring.storage import Place, locate
 
@@ -53,7 +54,8 @@ class Job:
 
     keep: input columns beside the results, None for all. id_column: a column whose values must differ in all
     rows. unit_bytes: bytes of input text to an output file, None to choose by input and device. max_error_share: the
-    share of all rows that may fail in one way; None for a hundredth, and ten rows in any case.
+    share of all rows that may fail in one way; None for a hundredth, and ten rows in any case. report_documents:
+    documents at each end of the scores whose texts the report shows.
     """
 
     task: str
@@ -67,6 +69,7 @@ class Job:
     unit_bytes: int | None = None
     overwrite: bool = False
     max_error_share: float | None = None
+    report_documents: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +134,10 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
             say(f"  {note}")
         summaries = _score(job, plan, ledger, units, lease, out) if units else {}
         ledger.finish(plan.listing, job.limit)
-        write_report(ledger.output, ledger.parts)  # an earlier start may have been killed before it could
+        first = min((summary["started"] for summary in summaries.values()), default=None)
+        starting_s = None if first is None else first - (time.time() - (time.monotonic() - began))
+        # Also where nothing was left: an earlier start may have been killed before it could write one.
+        write_report(ledger.output, ledger.parts, documents=job.report_documents, starting_s=starting_s)
     return _account(summaries, before, time.monotonic() - began, ledger)
 
 
@@ -141,6 +147,8 @@ def _plan(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo],
         raise InputError(f"limit is {job.limit}, expected at least 1")
     if job.max_error_share is not None and not 0 <= job.max_error_share <= 1:
         raise InputError(f"max_error_share is {job.max_error_share}, expected 0 to 1")
+    if not 0 <= job.report_documents <= NUM_EXTREMES:
+        raise InputError(f"report_documents is {job.report_documents}, expected 0 to {NUM_EXTREMES}")
     stage, model = make_stage(job.task, job.model, job.options, load=load, inspect=inspect)
     columns = stage.columns
     output = locate(job.output)
@@ -163,15 +171,25 @@ def _plan(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo],
 
 
 def _open(job: Job, plan: Plan) -> Ledger:
-    actors = job.options.max_actors or job.options.num_actors or 4
     return open_output(
         plan.output,
         fingerprint=_fingerprint(job, plan),
         listing=plan.listing,
         schema=plan.schema,
-        unit_bytes=job.unit_bytes or size_of_units(plan.listing.files, job.options.device, actors),
+        unit_bytes=job.unit_bytes or _unit_bytes(job, plan),
         overwrite=job.overwrite,
     )
+
+
+def _unit_bytes(job: Job, plan: Plan) -> int:
+    """Bytes to a unit of a new run, by the actors that the cluster may come to hold."""
+    if read_record(plan.output, RUN_FILE) is not None and not job.overwrite:
+        return 1  # a run that has begun keeps its own
+    join_ray()
+    cluster = Cluster.running()
+    everything = Cluster(nodes=[*cluster.nodes, *(cluster.growth or ())])
+    actors = job_pool(job.options, sys.maxsize, plan.model.actor_bytes, everything).initial_size
+    return size_of_units(plan.listing.files, job.options.device, job.options.max_actors or actors)
 
 
 def _score(

@@ -11,10 +11,11 @@ from typing import Any, TextIO
 import ray
 
 INTERVAL_S = 5.0
+MEANINGFUL_ROWS = 20
 
 
 class Progress:
-    """Prints lines from a thread of its own while it is entered.
+    """Prints lines from a thread of its own while it is entered, where there is news.
 
     watch: the job's `pipelines.scoring.actors.watch` actor. needs: resources of one actor, `CPU` and `GPU`.
     """
@@ -23,6 +24,8 @@ class Progress:
         self._watch, self._rows, self._needs, self._out = watch, rows, needs, out
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._free_before = _free()
+        self._first: tuple[float, float, float] | None = None  # when rows were first done, and how many, and tokens
 
     def __enter__(self) -> "Progress":
         self._thread.start()
@@ -33,40 +36,63 @@ class Progress:
         self._thread.join()
 
     def _run(self) -> None:
-        began = time.monotonic()
+        said = ""
         while not self._stop.wait(INTERVAL_S):
             try:
-                seen = ray.get(self._watch.snapshot.remote(), timeout=INTERVAL_S)
-                line = self._line(seen, time.monotonic() - began)
+                line = self._line(ray.get(self._watch.snapshot.remote(), timeout=INTERVAL_S), time.monotonic())
             except ray.exceptions.GetTimeoutError:
                 line = "waiting for the Ray node of this process to start a worker"
             except (ray.exceptions.RayError, RuntimeError):  # the node or the cluster is gone: the job will say so
                 continue
-            print(f"  {line}", file=self._out, flush=True)
+            if line != said:
+                print(f"  {line}", file=self._out, flush=True)
+            said = line
 
-    def _line(self, seen: Mapping[str, float], seconds: float) -> str:
+    def _line(self, seen: Mapping[str, float], now: float) -> str:
         done = min(int(seen["documents"]), self._rows)
-        if done:
-            left = f"{duration((self._rows - done) * seconds / done)} left"
-        elif seen["started"]:
-            left = "loading the model"
-        else:
-            left = waiting(self._needs, ray.cluster_resources(), ray.available_resources())  # type: ignore[no-untyped-call]
+        if not done:
+            if seen["started"]:
+                return f"{int(seen['started'])} actors are loading the model"
+            return waiting(self._needs, _cluster(), _free(), self._free_before)
         line = f"{done:,}/{self._rows:,} documents ({done / self._rows:.0%})  {int(seen['tokens']):,} tokens"
-        return f"{line}  {seen['tokens'] / seconds:,.0f} tokens/s  {int(seen['errors']):,} errors  {left}"
+        if self._first is None:
+            self._first = (now, done, seen["tokens"])
+        began, before, tokens = self._first
+        seconds = now - began
+        if done > before and seconds:
+            left = duration((self._rows - done) * seconds / (done - before))
+            # The first estimate of a long job is of few documents: nothing is said until it means something.
+            known = done - before >= MEANINGFUL_ROWS or done == self._rows
+            line += f"  {(seen['tokens'] - tokens) / seconds:,.0f} tokens/s" + (f"  {left} left" if known else "")
+        return f"{line}  {int(seen['errors']):,} errors" if seen["errors"] else line
 
 
-def waiting(needs: Mapping[str, float], cluster: Mapping[str, float], free: Mapping[str, float]) -> str:
+def waiting(
+    needs: Mapping[str, float], cluster: Mapping[str, float], free: Mapping[str, float], before: Mapping[str, float]
+) -> str:
     """Why no actor runs yet: what one needs, and what the cluster has of it.
 
     A cluster that grows by demand may have none of it for minutes, and another job may hold all of it for hours.
+    before: what was free when the job began; what has gone since is held by the actors that it is starting.
     """
+    if all(before.get(name, 0) - free.get(name, 0) >= number for name, number in needs.items()):
+        return "starting actors"
     parts = [
         f"{number:g} {name}s, {free.get(name, 0):g} of {cluster.get(name, 0):g} are free"
         for name, number in needs.items()
         if number
     ]
     return f"waiting for an actor ({'; '.join(parts)} in the cluster)"
+
+
+def _cluster() -> Mapping[str, float]:
+    resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
+
+
+def _free() -> Mapping[str, float]:
+    resources: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return resources
 
 
 def duration(seconds: float) -> str:

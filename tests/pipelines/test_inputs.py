@@ -11,11 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from object_store import s3_bucket
 
 from bigbird.errors import InputError
 from pipelines.scoring.inputs.listing import list_inputs
 from pipelines.scoring.inputs.reading import READ_ERROR, read_unit
-from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, Unit, cut_units, size_of_units
+from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, InputFile, Unit, cut_units, size_of_units
 from pipelines.scoring.ledger.ledger import open_output
 from pipelines.scoring.ledger.parts import Footer, part_name, read_parts, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
@@ -66,6 +67,23 @@ def test_few_documents_keep_every_actor_at_work(tmp_path):
     counts = [len(cut_units(files, size_of_units(files, "cpu", actors))) for actors in (1, 2, 100)]
     assert all(8 <= count <= 12 for count in counts)  # a hundred actors: none smaller than 16 KiB
     assert size_of_units(files, "cuda", 2) > 180_000
+
+
+def test_units_are_several_an_actor_bounded_in_number_and_in_files():
+    """`groups` are (rows, bytes); nothing of these files exists."""
+
+    def files(number, rows, size):
+        groups = ((rows, size),)
+        return [InputFile(name=f"{n}", path=f"{n}", size=size, mtime_ns=0, groups=groups) for n in range(number)]
+
+    some = files(1000, 10_000, 5 << 20)
+    assert len(cut_units(some, size_of_units(some, "cuda", 200))) >= 1600
+    many = files(100, 1_000_000, 10 << 30)
+    assert size_of_units(many, "cpu", 2) == 1000 * (10 << 30) // 10 // 50_000
+    tiny = files(4000, 2, 100)
+    units = cut_units(tiny, size_of_units(tiny, "cpu", 2))
+    assert len(units) == 125
+    assert sum(unit.rows for unit in units) == 8000
 
 
 def test_partition_columns_are_typed_by_all_their_values(tmp_path):
@@ -179,19 +197,8 @@ def test_a_file_that_is_written_appears_whole_or_not_at_all(tmp_path, monkeypatc
 
 @pytest.fixture(scope="module")
 def s3():
-    """A bucket on a real S3 server on loopback; gives the URI of a key in it."""
-    server = pytest.importorskip("moto.server")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        running.start()
-        host, port = running.get_host_and_port()
-        query = f"endpoint_override=http%3A%2F%2F{host}%3A{port}&region=us-east-1&allow_bucket_creation=true"
-        locate(f"s3://bucket?{query}").filesystem.create_dir("bucket")
-        yield lambda key: f"s3://bucket/{key}?{query}"
-        running.stop()
+    with s3_bucket() as uri:
+        yield uri
 
 
 def test_a_bucket_is_read_and_is_a_ledger_like_a_folder(s3):

@@ -1,4 +1,4 @@
-"""pipelines.scoring.report.report: summaries that add up to facts, and a page with everything in it."""
+"""pipelines.scoring.report.report: summaries that add up to report, and a page with everything in it."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import pytest
 from pipelines.scoring.ledger.parts import Footer, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.ledger.records import RUN_FILE, write_record
+from pipelines.scoring.report.chart import Bar, bar_chart
 from pipelines.scoring.report.page import page
 from pipelines.scoring.report.report import SCORES, collect, scores, summarize, write_report
 from pipelines.scoring.schemas import TASKS, output_schema, record_columns, result_fields
@@ -87,20 +88,20 @@ def test_every_task_has_a_summary_and_rows_without_result_are_no_score(task):
 
 
 def test_summaries_of_files_add_up(output):
-    facts = collect(output)
-    assert (facts["documents"], facts["tokens"], facts["files"], facts["errors"]) == (3, 95, 2, {"InputError": 1})
-    assert sum(b["documents"] for b in facts["tokens_per_document"]) == 2
-    assert [b for b in facts["tokens_per_document"] if b["documents"]] == [
+    report = collect(output, documents=3)
+    assert (report["documents"], report["tokens"], report["files"], report["errors"]) == (3, 95, 2, {"InputError": 1})
+    assert sum(b["documents"] for b in report["tokens_per_document"]) == 2
+    assert [b for b in report["tokens_per_document"] if b["documents"]] == [
         {"from": 4, "to": 7, "documents": 1},
         {"from": 64, "to": 127, "documents": 1},
     ]
-    width = 20.0 / len(facts["throughput"])
-    assert sum(point["tokens_per_s"] for point in facts["throughput"]) * width == pytest.approx(95, rel=0.01)
-    assert [(actor["actor"], actor["files"], actor["busy"]) for actor in facts["actors"]] == [
+    width = 20.0 / len(report["throughput"])
+    assert sum(point["tokens_per_s"] for point in report["throughput"]) * width == pytest.approx(95, rel=0.01)
+    assert [(actor["actor"], actor["files"], actor["busy"]) for actor in report["actors"]] == [
         ("w1", 1, 1),
         ("w2", 1, 1),
     ]
-    least, most = facts["documents_at_the_ends"]
+    least, most = report["documents_at_the_ends"]
     assert (least["end"], least["documents"][0]["row"]) == ("least confident", 0)
     assert (most["end"], most["documents"][0]["row"]) == ("most confident", 2)
 
@@ -125,12 +126,12 @@ def test_an_answer_far_into_a_context_is_shown_where_it_stands_and_marked(tmp_pa
     table = pa.table({**given, **dict(zip([*(field.name for field in fields), "error"], found, strict=True))})
     summary = summarize(table, "question-answering") | {"started": 0.0, "finished": 1.0, "worker": "w"}
     write_part(place, "part-0.parquet", table, Footer("run", (("in", 0, 1),), summary))
-    (document,) = collect(place)["documents_at_the_ends"][0]["documents"]
+    (document,) = collect(place, documents=3)["documents_at_the_ends"][0]["documents"]
     (span,) = document["entities"]
     assert document["context"][span["start"] : span["end"]] == "Ada"
     assert (document["context"][0], document["context"][-1], document["question"]) == ("…", "…", "Who?")
     reader = Reader()
-    reader.feed(page(collect(place)))
+    reader.feed(page(collect(place, documents=3)))
     assert reader.marked == ["Ada", "Ada"]
 
 
@@ -143,7 +144,7 @@ def test_what_was_found_in_a_document_is_shown_beside_it(tmp_path, task, label):
     run = {"fingerprint": {"task": task, "input_columns": {"text": "text"}}}
     write_record(place, RUN_FILE, run, pa.schema([]))
     write(place, task, [{**RECORDS[task], **COUNTS}], ["a text"])
-    (document,) = collect(place)["documents_at_the_ends"][0]["documents"]
+    (document,) = collect(place, documents=3)["documents_at_the_ends"][0]["documents"]
     assert document["labels"][0] == label
 
 
@@ -167,7 +168,7 @@ class Reader(HTMLParser):
 
 
 def test_the_page_is_whole_needs_nothing_from_elsewhere_and_escapes_texts(output):
-    write_report(output)
+    write_report(output, documents=3, starting_s=4.25)
     html = Path(f"{output.path}.report.html").read_text()
     reader = Reader()
     reader.feed(html)
@@ -176,7 +177,10 @@ def test_the_page_is_whole_needs_nothing_from_elsewhere_and_escapes_texts(output
     assert not re.search(r"<script|@import|url\(", html)
     assert reader.marked.count("Ada") == 4  # each of the two documents stands at both ends
     assert "&lt;b&gt;&amp; Charles&lt;/b&gt;" in html
-    assert json.loads(Path(f"{output.path}.report.json").read_text()) == collect(output)
+    assert re.search(r"<b>4\.[23]</b>seconds of starting", html)
+    assert json.loads(Path(f"{output.path}.report.json").read_text()) == collect(output, documents=3) | {
+        "starting_s": 4.25
+    }
 
 
 def test_a_page_of_nothing_but_errors_is_drawn(tmp_path):
@@ -184,4 +188,33 @@ def test_a_page_of_nothing_but_errors_is_drawn(tmp_path):
     run = {"fingerprint": {"task": "fill-mask", "input_columns": {"text": "text"}}}
     write_record(place, RUN_FILE, run, pa.schema([]))
     write(place, "fill-mask", [FAILED], [None])
-    assert "InputError" in page(collect(place))
+    assert "InputError" in page(collect(place, documents=3))
+
+
+def test_texts_of_documents_are_in_the_report_as_far_as_asked(output):
+    for documents in (0, 1, 3):
+        write_report(output, documents=documents)
+        for suffix in (".report.html", ".report.json"):
+            said = Path(f"{output.path}{suffix}").read_text()
+            assert ("Ada" in said) == (documents > 0)
+        shown = collect(output, documents=documents)["documents_at_the_ends"]
+        assert all(len(end["documents"]) <= documents for end in shown)
+
+
+def test_a_bar_stands_as_high_as_its_value_between_the_ticks():
+    given = [Bar(0, 5, 30), Bar(5, 10, 120), Bar(10, 15, 0)]
+    svg = bar_chart("A title", given, below="seconds", beside="tokens a second")
+    labels = re.findall(r'y="([\d.]+)" text-anchor=end>([\d,.]+)<', svg)
+    ticks = {float(value.replace(",", "")): float(y) - 4 for y, value in labels}
+    rects = re.findall(r'<rect [^>]*y="([\d.]+)"[^>]*height="([\d.]+)"', svg)
+    bars = [(float(y), float(height)) for y, height in rects]
+    assert len(ticks) >= 4
+    low, high = min(ticks), max(ticks)
+    assert high >= 120
+    for value, (top, height) in zip((30, 120, 0), bars, strict=True):
+        assert top == pytest.approx(ticks[low] + (ticks[high] - ticks[low]) * (value - low) / (high - low), abs=0.1)
+        assert top + height == pytest.approx(ticks[0], abs=0.1)
+    edges = re.findall(r"text-anchor=middle>([\d,]+)<", svg)
+    assert edges == ["0", "5", "10", "15"]
+    assert "seconds</text>" in svg
+    assert "tokens a second</text>" in svg

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from bigbird.errors import InputError
 from pipelines.scoring.actors.tokenize_rows import PREPARED, prepared_rows, unpack
+from pipelines.scoring.checks import check_same
 from pipelines.scoring.schemas import ERROR_FIELD, examples, record_columns
 
 Record = dict[str, Any]
@@ -43,7 +44,8 @@ class Stage:
 
     `columns` maps the example's fields to columns, `results` are the declared result columns, written with `prefix`,
     and `load` is `bigbird.load_predictor` or a stand-in with its signature. `gpu_share`: of a GPU's memory, for an
-    actor.
+    actor. `digest`: of the checkpoint's files, which an actor compares with those it is about to load; None for no
+    comparison.
     """
 
     task: str
@@ -51,6 +53,7 @@ class Stage:
     columns: Mapping[str, str]
     results: Sequence[pa.Field]
     load: Callable[..., Any]
+    digest: str | None = None
     task_options: Any = None
     device: str = "cpu"
     gpu_share: float = 1.0
@@ -62,7 +65,12 @@ class Stage:
 
     def predictor(self, *, weights: bool = True) -> Any:
         """Load the model, with the threads and the share of a GPU this actor was given; without weights, only its
-        tokenizer."""
+        tokenizer.
+
+        Raises CheckpointError for files that are not those of `digest`.
+        """
+        if self.digest and weights:
+            check_same(self.model, self.digest)
         if weights and (self.num_threads or self.gpu_share < 1):
             import torch  # here, so that the driver and readers, which never compute, need not load it
 

@@ -31,7 +31,8 @@ def make_stage(
     load(task, model, device=options.device, options=options.task_options, weights=False)
     stage = Stage(
         task=task,
-        model=model,
+        model=info.location or model,
+        digest=info.digest if info.location else None,
         columns=columns,
         results=result_fields(task, options=options.task_options, embedding_size=info.embedding_size),
         load=load,

@@ -22,6 +22,9 @@ NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # how Hive writes a null
 LARGEST_UNIT_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 SMALLEST_UNIT_BYTES = {"cpu": 16 << 10, "cuda": 256 << 10}
 UNITS_PER_ACTOR = 8
+# Opening a file costs time whatever is in it; and the driver spends some ten milliseconds on a unit.
+_MAX_UNIT_FILES = 32
+_MAX_UNITS = 50_000
 _MAX_UNIT_ROWS = 200_000
 
 
@@ -89,16 +92,19 @@ class Unit:
 
 
 def size_of_units(files: Iterable[InputFile], device: str, num_actors: int) -> int:
-    """Bytes of input text to a unit: several units for each actor, of a size that `device` ("cpu", "cuda") bounds."""
+    """Bytes of input text to a unit: several for each actor, of a size that `device` ("cpu", "cuda") bounds.
+
+    Of terabytes they are larger, for the driver's sake.
+    """
     total = sum(size for file in files for _, size in file.groups)
     even = total // (UNITS_PER_ACTOR * num_actors)
-    return max(SMALLEST_UNIT_BYTES[device], min(even, LARGEST_UNIT_BYTES[device]))
+    return max(SMALLEST_UNIT_BYTES[device], min(even, LARGEST_UNIT_BYTES[device]), total // _MAX_UNITS)
 
 
 def cut_units(files: Iterable[InputFile], unit_bytes: int, *, limit: int | None = None) -> list[Unit]:
     """Cut the rows of `files` into units of about `unit_bytes` bytes, in order.
 
-    Row groups are the grain: a large one is cut into equal parts, small ones (and small files) are put together.
+    Row groups are the grain: a large one is cut into equal parts, small ones (and a few small files) are put together.
     `limit` keeps the first rows only. Deterministic in the files and `unit_bytes`.
     """
     units: list[Unit] = []
@@ -124,7 +130,9 @@ def cut_units(files: Iterable[InputFile], unit_bytes: int, *, limit: int | None 
                 if high <= low:
                     continue
                 part_bytes = size // parts
-                if pieces and (filled + part_bytes > unit_bytes or rows_in_unit + high - low > _MAX_UNIT_ROWS):
+                another = len(pieces) == _MAX_UNIT_FILES and pieces[-1].file is not file
+                full = filled + part_bytes > unit_bytes or rows_in_unit + high - low > _MAX_UNIT_ROWS
+                if pieces and (full or another):
                     close()
                 last = pieces[-1] if pieces else None
                 if last and last.file is file and last.stop == low:

@@ -1,14 +1,16 @@
-"""The page of a report: one HTML file with everything in it, drawn from the facts alone.
+"""The page of a report: one HTML file with everything in it, drawn from the report alone.
 
-No script, no font, no picture from elsewhere, so it can be opened years later or sent to somebody. Bars are inline
-SVG with a title on each, which a browser shows on hovering. Every text of a document is escaped.
+No script, no font, no picture from elsewhere, so it can be opened years later or sent to somebody. Charts are inline
+SVG. Every text of a document is escaped.
 
-Does not know where facts come from.
+Does not know where the numbers come from.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+
+from pipelines.scoring.report.chart import Bar, bar_chart
 
 # Texts of an example in which entities, or an answer, are marked.
 MARKED = ("text", "context")
@@ -19,12 +21,11 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
 .soft, figcaption, th { color: var(--soft); font-weight: normal; }
-.facts { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1.2rem; }
-.facts div { background: var(--card); border-radius: .5rem; padding: .6rem 1rem; }
-.facts b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
-figure { margin: 0; } svg { width: 100%; height: 9rem; display: block; border-bottom: 1px solid var(--line); }
-rect { fill: var(--bar); } rect:hover { opacity: .7; }
-.axis { display: flex; justify-content: space-between; color: var(--soft); font-size: .85rem; }
+.boxes { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1.2rem; }
+.boxes div { background: var(--card); border-radius: .5rem; padding: .6rem 1rem; }
+.boxes b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+figure { margin: 0; } svg { width: 100%; display: block; } svg text { fill: var(--soft); font-size: 12px; }
+rect { fill: var(--bar); } rect:hover { opacity: .7; } line { stroke: var(--line); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .15rem 1.2rem .15rem 0; text-align: left; }
 article { background: var(--card); border-radius: .5rem; padding: .7rem 1rem; margin: .6rem 0; }
@@ -35,69 +36,59 @@ mark small { color: var(--soft); margin-left: .25rem; }
 """
 
 
-def page(facts: Mapping[str, Any]) -> str:
-    """The page for the facts that `pipelines.scoring.report.report.collect` gives."""
-    errors = sum(facts["errors"].values())
-    rates = [point["tokens_per_s"] for point in facts["throughput"]]
+def page(report: Mapping[str, Any]) -> str:
+    """The page for the report that `pipelines.scoring.report.report.collect` gives."""
+    errors = sum(report["errors"].values())
+    rates = [point["tokens_per_s"] for point in report["throughput"]]
     boxes = [
-        ("documents", f"{facts['documents']:,}"),
-        ("tokens", f"{facts['tokens']:,}"),
+        ("documents", f"{report['documents']:,}"),
+        ("tokens", f"{report['tokens']:,}"),
         ("errors", f"{errors:,}"),
-        ("truncated", f"{facts['truncated']:,}"),
+        ("truncated", f"{report['truncated']:,}"),
         ("tokens/s, mean", f"{sum(rates) / max(len(rates), 1):,.0f}"),
-        ("files", f"{facts['files']:,}"),
+        ("files", f"{report['files']:,}"),
     ]
+    if report.get("starting_s") is not None:
+        boxes.append(("seconds of starting", f"{report['starting_s']:,.1f}"))
     parts = [
         "<header>",
-        f"<h1>{escape(facts['task'])}</h1><div class=soft>{escape(facts['output'])}</div>",
-        f"<div class=facts>{''.join(f'<div><b>{value}</b>{name}</div>' for name, value in boxes)}</div>",
+        f"<h1>{escape(report['task'])}</h1><div class=soft>{escape(report['output'])}</div>",
+        f"<div class=boxes>{''.join(f'<div><b>{value}</b>{name}</div>' for name, value in boxes)}</div>",
         "</header>",
-        _errors(facts),
-        _histogram("Throughput over time, tokens a second", _rates(facts["throughput"])),
-        _histogram("Documents by tokens", _counts(facts["tokens_per_document"])),
-        _histogram(f"Documents by {facts['score']}", _counts(facts["scores"])),
-        _actors(facts["actors"]),
-        *(_documents(end["end"], end["documents"]) for end in facts["documents_at_the_ends"]),
+        _errors(report),
+        _charts(report),
+        _actors(report["actors"]),
+        *(_documents(end["end"], end["documents"]) for end in report["documents_at_the_ends"]),
     ]
-    title = f"{escape(facts['task'])}: {facts['documents']:,} documents"
+    title = f"{escape(report['task'])}: {report['documents']:,} documents"
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
-def _rates(throughput: Iterable[Mapping[str, float]]) -> list[tuple[str, float]]:
-    return [(f"{point['after_s']:,.0f} s", point["tokens_per_s"]) for point in throughput]
-
-
-def _counts(bins: Iterable[Mapping[str, float]]) -> list[tuple[str, float]]:
-    return [(f"{b['from']:,} to {b['to']:,}", b["documents"]) for b in bins]
-
-
-def _histogram(title: str, bars: Sequence[tuple[str, float]]) -> str:
-    """Bars with their label and value as a title; nothing where there are no bars."""
-    top = max((value for _, value in bars), default=0)
-    if not top:
-        return ""
-    width = 100 / len(bars)
-    rects = "".join(
-        f'<rect x="{index * width:.3f}" y="{100 - 100 * value / top:.2f}" width="{width * 0.9:.3f}" '
-        f'height="{100 * value / top:.2f}"><title>{escape(label)}: {value:,.0f}</title></rect>'
-        for index, (label, value) in enumerate(bars)
+def _charts(report: Mapping[str, Any]) -> str:
+    times = [(point["after_s"], point["tokens_per_s"]) for point in report["throughput"]]
+    width = times[1][0] - times[0][0] if len(times) > 1 else 1.0
+    rates = [Bar(after, after + width, rate) for after, rate in times]
+    tokens = [Bar(b["from"], b["to"] + 1, b["documents"]) for b in report["tokens_per_document"]]
+    scores = [Bar(b["from"], b["to"], b["documents"]) for b in report["scores"]]
+    return "".join(
+        (
+            bar_chart("Throughput over time", rates, below="seconds of scoring", beside="tokens a second"),
+            bar_chart("Documents by tokens", tokens, below="tokens of a document", beside="documents"),
+            bar_chart(f"Documents by {report['score']}", scores, below=report["score"], beside="documents"),
+        )
     )
-    axis = f"<div class=axis><span>{escape(bars[0][0])}</span><span>highest bar: {top:,.0f}</span>"
-    axis += f"<span>{escape(bars[-1][0])}</span></div>"
-    svg = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(title)}">{rects}</svg>'
-    return f"<h2>{escape(title)}</h2><figure>{svg}{axis}</figure>"
 
 
-def _errors(facts: Mapping[str, Any]) -> str:
-    if not facts["errors"]:
+def _errors(report: Mapping[str, Any]) -> str:
+    if not report["errors"]:
         return ""
     rows = "".join(
         f"<tr><td>{escape(kind)}</td><td>{count:,}</td></tr>"
-        for kind, count in sorted(facts["errors"].items(), key=lambda pair: -pair[1])
+        for kind, count in sorted(report["errors"].items(), key=lambda pair: -pair[1])
     )
-    again = f"<p class=soft>{facts['retryable']:,} of them are tried again by the next start.</p>"
-    return f"<h2>Errors by kind</h2><table>{rows}</table>{again if facts['retryable'] else ''}"
+    again = f"<p class=soft>{report['retryable']:,} of them are tried again by the next start.</p>"
+    return f"<h2>Errors by kind</h2><table>{rows}</table>{again if report['retryable'] else ''}"
 
 
 def _actors(actors: Sequence[Mapping[str, Any]]) -> str:

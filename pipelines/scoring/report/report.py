@@ -1,4 +1,4 @@
-"""The report of a job: what its output directory holds, as facts (JSON); `report.page` makes the page.
+"""The report of a job: what its output directory holds (JSON); `report.page` makes the page.
 
 Every finished file carries a summary of its rows in its footer; the report adds those up, so it costs a footer a
 file whatever the number of rows, covers all starts of a job that was resumed, and can be made again at any time.
@@ -111,20 +111,28 @@ def _first_errors(table: pa.Table) -> dict[str, str]:
     return first
 
 
-def write_report(output: Place, parts: Mapping[str, Footer] | None = None) -> dict[str, Any]:
-    """Write `OUTPUT.report.html` and `OUTPUT.report.json` beside an output directory and return the facts.
+def write_report(
+    output: Place,
+    parts: Mapping[str, Footer] | None = None,
+    *,
+    documents: int = 0,
+    starting_s: float | None = None,
+) -> dict[str, Any]:
+    """Write `OUTPUT.report.html` and `OUTPUT.report.json` beside an output directory and return the report.
 
-    Costs the text of a few documents, and the footers of all finished files where they are not given.
+    documents: how many of those with the lowest and the highest scores are shown with their texts, at most
+    NUM_EXTREMES; nobody who may read a report need be allowed to read the corpus. starting_s: how long the job took
+    until its first rows were scored. Costs these texts, and the footers of all finished files where they are not given.
     """
-    facts = collect(output, parts)
+    report = collect(output, parts, documents=documents) | {"starting_s": starting_s}
     html, plain = map(output.beside, REPORT_SUFFIXES)
-    write_whole(plain, json.dumps(facts, indent=1).encode())
-    write_whole(html, page(facts).encode())
-    return facts
+    write_whole(plain, json.dumps(report, indent=1).encode())
+    write_whole(html, page(report).encode())
+    return report
 
 
-def collect(output: Place, parts: Mapping[str, Footer] | None = None) -> dict[str, Any]:
-    """The facts of an output directory: counts, distributions, throughput over time, actors, documents at the ends."""
+def collect(output: Place, parts: Mapping[str, Footer] | None = None, *, documents: int = 0) -> dict[str, Any]:
+    """The report of an output directory: counts, distributions, throughput over time, actors, documents at the ends."""
     run = (read_record(output, RUN_FILE) or {}).get("fingerprint", {})
     task = run.get("task", "")
     parts = read_parts(output) if parts is None else parts
@@ -143,9 +151,12 @@ def collect(output: Place, parts: Mapping[str, Footer] | None = None) -> dict[st
         "throughput": _throughput(summaries),
         "actors": _actors(summaries),
         "documents_at_the_ends": [
-            {"end": name, "documents": [_document(output, run, parts, *entry) for entry in _ends(parts, key, sign)]}
+            {
+                "end": name,
+                "documents": [_document(output, run, parts, *entry) for entry in _ends(parts, key, sign, documents)],
+            }
             for name, key, sign in ((low, "lowest", 1), (high, "highest", -1))
-            if name
+            if name and documents
         ],
     }
 
@@ -205,9 +216,9 @@ def _actors(summaries: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return actors
 
 
-def _ends(parts: Mapping[str, Footer], key: str, sign: int) -> list[tuple[str, str, int, float]]:
+def _ends(parts: Mapping[str, Footer], key: str, sign: int, most: int) -> list[tuple[str, str, int, float]]:
     every = [(name, *entry) for name, footer in parts.items() for entry in footer.summary[key]]
-    return sorted(every, key=lambda entry: (sign * entry[3], entry[1], entry[2]))[:NUM_EXTREMES]
+    return sorted(every, key=lambda entry: (sign * entry[3], entry[1], entry[2]))[:most]
 
 
 def _result_names(task: str) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bigbird.errors import CheckpointError
-from bigbird.loading import remote
+from bigbird.loading.remote import fetch_uri
 
 _SMALL_FILES = ("*.json", "spiece.model")
 _SAFE_WEIGHTS = "model*.safetensors"
@@ -67,7 +67,7 @@ def resolve(dir_or_hub_id: str | os.PathLike[str], *, weights: bool = True, opti
         name, _, revision = name.removeprefix("hf://").partition("@")
         options = replace(options, revision=revision or options.revision)
     elif "://" in name:
-        return _subfolder(name, remote.fetch(name), options)
+        return _subfolder(name, fetch_uri(name), options)
     path = Path(name).expanduser()
     if name and path.is_dir():
         return _subfolder(name, path, options)

@@ -19,7 +19,7 @@ _SUFFIXES = (".json", ".safetensors", ".bin", ".model")
 _CHUNK_BYTES = 8 << 20
 
 
-def fetch(uri: str) -> Path:
+def fetch_uri(uri: str) -> Path:
     """The directory that holds a copy of the checkpoint at `uri`. Raises CheckpointError where it cannot be had."""
     try:
         import pyarrow.fs as pafs

@@ -115,17 +115,6 @@ def test_an_output_is_scored_again_beside_its_first_results(everything, tmp_path
     assert 'prefix was "again_", is "other_"' in capsys.readouterr().err
 
 
-def test_two_scores_of_one_pipeline_have_a_prefix_or_are_refused(everything):
-    texts = ray.data.from_arrow(pa.table({"text": ["four"]}))
-    options = {prefix: ScoreOptions(num_actors=1, num_cpus_per_actor=0.5, prefix=prefix) for prefix in ("", "b_")}
-    load = score.load_predictor
-    once = score.score(texts, "masked-lm-scoring", "m", options[""], load=load)
-    (row,) = score.score(once, "masked-lm-scoring", "m", options["b_"], load=load).take_all()
-    assert row["nll"] == row["b_nll"] == 4 / 3
-    with pytest.raises(Exception, match="column 'nll' is there already; give the results a prefix"):
-        score.score(once, "masked-lm-scoring", "m", options[""], load=load).take_all()
-
-
 def test_columns_that_no_type_holds_are_refused_by_name_and_left_out_they_cost_nothing(everything, tmp_path, capsys):
     write_corpus(tmp_path / "in" / "a.parquet", ["one"], key=[2**53 + 1])
     write_corpus(tmp_path / "in" / "b.parquet", ["two"], key=[3.5], lang=["en"])
@@ -135,3 +124,14 @@ def test_columns_that_no_type_holds_are_refused_by_name_and_left_out_they_cost_n
     assert not (tmp_path / "out").exists()
     assert score.main(command(tmp_path, "--columns", "lang")) == 0
     assert pq.read_table(tmp_path / "out").sort_by("source_file")["lang"].to_pylist() == [None, "en"]
+
+
+def test_two_scores_of_one_pipeline_have_a_prefix_or_are_refused(everything):
+    texts = ray.data.from_arrow(pa.table({"text": ["four"]}))
+    options = {prefix: ScoreOptions(num_actors=1, num_cpus_per_actor=0.5, prefix=prefix) for prefix in ("", "b_")}
+    load = score.load_predictor
+    once = score.score(texts, "masked-lm-scoring", "m", options[""], load=load)
+    (row,) = score.score(once, "masked-lm-scoring", "m", options["b_"], load=load).take_all()
+    assert row["nll"] == row["b_nll"] == 4 / 3
+    with pytest.raises(Exception, match="column 'nll' is there already; give the results a prefix"):
+        score.score(once, "masked-lm-scoring", "m", options[""], load=load).take_all()

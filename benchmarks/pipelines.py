@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from benchmarks.actor_memory import actor_pids, peak_rss_mib
+from benchmarks.idle import idle
 from benchmarks.measure import machine
 from bigbird import BigBirdConfig, BigBirdForTokenClassification
 from bigbird.predictors import load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
-from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.inputs.listing import list_inputs
 from pipelines.scoring.job import Job, run_job
 from pipelines.scoring.ledger.ledger import open_output
@@ -46,59 +46,6 @@ from pipelines.scoring.storage import locate
 THREADS = 2
 TASK = "token-classification"
 TOKENIZER = Path(__file__).parent.parent / "checkpoints" / "fill-mask" / "tokenizer.json"
-
-
-class Idle:
-    """A masked-lm-scoring predictor that sleeps `seconds` a document and knows no more of it than its words."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def preprocess(self, examples: list[str], options: Any = None) -> list[int]:
-        return [len(text.split()) for text in examples]
-
-    def forward(self, prepared: list[int]) -> list[int]:
-        time.sleep(self.seconds * len(prepared))
-        return prepared
-
-    def postprocess(self, prepared: list[int], outputs: list[int], options: Any = None) -> list[dict[str, Any]]:
-        facts = {"num_windows": 1, "truncated": False}
-        return [{"nll": 0.0, "pseudo_perplexity": 1.0, "num_tokens": count, **facts} for count in outputs]
-
-
-def idle(seconds: float) -> dict[str, Callable[..., Any]]:
-    return {
-        "load": lambda *args, **kwargs: Idle(seconds),
-        "inspect": lambda task, model, dtype: ModelInfo(digest="idle", embedding_size=1, weight_bytes=0),
-    }
-
-
-def peak_rss_mib(pid: int) -> int:
-    """Peak resident memory of a process, MiB."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return int(status.partition("VmHWM:")[2].split()[0]) // 1024 if "VmHWM:" in status else 0
-
-
-def actor_pids() -> list[int]:
-    """Processes of scoring actors below this one; a machine may have others."""
-    parents, actors = {}, []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"ScoreUnit" in (folder / "cmdline").read_bytes():
-                actors.append(int(folder.name))
-        except OSError:
-            continue
-
-    def ours(pid: int) -> bool:
-        while pid > 1 and pid != os.getpid():
-            pid = parents.get(pid, 0)
-        return pid == os.getpid()
-
-    return [pid for pid in actors if ours(pid)]
 
 
 def make_checkpoint(folder: Path, layers: int) -> Path:

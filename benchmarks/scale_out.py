@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
+from benchmarks.idle import idle
 from benchmarks.measure import machine
-from benchmarks.pipelines import idle
 from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.job import Job, run_job
 from pipelines.scoring.ledger.parts import read_parts

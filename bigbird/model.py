@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from bigbird.attention import Attention
 from bigbird.attention.block_sparse import BlockSparseAttention
 from bigbird.attention.flex import FlexAttention
-from bigbird.attention.growing import GrowingPast, is_cache, past_of, self_attention
-from bigbird.attention.past import CrossAttention, Keeping, PastAttention, heads_first
+from bigbird.attention.growing import is_cache, past_of
+from bigbird.attention.past import CrossAttention, Keeping, PastAttention, present
 from bigbird.attention.plan import AttentionPlan
 from bigbird.attention.reference import DenseAttention
 from bigbird.attention.tiles import Layout, layout
@@ -179,7 +179,7 @@ class BigBirdModel(PretrainedModel):
         output = BaseModelOutput(
             last_hidden_state=last,
             pooler_output=None if self.pooler is None else self.pool(first_attended(last, attention_mask)),
-            past_key_values=_present(attend, kept, cross, rows, cache) if keep else None,
+            past_key_values=present(attend, kept, cross, rows, cache) if keep else None,
             hidden_states=tuple(hidden_states) if want_states else None,
             attentions=_attentions(attend) if want_attentions else None,
             cross_attentions=tuple(cross.probabilities) if want_attentions and cross is not None else None,
@@ -279,26 +279,6 @@ def first_attended(states: Tensor, attention_mask: Tensor | None) -> Tensor:
         return states[:, 0]
     first = (attention_mask[:, -states.shape[1] :] != 0).int().argmax(dim=1)
     return states[torch.arange(len(states), device=states.device), first]
-
-
-def _present(
-    attend: Attention, kept: Keeping, cross: CrossAttention | None, rows: Packing, cache: Any
-) -> PastKeyValues | Any:
-    """Past and new tokens' keys and values; a cache object of transformers is given the new ones, and is it then."""
-    new = [(_padded_heads(key, rows), _padded_heads(value, rows)) for key, value in kept.kept]
-    if cache is not None:
-        for layer, (key, value) in enumerate(new):
-            self_attention(cache).update(key, value, layer)
-        return cache
-    own = attend.present if isinstance(attend, PastAttention) else new
-    layers = [pair if cross is None else pair + cross.present[layer] for layer, pair in enumerate(own)]
-    if isinstance(attend, PastAttention) and attend.buffers is not None:
-        return GrowingPast(layers, attend.buffers)
-    return tuple(layers)
-
-
-def _padded_heads(states: Tensor, rows: Packing) -> Tensor:
-    return heads_first(rows.unpack(states).flatten(0, 1), rows.shape[0])
 
 
 def _attentions(attend: Attention) -> tuple[Tensor, ...]:

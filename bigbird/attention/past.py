@@ -9,12 +9,13 @@ tokens of the decoder, which with a past are B * L.
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bigbird.attention import Attention
-from bigbird.attention.growing import buffers_for
+from bigbird.attention.growing import GrowingPast, buffers_for, self_attention
 from bigbird.attention.parts import Piece, SpanPiece, attend_parts, mask_bias
 from bigbird.attention.plan import Span
 from bigbird.attention.reference import MASKED
@@ -177,3 +178,23 @@ class CrossAttention:
         asks = rows.unpack(rows.pack(q.new_ones(rows.shape))) * self.attended.any(1, keepdim=True)
         self.probabilities.append(_probabilities(q, key, self.attended) * asks[:, None, :, None])
         return rows.pack(_weighted(self.probabilities[-1], value, self.dropout))
+
+
+def present(
+    attend: Attention, kept: Keeping, cross: CrossAttention | None, rows: Packing, cache: Any
+) -> PastKeyValues | Any:
+    """Past and new tokens' keys and values; a cache object of transformers is given the new ones, and is it then."""
+    new = [(_padded_heads(key, rows), _padded_heads(value, rows)) for key, value in kept.kept]
+    if cache is not None:
+        for layer, (key, value) in enumerate(new):
+            self_attention(cache).update(key, value, layer)
+        return cache
+    own = attend.present if isinstance(attend, PastAttention) else new
+    layers = [pair if cross is None else pair + cross.present[layer] for layer, pair in enumerate(own)]
+    if isinstance(attend, PastAttention) and attend.buffers is not None:
+        return GrowingPast(layers, attend.buffers)
+    return tuple(layers)
+
+
+def _padded_heads(states: Tensor, rows: Packing) -> Tensor:
+    return heads_first(rows.unpack(states).flatten(0, 1), rows.shape[0])

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
-from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
+from bigbird.predictors.examples import PreparedWindows, Record, Row
 from bigbird.predictors.options import WindowOptions
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import stitch
 
 Pooling = Literal["cls", "mean", "none"]

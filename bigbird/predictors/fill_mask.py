@@ -12,10 +12,11 @@ from torch import Tensor
 
 from bigbird.errors import InputError
 from bigbird.packing import PackedBatch, to_device
-from bigbird.predictors.examples import Prepared, Record, TokenizedText, window_rows
+from bigbird.predictors.examples import Prepared, Record, window_rows
 from bigbird.predictors.masked_tokens import logits_at, split_like
 from bigbird.predictors.options import LengthOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import plan
 
 

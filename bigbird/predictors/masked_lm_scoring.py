@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from bigbird.packing import PackedBatch, to_device
-from bigbird.predictors.examples import PreparedWindows, Record, TokenizedText
+from bigbird.predictors.examples import PreparedWindows, Record
 from bigbird.predictors.masked_tokens import logits_at, split_like
 from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.texts import TokenizedText
 
 Metric = Literal["passes", "exact", "within_word_l2r"]
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.entities import softmax
-from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, TokenizedText, fields, pair_row
+from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, fields, pair_row
 from bigbird.predictors.options import LengthOptions
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.text_classification import Combine, combine_windows
+from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import plan
 
 

@@ -16,17 +16,9 @@ from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import default_max_tokens_per_batch, encode_rows
-from bigbird.predictors.examples import (
-    Failed,
-    ModelRow,
-    NamedTexts,
-    Prepared,
-    Record,
-    TokenizedText,
-    kind_of,
-    prepare,
-)
+from bigbird.predictors.examples import Failed, ModelRow, NamedTexts, Prepared, Record, prepare
 from bigbird.predictors.options import LengthOptions, changed
+from bigbird.predictors.texts import TokenizedText, kind_of
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 OptionsT = TypeVar("OptionsT")

@@ -15,9 +15,10 @@ from torch import Tensor
 from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import split_rows
-from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, TokenizedText, fields, pair_row, spans
+from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, fields, pair_row, spans
 from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import Window, plan
 
 

@@ -12,19 +12,10 @@ from torch import Tensor
 
 from bigbird.packing import PackedBatch
 from bigbird.predictors.entities import softmax
-from bigbird.predictors.examples import (
-    NamedTexts,
-    Prepared,
-    Record,
-    Row,
-    TokenizedText,
-    fields,
-    pair_row,
-    spans,
-    window_rows,
-)
+from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, fields, pair_row, spans, window_rows
 from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import plan
 
 Combine = Literal["mean", "max"]

@@ -13,9 +13,10 @@ import numpy as np
 from bigbird.errors import InputError
 from bigbird.generation.generate import GenerationResult, complete, requests_of, results_of
 from bigbird.generation.options import GenerationOptions
-from bigbird.predictors.examples import Failed, Prepared, Record, Row, TokenizedText
+from bigbird.predictors.examples import Failed, Prepared, Record, Row
 from bigbird.predictors.options import require_choice
 from bigbird.predictors.predictor import Predictor
+from bigbird.predictors.texts import TokenizedText
 
 OnLong = Literal["truncate", "error"]
 

@@ -14,9 +14,10 @@ from bigbird.config import BigBirdConfig
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import split_rows
 from bigbird.predictors.entities import STRATEGIES, Entity, LabelSet, Strategy, aggregate, name_starts, word_starts
-from bigbird.predictors.examples import PreparedWindows, Record, Row, TokenizedText
+from bigbird.predictors.examples import PreparedWindows, Record, Row
 from bigbird.predictors.options import LengthOptions, require_choice
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import stitch
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 

@@ -14,10 +14,11 @@ from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.entities import softmax
-from bigbird.predictors.examples import Prepared, Record, Row, TokenizedText, pair_row, spans
+from bigbird.predictors.examples import Prepared, Record, Row, pair_row, spans
 from bigbird.predictors.options import WindowOptions
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.text_classification import Combine, combine_windows, ranked
+from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import plan
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 

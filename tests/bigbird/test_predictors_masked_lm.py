@@ -9,8 +9,8 @@ from tiny_predictors import tiny_predictor
 
 from bigbird.errors import InputError
 from bigbird.predictors import FillMaskOptions, MaskedLMScoringOptions, masked_tokens
-from bigbird.predictors.examples import TokenizedText
 from bigbird.predictors.masked_lm_scoring import PreparedScoring
+from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import cut
 
 TEXT = "the microsoft company met Angela Merkel in Z\u00fcrich, def value(parameter)"

@@ -1,4 +1,4 @@
-"""A predictor without a model, for what a job costs itself."""
+"""A predictor without a model: what is left is what the job itself costs."""
 
 import time
 from collections.abc import Callable

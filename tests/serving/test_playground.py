@@ -3,24 +3,19 @@
 The gateway is the real one, its heads are fakes: what models say is tested elsewhere.
 """
 
-import asyncio
 import os
 import re
 import shutil
-import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from serving_fakes import FakeHead, RecordedMetrics
+from playground_site import Site
 
 from serving.errors import ServingError
 from serving.http.auth import ApiKeys
-from serving.http.gateway import create_app
-from serving.settings import ALL_HEADS, GatewayArguments, HeadArguments
+from serving.settings import ALL_HEADS
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = next(
@@ -28,91 +23,6 @@ CHROMIUM = next(
 )
 CHROMEDRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="no Chromium with its driver on this machine")
-
-
-class PageHead(FakeHead):
-    """Answers that depend on the text, so that what the page shows can be told from the text it was given."""
-
-    async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        outcome = await super().call(method, request, timeout_s=timeout_s)
-        for record, example in zip(outcome.get("records", ()), request.get("inputs", ()), strict=True):
-            record |= getattr(self, "_" + self.task.replace("-", "_"))(example)
-        return outcome
-
-    def _fill_mask(self, text: str) -> dict[str, Any]:
-        candidates = [{"token": 1, "token_str": "dumps", "score": 0.75}, {"token": 2, "token_str": " x", "score": 0.05}]
-        return {"masks": [{"position": m.start(), "candidates": candidates} for m in re.finditer(r"\[MASK\]", text)]}
-
-    def _token_classification(self, text: str) -> dict[str, Any]:
-        patterns = {"CLASS": r"class (\w+)", "FUNCTION": r"def (\w+)", "MODULE": r"import (\w+)"}
-        return {
-            "entities": [
-                {"entity_group": label, "score": 0.9, "word": m[1], "text": m[1], "start": m.start(1), "end": m.end(1)}
-                for label, pattern in patterns.items()
-                for m in re.finditer(pattern, text)
-            ]
-        }
-
-    def _text_classification(self, text: str) -> dict[str, Any]:
-        return {}
-
-    def _multiple_choice(self, example: dict[str, Any]) -> dict[str, Any]:
-        scores = [1 / (2 + index) for index in range(len(example["choices"]))]
-        return {"choices": scores, "best": 0}
-
-    def _question_answering(self, example: dict[str, Any]) -> dict[str, Any]:
-        return {"answer": example["context"][7:11], "score": 0.7, "start": 7, "end": 11}
-
-    def _feature_extraction(self, text: str) -> dict[str, Any]:
-        return {"embedding": [((index * 37) % 64 - 32) / 100 for index in range(128)]}
-
-    def _masked_lm_scoring(self, text: str) -> dict[str, Any]:
-        words = [
-            {"token": m[0], "start": m.start(), "end": m.end(), "nll": float(len(m[0]))}
-            for m in re.finditer(r"\S+", text)
-        ]
-        return {"tokens": words}
-
-
-class SlowStream(FakeHead):
-    """One word every 30 ms, for as long as it is asked to."""
-
-    async def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> Any:
-        self.calls.append((method, request, timeout_s))
-        count = request["options"]["max_new_tokens"]
-        try:
-            for index in range(count):
-                await asyncio.sleep(0.03)
-                finish = "length" if index == count - 1 else None
-                yield {"choices": [{"index": 0, "text": f" w{index}", "logprobs": None, "finish_reason": finish}]}
-            yield {"usage": {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}}
-        finally:
-            self.closed_streams += 1
-
-
-class Site:
-    """A running gateway with fake heads."""
-
-    def __init__(self, keys: ApiKeys) -> None:
-        self.heads = {task: SlowStream(task) if task == "text-generation" else PageHead(task) for task in ALL_HEADS}
-        app = create_app(
-            self.heads,
-            head_arguments={task: HeadArguments(checkpoint=f"checkpoints/{task}") for task in ALL_HEADS},
-            arguments=GatewayArguments(),
-            keys=keys,
-            versions={"bigbird-on-ray": "0.1.0"},
-            metrics=RecordedMetrics(),
-        )
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
-        self._socket.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,92 +1,22 @@
 """serving.http.proxy with applications of a few lines in the place of Serve's proxy."""
 
-import asyncio
 import json
 from typing import Any
 
 import pytest
+from proxy_calls import ServesProxy, ask, body, start
 
 from serving.http import proxy as proxy_module
 from serving.http.proxy import PROXY_CALLBACK, Proxy, middlewares
-from serving.http.request_bodies import RequestBodies
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 
 EVENT = b'data: {"choices": []}\n\n'
 
 
-def start(status: int = 200, media_type: bytes = b"application/json", *more: tuple[bytes, bytes]) -> dict[str, Any]:
-    return {"type": "http.response.start", "status": status, "headers": [(b"content-type", media_type), *more]}
-
-
-def body(content: bytes, more: bool = False) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": content, "more_body": more}
-
-
-class ServesProxy:
-    """Answers its n-th call with the n-th list of messages; an empty list is a gateway that died."""
-
-    def __init__(self, *answers: list[dict[str, Any]]) -> None:
-        self.answers = list(answers)
-        self.bodies: list[bytes] = []
-        self.headers: list[dict[str, str]] = []
-
-    @property
-    def ids(self) -> list[str]:
-        return [headers["x-request-id"] for headers in self.headers]
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
-        content = b""
-        while True:
-            message = await receive()
-            content += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        self.bodies.append(content)
-        for message in self.answers.pop(0):
-            await send(message)
-
-
 @pytest.fixture
 def no_pauses(monkeypatch):
     monkeypatch.setattr(proxy_module, "_PAUSES_S", (0.0, 0.0))
-
-
-def ask(
-    proxy: Any,
-    path: str = "/v1/fill-mask",
-    *,
-    method: str = "POST",
-    chunks: tuple[bytes, ...] = (b"{}",),
-    headers: tuple[tuple[bytes, bytes], ...] = (),
-    leaves: bool = False,
-) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer; status 0 where there is none."""
-    messages = [
-        {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
-        for index, chunk in enumerate(chunks)
-    ]
-    if leaves:
-        messages.append({"type": "http.disconnect"})
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        if not messages:
-            await asyncio.Event().wait()
-        return messages.pop(0)
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    ours = proxy if isinstance(proxy, Proxy) else Proxy(proxy, report=lambda *_: None)
-    scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
-    asyncio.run(ours(scope, receive, send))
-    if not sent:
-        return 0, {}, b""
-    assert [message["type"] for message in sent].count("http.response.start") == 1
-    answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], answered, b"".join(message["body"] for message in sent[1:])
 
 
 def test_an_answer_goes_through_unchanged():
@@ -214,82 +144,6 @@ def test_no_header_of_a_client_steers_serve(name):
     assert headers["accept"] == "application/json"
     kept = "-1" if name == "x-request-timeout-seconds" else None
     assert headers.get("x-bigbird-timeout-seconds") == kept, "the gateway checks it"
-
-
-def slow(*, bodies: RequestBodies, chunks: list[bytes], headers: tuple[tuple[bytes, bytes], ...] = ()) -> Any:
-    """A request of these chunks and no end; the proxy's answer."""
-    proxy = ServesProxy([start(), body(b"good")])
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        if not chunks:
-            await asyncio.Event().wait()
-        return {"type": "http.request", "body": chunks.pop(0), "more_body": True}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    async def main() -> None:
-        ours = Proxy(proxy, report=lambda *_: None, bodies=bodies)
-        scope = {"type": "http", "method": "POST", "path": "/v1/fill-mask", "headers": list(headers)}
-        await asyncio.wait_for(ours(scope, receive, send), 20)
-
-    asyncio.run(main())
-    assert proxy.bodies == [], "what is not whole takes nobody's place"
-    return sent[0]["status"], json.loads(sent[1]["body"])["error"]["type"]
-
-
-def test_a_body_that_does_not_arrive_is_given_up():
-    assert slow(bodies=RequestBodies(body_s=0.01), chunks=[b"{"]) == (408, "request_timeout")
-
-
-def test_a_body_beyond_any_limit_is_refused_before_it_is_read():
-    length = ((b"content-length", b"999999999999"),)
-    assert slow(bodies=RequestBodies(), chunks=[], headers=length) == (413, "payload_too_large")
-    assert slow(bodies=RequestBodies(), chunks=[b"x" * 2**20] * 40) == (413, "payload_too_large")
-
-
-def test_bodies_together_beyond_the_proxy_s_memory_are_refused():
-    bodies = RequestBodies(max_bytes=1000)
-    assert slow(bodies=bodies, chunks=[b"x" * 600, b"x" * 600]) == (429, "overloaded")
-    assert slow(bodies=bodies, chunks=[b"x" * 1200]) == (429, "overloaded"), "and the first one's place is free again"
-
-
-def test_of_too_many_bodies_that_are_not_whole_the_oldest_is_given_up_and_a_whole_one_passes():
-    proxy = ServesProxy([start(), body(b"good")])
-    answers: dict[int, int] = {}
-
-    async def main() -> None:
-        ours = Proxy(proxy, report=lambda *_: None, bodies=RequestBodies(max_incomplete=3))
-
-        async def client(number: int, whole: bool) -> None:
-            async def receive() -> dict[str, Any]:
-                if not whole:
-                    await asyncio.Event().wait()
-                return {"type": "http.request", "body": b"{}", "more_body": False}
-
-            async def send(message: dict[str, Any]) -> None:
-                answers.setdefault(number, message.get("status"))
-
-            scope = {"type": "http", "method": "POST", "path": "/v1/fill-mask", "headers": []}
-            await ours(scope, receive, send)
-
-        slow_ones = [asyncio.create_task(client(number, whole=False)) for number in range(3)]
-        await asyncio.sleep(0)
-        await client(3, whole=True)
-        await asyncio.wait_for(slow_ones[0], 20)
-        for task in slow_ones:
-            task.cancel()
-        await asyncio.gather(*slow_ones, return_exceptions=True)
-
-    asyncio.run(main())
-    assert answers == {0: 408, 3: 200}
-
-
-def test_only_methods_with_a_body_have_one_read():
-    proxy = ServesProxy([start(), body(b"good")])
-    assert ask(proxy, "/health", method="GET", chunks=(b"a", b"b"))[::2] == (200, b"good")
-    assert proxy.bodies == [b""]
 
 
 def test_errors_of_the_proxy_itself_are_reported_and_readable_by_pages_that_may_call():

@@ -38,6 +38,13 @@ def test_every_metric_of_ours_in_a_query_is_one_that_is_measured(query):
         assert plain & our_metrics(), name
 
 
+def test_the_dashboard_shows_every_metric_of_a_server_and_no_other():
+    queries = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
+    asked = {name for query in queries for name in re.findall(r"ray_(bigbird_\w+)", query)}
+    made = {name for name in our_metrics() if not name.startswith("bigbird_scored_")}
+    assert {re.sub("_(total|bucket|sum|count)$", "", name) for name in asked} == made
+
+
 def test_every_alert_links_to_its_section():
     assert [rule["annotations"]["runbook_url"] for rule in RULES] == [
         f"operations.md#{rule['alert'].lower()}" for rule in RULES

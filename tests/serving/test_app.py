@@ -376,19 +376,6 @@ def test_metrics_reach_prometheus_by_head(url):
         pytest.fail(f"not exported: {missing}")
 
 
-def test_the_dashboard_asks_for_metrics_that_exist():
-    dashboard = json.loads(Path("cluster/grafana_dashboard.json").read_text())
-    source = "".join(Path(f"serving/{room}/metrics.py").read_text() for room in ("http", "replicas"))
-    asked = set()
-    for panel in dashboard["panels"]:
-        for target in panel.get("targets", []):
-            asked |= set(re.findall(r"ray_(bigbird_\w+)", target["expr"]))
-    for name in asked:
-        assert f'"{re.sub("_(total|bucket|sum|count)$", "", name)}"' in source
-    made = set(re.findall(r'"(bigbird_\w+)"', source))
-    assert made == {re.sub("_(total|bucket|sum|count)$", "", name) for name in asked}
-
-
 def test_fuzzing_the_documented_api_finds_no_500(url):
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
     from hypothesis import HealthCheck, settings
@@ -411,13 +398,3 @@ def test_fuzzing_the_documented_api_finds_no_500(url):
 
         given(case=operation.as_strategy())(check)()
     assert found == []
-
-
-def test_bigbird_serve_shares_out_the_cpus_where_there_are_fewer_than_heads_want():
-    from serving.app import _affordable
-    from serving.settings import ServeArguments
-
-    arguments = ServeArguments.model_validate({"heads": "fill-mask=a,token-classification=b"})
-    for num_cpus, wanted in ((2.0, 0.95), (16.0, 1.0)):
-        shared = _affordable(arguments, num_cpus)
-        assert [head.num_cpus for head in shared.heads.values()] == [wanted, wanted]

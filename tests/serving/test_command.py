@@ -16,7 +16,8 @@ from local_cluster import free_base
 from serving_cluster import LABELS, status, wait_until
 
 from bigbird import BigBirdForTokenClassification
-from serving.settings import ALL_HEADS
+from serving.app import _affordable
+from serving.settings import ALL_HEADS, ServeArguments
 
 TASK = "token-classification"
 LONG = "Long documents are read in blocks. Each block of tokens reads its neighbours. " * 100
@@ -166,3 +167,10 @@ def finishes_what_it_accepted(process, url, output):
     assert answers == [200] * len(clients), "".join(output)
     assert process.wait(120) == 0
     assert "Traceback" not in "".join(output)
+
+
+def test_bigbird_serve_shares_out_the_cpus_where_there_are_fewer_than_heads_want():
+    arguments = ServeArguments.model_validate({"heads": "fill-mask=a,token-classification=b"})
+    for num_cpus, wanted in ((2.0, 0.95), (16.0, 1.0)):
+        shared = _affordable(arguments, num_cpus)
+        assert [head.num_cpus for head in shared.heads.values()] == [wanted, wanted]

@@ -8,8 +8,8 @@ Two starts within one moment may both find no lease. Each looks whether the leas
 after a second, and the one that lost it stops.
 """
 
-import _thread
 import os
+import signal
 import socket
 import threading
 import time
@@ -102,7 +102,8 @@ class Lease:
                 held = read_record(self._output, LEASE_FILE)
                 if held is not None and held["id"] != self._mine["id"]:
                     self._lost = _name(held)
-                    _thread.interrupt_main()
+                    # A real signal: it ends a wait of the main thread, as of a job for its actors.
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 self._write()
             except OSError:

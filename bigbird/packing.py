@@ -52,7 +52,7 @@ def close_starts(lengths: Sequence[int]) -> tuple[int, ...]:
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device | str) -> Tensor:
-    """A copy on the device. For CUDA it goes through pinned memory, and nobody waits for it."""
+    """A copy on the device. For CUDA the copy goes through pinned memory and is asynchronous."""
     values = torch.from_numpy(array)
     if torch.device(device).type == "cuda":
         return values.pin_memory().to(device, non_blocking=True)

@@ -114,12 +114,12 @@ class _PagedDecode:
         self.gathers = not distinct or extent > 2 * len(entry_pages)
         num_rows = len(entry_pages) if self.gathers else extent
         rows = np.arange(len(entry_pages)) if self.gathers else entry_pages
-        # The queries of each sequence (R, Q): where it has fewer, its last one again, whose answer nobody reads.
+        # The queries of each sequence (R, Q). One with fewer repeats its last query; the repeated results are not used.
         num_new = np.array([num_tokens for _, num_tokens in spans])
         order = np.minimum(np.arange(num_new.max()), num_new[:, None] - 1)
         queries = np.cumsum(num_new)[:, None] - num_new[:, None] + order
         queries_of_rows = np.zeros((num_rows, order.shape[1]), dtype=np.int64)
-        queries_of_rows[rows] = queries[entry_spans]  # rows of nobody here compute something that nobody reads
+        queries_of_rows[rows] = queries[entry_spans]  # pages of no sequence are computed and not used
         # Keys that a query reads of a page: up to its own position. Finite, since it may read none of a page.
         lengths = np.array([cache.length(sequence) for sequence, _ in spans])
         visible = (lengths[:, None] - num_new[:, None] + order + 1)[entry_spans]

@@ -222,7 +222,7 @@ def seeded_random_blocks(
         by_head = [_paper_plan(random, limit, last, num_random_blocks) for _ in range(num_heads)]
         return np.stack(by_head)[:, : num_blocks - 2]
     candidates = 2 * num_random_blocks + 5
-    # The draw for the last block is not used, but it moves the generator on for nobody after it.
+    # No draw for the last block: its result would be unused, and no later draw depends on it.
     rows = [
         [_draw_by_head(random, block, candidates, num_random_blocks) for _ in range(num_heads)]
         for block in range(1, num_blocks - 1)

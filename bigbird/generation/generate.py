@@ -21,7 +21,7 @@ __all__ = ["GenerationChunk", "GenerationOptions", "GenerationResult", "encode_p
 
 MAX_STREAMS = 32
 PREFILL_TOKENS = 1024
-"""Prompt tokens computed in one pass where nobody waits for a first token: enough to keep matrix products busy."""
+"""Prompt tokens in one pass where no stream waits for its first token: enough to keep matrix products busy."""
 
 
 @dataclass(frozen=True, kw_only=True)

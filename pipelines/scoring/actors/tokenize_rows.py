@@ -3,8 +3,8 @@
     read -> TokenizeRows (CPU workers) -> ScoreUnit or ScoreRows (actors with GPUs)
 
 A value is one row's prepared example, pickled and compressed: offsets of characters are most of it, and shrink to a
-fraction. A row for itself, so that a block may be cut anywhere. Null means that nobody could, and the actor, which can
-find out which row is to blame, does it itself.
+fraction. A row for itself, so that a block may be cut anywhere. Null means that tokenizing failed:
+the actor, which can find out which row is to blame, does it itself.
 
 Where actors score on CPUs there is no such column: an actor tokenizes one window ahead of its model.
 """

@@ -4,7 +4,7 @@
     unit that lost its    begin -> enter(0, 1024) -> ...           a message a window, so that the next death
     process once                                                   is charged to one window
     window that did       enter(17, 18) -> enter(18, 19) -> ...    a message a row
-    row that did twice    is in the verdict's `marked`; nobody scores it again
+    row that did twice    is in the verdict's `marked` and is not scored again
 
 It runs beside the driver and dies with it: a job started anew starts with a clean slate. Losing a message costs
 a progress figure or one more attempt, never a row, so senders do not wait for answers where they need none.

@@ -151,12 +151,14 @@ def test_rows_that_were_tokenized_ahead_are_not_tokenized_again():
 
 def test_rows_scored_again_take_the_place_of_their_old_form():
     def part(rows, value):
-        columns = {"nll": [value] * len(rows), "source_file": ["a"] * len(rows), "source_row": rows}
+        views = pa.array(map(str, rows), pa.string_view())  # which Arrow can neither filter nor sort
+        columns = {"nll": [value] * len(rows), "id": views, "source_file": ["a"] * len(rows), "source_row": rows}
         return pa.table(columns)
 
     merged = replace_rows(part([3, 4, 5, 6], 1.0), part([4, 6], 2.0))
     assert merged["source_row"].to_pylist() == [3, 4, 5, 6]
     assert merged["nll"].to_pylist() == [1.0, 2.0, 1.0, 2.0]
+    assert merged["id"].to_pylist() == ["3", "4", "5", "6"]
 
 
 def test_the_threads_of_an_actor_are_those_it_was_given():

@@ -153,13 +153,18 @@ class ScoreUnit:
 
 
 def replace_rows(finished: pa.Table, scored: pa.Table, prefix: str = "") -> pa.Table:
-    """The rows of a finished file with those that were scored again in their new form, in the old order."""
-    file, row = prefix + SOURCE_FILE, prefix + SOURCE_ROW
-    again = set(zip(scored[file].to_pylist(), scored[row].to_pylist(), strict=True))
-    origins = zip(finished[file].to_pylist(), finished[row].to_pylist(), strict=True)
-    kept = finished.filter(pa.array([origin not in again for origin in origins], pa.bool_()))
-    merged = pa.concat_tables([kept.replace_schema_metadata(None).cast(scored.schema), scored])
-    return merged.sort_by([(file, "ascending"), (row, "ascending")])
+    """The rows of a finished file with those that were scored again in their new form, in the old order.
+
+    By slices: Arrow can neither filter nor sort every type that a kept column may have, such as string_view.
+    """
+    before = finished.replace_schema_metadata(None).cast(scored.schema)
+    newest: dict[tuple[str, int], tuple[pa.Table, int]] = {}  # of each row, by file and number: where it stands
+    for table in (before, scored):
+        origins = zip(table[prefix + SOURCE_FILE].to_pylist(), table[prefix + SOURCE_ROW].to_pylist(), strict=True)
+        newest |= {origin: (table, index) for index, origin in enumerate(origins)}
+    return pa.concat_tables(
+        [table.slice(index, 1) for _, (table, index) in sorted(newest.items(), key=lambda item: item[0])]
+    )
 
 
 def _answer(names: list[str], summaries: list[Mapping[str, Any]]) -> pa.Table:

@@ -234,7 +234,8 @@ def _document(
         names = [top_level(name, present) for name in run["input_columns"].values()]
         own = [f"{prefix}{name}" for name in (*_result_names(run["task"]), SOURCE_FILE, SOURCE_ROW)]
         table = stored.read(columns=[name for name in dict.fromkeys([*names, *own]) if name in present])
-    table = table.filter((pc.field(prefix + SOURCE_FILE) == file) & (pc.field(prefix + SOURCE_ROW) == row))
+    origins = zip(table[prefix + SOURCE_FILE].to_pylist(), table[prefix + SOURCE_ROW].to_pylist(), strict=True)
+    table = table.slice(list(origins).index((file, row)), 1)  # Arrow cannot filter every type, such as string_view
     (whole,) = table.to_pylist()
     found = {name.removeprefix(prefix): value for name, value in whole.items() if name in own}
     given = {

@@ -1,6 +1,5 @@
 """What an output directory was begun with, so that another run never goes on from its state by mistake."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from bigbird.errors import InputError
 from pipelines.finetuning.plan import Job, Plan
+from pipelines.scoring.checks import digest_of
 
 RUN_FILE = Path("training") / "run.json"
 ADVICE = "Choose another directory, or remove this one"
@@ -45,14 +45,9 @@ def claim(output: Path, job: Job, plan: Plan) -> None:
 
 
 def _identity(job: Job, plan: Plan) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for path in sorted(Path(job.model).glob("*")):
-        if path.suffix in (".json", ".safetensors", ".bin", ".model"):
-            with path.open("rb") as content:
-                digest.update(f"{path.name}:{hashlib.file_digest(content, 'sha256').hexdigest()};".encode())
     made: Mapping[str, Any] = {
         "task": job.task,
-        "model": digest.hexdigest(),
+        "model": digest_of(Path(job.model)),
         "data": plan.fingerprint,
         "labels": list(plan.labels),
         "problem_type": plan.problem_type,

@@ -1,7 +1,12 @@
-"""What tests of checkpoints share."""
+"""What tests of checkpoints and tokenizers share."""
 
 import pytest
 from random_checkpoints import made
+from tiny_predictors import train
+from tokenizer_texts import SETTINGS
+
+import bigbird
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 
 @pytest.fixture
@@ -10,3 +15,12 @@ def saved(tiny_config, tmp_path):
     model = made(tiny_config, "BigBirdForMaskedLM")
     model.save_pretrained(tmp_path / "saved")
     return tmp_path / "saved", model
+
+
+@pytest.fixture(scope="module", params=["byte-level", "sentence-piece"])
+def both(request, tmp_path_factory):
+    """Ours and transformers', of the same directory."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra named parity")
+    directory = tmp_path_factory.mktemp(request.param)
+    BigBirdTokenizer(train(request.param), SETTINGS).save_pretrained(directory)
+    return bigbird.AutoTokenizer.from_pretrained(directory), transformers.AutoTokenizer.from_pretrained(directory)

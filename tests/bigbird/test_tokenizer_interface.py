@@ -6,26 +6,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_predictors import SPECIAL_ROLES, train
+from tokenizer_texts import PAIRS, SETTINGS, TEXTS
 from tokenizers import AddedToken
 
-import bigbird
 from bigbird.errors import CheckpointError, InputError
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 transformers = pytest.importorskip("transformers", reason="needs the extra named parity")
-
-TEXTS = ["the microsoft company", "met", "where Angela [MASK] met the microsoft company in Z\u00fcrich , today ."]
-PAIRS = ["a value", "the caf\u00e9 in Z\u00fcrich where numpy met Angela", "x"]
-WORDS = [["the", "microsoft", "company"], ["Angela"], ["met", "np,", "in", "Z\u00fcrich"]]
-SETTINGS = {**SPECIAL_ROLES, "model_max_length": 12}
-
-
-@pytest.fixture(scope="module", params=["byte-level", "sentence-piece"])
-def both(request, tmp_path_factory):
-    """Ours and transformers', of the same directory."""
-    directory = tmp_path_factory.mktemp(request.param)
-    BigBirdTokenizer(train(request.param), SETTINGS).save_pretrained(directory)
-    return bigbird.AutoTokenizer.from_pretrained(directory), transformers.AutoTokenizer.from_pretrained(directory)
 
 
 def test_encoding_decoding_and_converting_equal_transformers(both):

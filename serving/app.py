@@ -1,7 +1,7 @@
 """`build(args)`: from typed arguments to a Serve application; and the command `bigbird-serve`.
 
     serve run serving.app:build                                          # the checkpoints in checkpoints/
-    serve run serving.app:build heads=fill-mask=DIR,token-classification=DIR
+    serve run serving.app:build heads=fill-mask=DIR,legal:token-classification=DIR
     serve deploy cluster/serve.yaml
     bigbird-serve --head fill-mask=DIR --head token-classification=DIR
 
@@ -26,7 +26,7 @@ from serving.http.deployment import Gateway
 from serving.http.proxy import PROXY_CALLBACK
 from serving.replicas.generation import GenerationReplica
 from serving.replicas.scoring import ScoringReplica
-from serving.settings import GENERATION, GatewayArguments, HeadArguments, ServeArguments
+from serving.settings import GATEWAY, GENERATION, GatewayArguments, HeadArguments, ServeArguments
 from serving.stopping import APP_NAME, StopRequested, StopSignals, drain
 
 # The queue that counts tokens is in the replica. Serve's own bounds lie well above it, so that requests get there
@@ -47,13 +47,13 @@ PROXY_TIMEOUT_S = 90
 
 
 def build(args: ServeArguments) -> serve.Application:
-    """One deployment a head, named after its task, behind the gateway."""
+    """One deployment a head, with the head's name, behind the gateway."""
     heads = args.resolved_heads()
     logging_config = LoggingConfig(encoding=args.log_encoding, enable_access_log=False)
-    handles = {task: _head(task, arguments, logging_config) for task, arguments in heads.items()}
+    handles = {name: _head(name, arguments, logging_config) for name, arguments in heads.items()}
     gateway = args.gateway
     return serve.deployment(
-        name="gateway",
+        name=GATEWAY,
         max_ongoing_requests=_GATEWAY_REQUESTS,
         max_queued_requests=_GATEWAY_REQUESTS,
         backpressure_config={"status_code": 429, "retry_after_s": 1},
@@ -69,11 +69,11 @@ def build(args: ServeArguments) -> serve.Application:
     )(Gateway).bind(handles, heads, gateway)
 
 
-def _head(task: str, arguments: HeadArguments, logging_config: LoggingConfig) -> serve.Application:
-    replica = GenerationReplica if task == GENERATION else ScoringReplica
+def _head(name: str, arguments: HeadArguments, logging_config: LoggingConfig) -> serve.Application:
+    replica = GenerationReplica if arguments.task == GENERATION else ScoringReplica
     accepted = arguments.max_queued_requests * _SERVE_QUEUE_FACTOR
     return serve.deployment(
-        name=task,
+        name=name,
         max_ongoing_requests=accepted,
         max_queued_requests=accepted,
         autoscaling_config={
@@ -91,15 +91,16 @@ def _head(task: str, arguments: HeadArguments, logging_config: LoggingConfig) ->
         health_check_period_s=5.0,
         graceful_shutdown_timeout_s=60.0,
         logging_config=logging_config,
-    )(replica).bind(task, arguments)
+    )(replica).bind(name, arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`bigbird-serve`: starts Serve on a new or the running Ray cluster and serves until interrupted."""
     parser = argparse.ArgumentParser(prog="bigbird-serve", description="Serve BigBird heads over HTTP.")
     parser.add_argument(
-        "--head", action="append", default=[], metavar="TASK=CHECKPOINT",
-        help="a head and its checkpoint, a directory or hub id; may be repeated; default: all in checkpoints/",
+        "--head", action="append", default=[], metavar="[NAME:]TASK=CHECKPOINT",
+        help="a head and its checkpoint, a directory or hub id; may be repeated, a task too with other names; "
+        "default: all in checkpoints/",
     )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
@@ -157,8 +158,8 @@ def _arguments(options: argparse.Namespace) -> ServeArguments:
     if options.num_cpus is not None:
         changes["num_cpus"] = options.num_cpus
     heads = {
-        task: HeadArguments.model_validate({**head.model_dump(), **changes})
-        for task, head in given.resolved_heads().items()
+        name: HeadArguments.model_validate({**head.model_dump(), **changes})
+        for name, head in given.resolved_heads().items()
     }
     return ServeArguments(heads=heads, gateway=_gateway(options))
 
@@ -180,8 +181,8 @@ def _affordable(arguments: ServeArguments, num_cpus: float) -> ServeArguments:
     """With the machine's CPUs shared out where there are fewer than replicas want: one that waits never starts."""
     share = (num_cpus - arguments.gateway.num_cpus) / len(arguments.heads)
     heads = {
-        task: head.model_copy(update={"num_cpus": min(head.num_cpus, max(0.01, share))})
-        for task, head in arguments.heads.items()
+        name: head.model_copy(update={"num_cpus": min(head.num_cpus, max(0.01, share))})
+        for name, head in arguments.heads.items()
     }
     return arguments.model_copy(update={"heads": heads})
 

@@ -17,8 +17,8 @@ def check(arguments: ServeArguments, host: str, port: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         return  # what a cluster has, it has elsewhere
     _check_devices(arguments.heads)
-    for task, head in arguments.heads.items():
-        _check_checkpoint(task, head)
+    for name, head in arguments.heads.items():
+        _check_checkpoint(name, head)
 
 
 def _check_keys(gateway: GatewayArguments, host: str) -> None:
@@ -53,7 +53,7 @@ def _check_devices(heads: dict[str, HeadArguments]) -> None:
         raise ValueError(f"num_gpus is {wanted:g}, and this machine has {found}")
 
 
-def _check_checkpoint(task: str, head: HeadArguments) -> None:
+def _check_checkpoint(name: str, head: HeadArguments) -> None:
     # Here, because torch costs seconds: what is wrong above is said at once.
     from safetensors import SafetensorError, safe_open
 
@@ -62,9 +62,9 @@ def _check_checkpoint(task: str, head: HeadArguments) -> None:
     from bigbird.predictors import load_predictor
 
     try:
-        load_predictor(task, head.checkpoint, weights=False)
-        if task == GENERATION and not BigBirdConfig.from_pretrained(head.checkpoint).is_decoder:
-            raise CheckpointError(f"{head.checkpoint}: {task} needs a decoder, and is_decoder is false")
+        load_predictor(head.task, head.checkpoint, weights=False)
+        if head.task == GENERATION and not BigBirdConfig.from_pretrained(head.checkpoint).is_decoder:
+            raise CheckpointError(f"{head.checkpoint}: {GENERATION} needs a decoder, and is_decoder is false")
         directory = Path(head.checkpoint)
         if directory.is_dir():
             weights = [*directory.glob("model*.safetensors"), *directory.glob("pytorch_model*.bin")]
@@ -75,4 +75,4 @@ def _check_checkpoint(task: str, head: HeadArguments) -> None:
                     with safe_open(file, framework="pt"):
                         pass
     except (BigBirdError, OSError, SafetensorError) as error:
-        raise ValueError(f"head {task}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"head {name}: {' '.join(str(error).split())}") from None

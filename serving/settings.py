@@ -7,6 +7,8 @@ knows nothing of Ray; what a value means is written beside it.
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,6 +28,10 @@ ALL_HEADS = (*SCORING_TASKS, GENERATION)
 
 # What the proxy in front keeps of a request, to send it again when the gateway that had it dies.
 MAX_BODY_BYTES = 32 * 2**20
+
+# A head's name is a label of metrics, a part of paths and the name of a deployment.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+GATEWAY = "gateway"
 
 # The shipped models are small, and all of them run side by side on a laptop.
 _SHIPPED_NUM_CPUS = 0.1
@@ -80,9 +86,13 @@ class HeadDefaults(Arguments):
 
 
 class HeadArguments(HeadDefaults):
-    """One head: its checkpoint and all of the above."""
+    """One head: its task, its checkpoint and all of the above."""
 
+    task: str = Field(default="", description="What it does; may be left out where the head is named after its task.")
     checkpoint: str = Field(description="Directory, or id on the Hugging Face hub.")
+    default: bool = Field(
+        default=False, description="Answers requests that name no model; without one, the task's first head does."
+    )
 
 
 class GatewayArguments(Arguments):
@@ -117,7 +127,9 @@ class GatewayArguments(Arguments):
 
 
 class ServeArguments(Arguments):
-    """Everything. `heads` maps a task to its checkpoint, or to its `HeadArguments`.
+    """Everything. `heads` maps a name to `HeadArguments`, or a task to its checkpoint.
+
+    Any number of heads may have the same task: requests choose by name, and one of them is the task's default.
 
     Without `heads`, every checkpoint in `checkpoints` whose directory is named after a task is served, and the
     heads that need no weights of their own (masked-lm-scoring, feature-extraction) on the fill-mask checkpoint.
@@ -133,12 +145,11 @@ class ServeArguments(Arguments):
     @field_validator("heads", mode="before")
     @classmethod
     def _read_heads(cls, value: Any) -> Any:
-        """Accepts `task=checkpoint,task=checkpoint` and JSON, which is what a command line can say."""
+        """Accepts `task=checkpoint,name:task=checkpoint` and JSON, which is what a command line can say."""
         if isinstance(value, str):
-            value = json.loads(value) if value.lstrip().startswith("{") else _pairs(value)
-        if isinstance(value, dict):
-            return {task: {"checkpoint": head} if isinstance(head, str) else head for task, head in value.items()}
-        return value
+            is_json = value.lstrip().startswith("{")
+            value = json.loads(value, object_pairs_hook=_distinct) if is_json else _distinct(_pairs(value))
+        return {name: _with_task(name, head) for name, head in value.items()} if isinstance(value, dict) else value
 
     @field_validator("head_defaults", "gateway", mode="before")
     @classmethod
@@ -147,9 +158,18 @@ class ServeArguments(Arguments):
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
-        unknown = [task for task in self.heads if task not in ALL_HEADS]
-        if unknown:
-            raise ValueError(f"unknown head {', '.join(unknown)}; the heads are {', '.join(ALL_HEADS)}")
+        for name, head in self.heads.items():
+            _check_name(name)
+            if head.task not in ALL_HEADS:
+                what = f"unknown head {name}" if head.task == name else f"head {name}: unknown task {head.task!r}"
+                raise ValueError(f"{what}; the heads are {', '.join(ALL_HEADS)}, or NAME with one of them as its task")
+            if name in ALL_HEADS and head.task != name:
+                raise ValueError(f"head {name}: its task is {head.task}; a task's name is for a head of that task")
+        defaults = Counter(head.task for head in self.heads.values() if head.default)
+        for task, number in defaults.items():
+            if number > 1:
+                named = ", ".join(name for name, head in self.heads.items() if head.default and head.task == task)
+                raise ValueError(f"{task} has {number} defaults, {named}; it can have one")
         return self
 
     def resolved_heads(self) -> dict[str, HeadArguments]:
@@ -164,22 +184,22 @@ class ServeArguments(Arguments):
         if not self.heads:
             defaults = {"num_cpus": _SHIPPED_NUM_CPUS, **defaults}
         resolved = {}
-        for task, head in heads.items():
+        for name, head in heads.items():
             given = head.model_dump(exclude_unset=True)
-            resolved[task] = HeadArguments(**{**defaults, **given, "checkpoint": _absolute(head.checkpoint)})
+            resolved[name] = HeadArguments(**{**defaults, **given, "checkpoint": _absolute(head.checkpoint)})
         return resolved
 
 
 def shipped_heads(root: Path) -> dict[str, HeadArguments]:
     """A head for every checkpoint directory in `root` that is named after a task."""
     heads = {
-        task: HeadArguments(checkpoint=str(root / task))
+        task: HeadArguments(task=task, checkpoint=str(root / task))
         for task in ALL_HEADS
         if (root / task / "config.json").is_file()
     }
     if "fill-mask" in heads:
         for task in ("masked-lm-scoring", "feature-extraction"):
-            heads.setdefault(task, heads["fill-mask"])
+            heads.setdefault(task, heads["fill-mask"].model_copy(update={"task": task}))
     return {task: heads[task] for task in ALL_HEADS if task in heads}
 
 
@@ -188,11 +208,37 @@ def _absolute(checkpoint: str) -> str:
     return str(path.resolve()) if path.exists() else checkpoint
 
 
-def _pairs(text: str) -> dict[str, str]:
-    pairs = {}
+def _pairs(text: str) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
     for pair in text.split(","):
-        task, separator, checkpoint = pair.partition("=")
+        left, separator, checkpoint = pair.partition("=")
         if not separator or not checkpoint:
-            raise ValueError(f"{pair!r} is not of the form task=checkpoint")
-        pairs[task.strip()] = checkpoint.strip()
+            raise ValueError(f"{pair!r} is not of the form task=checkpoint or name:task=checkpoint")
+        name, _, task = left.strip().partition(":")
+        pairs.append((name, {"checkpoint": checkpoint.strip(), **({"task": task} if task else {})}))
     return pairs
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for name, number in Counter(name for name, _ in pairs).items():
+        if number > 1:
+            raise ValueError(f"{name!r} is given {number} times")
+    return dict(pairs)
+
+
+def _with_task(name: str, head: Any) -> Any:
+    """The head's fields as they were given, with its task, which is its name where it has none."""
+    if isinstance(head, HeadArguments):
+        head = head.model_dump(exclude_unset=True)
+    elif isinstance(head, str):
+        head = {"checkpoint": head}
+    return {**head, "task": head.get("task") or name} if isinstance(head, dict) else head
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"head {name[:100]!r}: a name has 1 to 63 letters, digits and .-_ and begins with a letter or digit"
+        )
+    if name == GATEWAY:
+        raise ValueError(f"head {name!r}: that is the gateway's own name")

@@ -83,7 +83,9 @@ class ErrorBody(BaseModel):
 
 
 class HeadInfo(BaseModel):
+    name: str
     task: str
+    default: bool = Field(description="Whether it answers requests to its task that name no model.")
     model: str = Field(description="The checkpoint this head was started with.")
     ready: bool
     limits: dict[str, Any]

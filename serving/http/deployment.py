@@ -40,10 +40,11 @@ class Gateway:
             )
         context = serve.get_replica_context()
         metrics = GatewayMetrics()
-        least = {task: head.min_replicas for task, head in head_arguments.items()}
+        least = {name: head.min_replicas for name, head in head_arguments.items()}
         outages = Outages(context.app_name, least, arguments.outage_grace_s)
         heads = {
-            task: RemoteHead(task, handle, outages=outages, on_retry=metrics.retry) for task, handle in handles.items()
+            name: RemoteHead(name, head_arguments[name].task, handle, outages=outages, on_retry=metrics.retry)
+            for name, handle in handles.items()
         }
         keys = ApiKeys.load(file=arguments.api_keys_file, environment_variable=arguments.api_keys_variable)
         self._app = create_app(

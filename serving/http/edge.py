@@ -20,7 +20,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.errors import ServingError
 from serving.http.auth import ApiKeys, KeyUse
 from serving.http.error_response import error_response
-from serving.settings import GENERATION
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -43,12 +42,6 @@ def request_id(headers: Headers) -> str:
 RequestReport = Callable[[str, int, float, str | None], None]
 
 
-def head_at(path: str) -> str:
-    """The head that a path asks, of a request that may never get there."""
-    name = path.removeprefix("/v1/")
-    return {"completions": GENERATION, "embeddings": "feature-extraction"}.get(name, name)
-
-
 class RequestMetrics(Protocol):
     """Where the edge tells of requests: head, status, seconds and kind of error of each; how many there are now."""
 
@@ -60,16 +53,18 @@ class RequestMetrics(Protocol):
 class Edge:
     """Wraps the application.
 
+    head_at: the name under which a request to a path counts, where the request itself did not get to a head.
+
     The handlers below find the request's id in `scope["state"]["request_id"]` and leave the kind of an error in
     `scope["state"]["error_kind"]`.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys, max_body_bytes: int, heads: tuple[str, ...],
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys, max_body_bytes: int, head_at: Callable[[str], str],
                  metrics: RequestMetrics) -> None:  # fmt: skip
         self._app = app
         self._keys = keys
         self._max_body_bytes = max_body_bytes
-        self._heads = heads
+        self._head_at = head_at
         self._metrics = metrics
         self._num_open = 0
         self._num_slowed = 0
@@ -163,8 +158,7 @@ class Edge:
     def _account(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
         path = scope["path"]
         # Only names of this server become tag values: a scanner must not be able to grow the metrics.
-        head = state.get("head") or head_at(path)
-        head = head if head in self._heads else "other"
+        head = state.get("head") or self._head_at(path)
         kind = "client_closed" if status == 499 else state.get("error_kind")
         self._metrics.request(head, status, seconds, kind)
         duration_ms = round(1000 * seconds, 3)
@@ -176,6 +170,7 @@ class Edge:
                 "bigbird_request_id": state["request_id"],
                 "method": scope["method"],
                 "path": path[:200],
+                "head": head,
                 "status": status,
                 "error_kind": kind,
                 "duration_ms": duration_ms,

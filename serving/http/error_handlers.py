@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from serving.errors import BUSY_HEADER, ERROR_TABLE, ServingError
 from serving.http.answers import ErrorBody
 from serving.http.error_response import error_response
+from serving.http.models import Models
 from serving.settings import GENERATION
 
 logger = logging.getLogger("ray.serve.bigbird")
@@ -25,13 +26,13 @@ logger = logging.getLogger("ray.serve.bigbird")
 NOT_SERVED = {"frequency_penalty": "0", "presence_penalty": "0", "logit_bias": "{}", "suffix": '""'}
 
 
-def install(app: FastAPI, heads: Sequence[str]) -> None:
-    """Adds the handlers. `heads` are the tasks served here, for the message of a 404."""
+def install(app: FastAPI, models: Models) -> None:
+    """Adds the handlers. `models` are for the message of a 404."""
 
     def respond(request: Request, error: ServingError) -> Response:
         request.scope.setdefault("state", {})["error_kind"] = error.kind
         response = error_response(error)
-        if error.busy_s:
+        if error.busy_s and request.state.path_decides:
             response.headers[BUSY_HEADER] = f"{request.state.head} {error.busy_s:.3f}"
         return response
 
@@ -47,7 +48,7 @@ def install(app: FastAPI, heads: Sequence[str]) -> None:
     async def http_exception(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         if error.status_code == 404 and path.startswith("/v1/"):
-            return respond(request, ServingError("unknown_head", _where(path, heads)))
+            return respond(request, ServingError("unknown_head", _where(path, models)))
         if error.status_code == 404:
             return respond(request, ServingError("not_found", f"no {path[:100]} here; see /docs"))
         if error.status_code == 405:
@@ -64,10 +65,10 @@ def install(app: FastAPI, heads: Sequence[str]) -> None:
         return respond(request, ServingError("internal", "unexpected failure; the server's log has the reason"))
 
 
-def _where(path: str, heads: Sequence[str]) -> str:
-    if path.removeprefix("/v1/") == GENERATION and GENERATION in heads:
+def _where(path: str, models: Models) -> str:
+    if path.removeprefix("/v1/") == GENERATION and models.serves(GENERATION):
         return f"no {path} here; text is generated at /v1/completions, with model {GENERATION!r}"
-    return f"no {path[:100]} here; the heads are {', '.join(heads)}"
+    return f"no {path[:100]} here; the heads are {', '.join(models.names)}"
 
 
 def from_validation(errors: Sequence[Any], body: Any) -> ServingError:

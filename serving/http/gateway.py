@@ -26,6 +26,7 @@ from serving.http.error_handlers import COMPUTED, responses
 from serving.http.heads import Head
 from serving.http.json_bodies import OneLargeBodyAtATime, json_answer
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
+from serving.http.models import ModelPaths, Models
 from serving.http.probes import Probes
 from serving.http.tasks import TASKS, Task
 from serving.settings import GatewayArguments, HeadArguments
@@ -53,10 +54,11 @@ def create_app(
     versions: Mapping[str, str],
     metrics: RequestMetrics,
 ) -> FastAPI:
-    """The application that serves `heads`, task by task.
+    """The application that serves `heads`, each under its name.
 
     versions: name to version of what runs here, shown by /info; `bigbird-on-ray` is the application's own.
     """
+    models = Models(heads, frozenset(name for name, head in head_arguments.items() if head.default))
     app = FastAPI(
         title="BigBird on Ray",
         version=versions.get("bigbird-on-ray", "0"),
@@ -65,18 +67,21 @@ def create_app(
         redoc_url=None,
         # A redirect would name whatever host the client said.
         redirect_slashes=False,
-        description="Long documents through every head of BigBird. Errors have one body: type, message, param.",
+        description="Long documents through every head of BigBird. Errors have one body: type, message, param. "
+        "Several models may serve one task: `model` in the body chooses one, and `/v1/models/NAME/TASK` is `/v1/TASK` "
+        "of that one.",
     )
-    error_handlers.install(app, tuple(heads))
+    error_handlers.install(app, models)
     key_in_docs = [Depends(HTTPBearer(auto_error=False, description="An API key."))] if keys.required else []
     v1 = APIRouter(prefix="/v1", dependencies=key_in_docs, route_class=OneLargeBodyAtATime)
     for task in TASKS.values():
-        if task.name in heads:
-            _add_task(v1, task, heads[task.name], arguments)
-    openai_api.add_routes(v1, heads, arguments)
+        if models.serves(task.name):
+            _add_task(v1, task, models, arguments)
+    openai_api.add_routes(v1, models, arguments)
     app.include_router(v1)
-    app.include_router(_operations(heads, head_arguments, arguments, versions, key_in_docs))
-    app.add_middleware(Edge, keys=keys, max_body_bytes=arguments.max_body_bytes, heads=tuple(heads), metrics=metrics)
+    app.include_router(_operations(models, head_arguments, arguments, versions, key_in_docs))
+    app.add_middleware(ModelPaths)
+    app.add_middleware(Edge, keys=keys, max_body_bytes=arguments.max_body_bytes, head_at=models.at, metrics=metrics)
     if arguments.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -101,8 +106,9 @@ def _complete_document(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _add_task(router: APIRouter, task: Task, head: Head, arguments: GatewayArguments) -> None:
+def _add_task(router: APIRouter, task: Task, models: Models, arguments: GatewayArguments) -> None:
     async def endpoint(body: task.request, request: Request) -> Response:  # type: ignore[name-defined]
+        head = models.pick(request, task.name, body.model)
         inputs = [example if isinstance(example, str) else example.model_dump() for example in body.inputs]
         check_size(inputs, arguments)
         task.check(body)
@@ -111,7 +117,6 @@ def _add_task(router: APIRouter, task: Task, head: Head, arguments: GatewayArgum
             "options": body.parameters.options(),
             "request_id": request.state.request_id,
         }
-        request.state.head = task.name
         outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
         records = outcome["records"]
         return await json_answer(request, partial(task.answer_for, body, records), cost_headers(request, outcome))
@@ -123,21 +128,21 @@ def _add_task(router: APIRouter, task: Task, head: Head, arguments: GatewayArgum
         name=task.name,
         summary=task.summary,
         response_model=None,
-        responses={200: {"model": task.answer, "headers": COST_HEADERS}, **responses(*COMPUTED)},
+        responses={200: {"model": task.answer, "headers": COST_HEADERS}, **responses(*COMPUTED, "unknown_head")},
         openapi_extra=REQUEST_HEADERS,
         tags=["tasks"],
     )
 
 
 def _operations(
-    heads: Mapping[str, Head],
+    models: Models,
     head_arguments: Mapping[str, HeadArguments],
     arguments: GatewayArguments,
     versions: Mapping[str, str],
     key_in_docs: list[Any],
 ) -> APIRouter:
     router = APIRouter(tags=["operations"])
-    probes = Probes(heads)
+    probes = Probes(models)
 
     def add_page(path: str, name: str) -> None:
         text = files("serving.http").joinpath("static", name).read_text(encoding="utf-8")
@@ -157,11 +162,11 @@ def _operations(
     @router.get("/ready", summary="Every head answers.", responses=responses("head_unavailable"))
     async def ready() -> dict[str, dict[str, str]]:
         states = await probes.states()
-        broken = {task: state for task, (state, _) in states.items() if state not in ("ready", "asleep")}
+        broken = {name: state for name, (state, _) in states.items() if state not in ("ready", "asleep")}
         if broken:
-            message = "; ".join(f"{task}: {state}" for task, state in broken.items())
+            message = "; ".join(f"{name}: {state}" for name, state in broken.items())
             raise ServingError("head_unavailable", message, retry_after_s=5)
-        return {"heads": {task: state for task, (state, _) in states.items()}}
+        return {"heads": {name: state for name, (state, _) in states.items()}}
 
     @router.get("/info", summary="Heads, limits and versions.", dependencies=key_in_docs,
                 responses=responses("invalid_api_key"))  # fmt: skip
@@ -174,15 +179,17 @@ def _operations(
             limits=limits,
             heads=[
                 HeadInfo(
-                    task=task,
-                    model=_shown(head_arguments[task].checkpoint),
-                    ready=state == "ready",
-                    limits=head_arguments[task].model_dump(
+                    name=head.name,
+                    task=head.task,
+                    default=models.is_default(head),
+                    model=_shown(head_arguments[head.name].checkpoint),
+                    ready=states[head.name][0] == "ready",
+                    limits=head_arguments[head.name].model_dump(
                         include={"max_tokens_per_batch", "max_tokens_per_request", "max_queued_requests"}
                     ),
-                    details=details,
+                    details=states[head.name][1],
                 )
-                for task, (state, details) in states.items()
+                for head in models
             ],
         )
 

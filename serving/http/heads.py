@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 
 class Head(Protocol):
-    """One task, served somewhere."""
+    """One model with its task, served somewhere under a name of its own."""
 
+    name: str
     task: str
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 import math
 import struct
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from serving.http.error_handlers import COMPUTED, responses
 from serving.http.heads import Head
 from serving.http.json_bodies import json_answer
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
+from serving.http.models import EMBEDDING, Models
 from serving.http.openai_schemas import (
     MAX_EMBEDDED,
     Completion,
@@ -28,38 +29,38 @@ from serving.http.openai_schemas import (
     Embeddings,
     EmbeddingsRequest,
     Model,
-    Models,
+    ModelList,
 )
+from serving.http.tasks import TASKS
 from serving.settings import GENERATION, GatewayArguments
 
 logger = logging.getLogger("ray.serve.bigbird")
 
-EMBEDDING = "feature-extraction"
+# Beside the paths of tasks.
+_PATHS = {GENERATION: ("completions",), EMBEDDING: ("embeddings",)}
 
 
-def add_routes(router: APIRouter, heads: Mapping[str, Head], arguments: GatewayArguments) -> None:
+def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -> None:
     """Adds /models, and the endpoints whose heads are served here."""
 
     @router.get("/models", tags=["openai"], summary="The heads as models.", responses=responses("invalid_api_key"))
-    async def models() -> Models:
-        return Models(object="list", data=[_model(task) for task in heads])
+    async def listed() -> ModelList:
+        # A client's documentation takes the first one and completes with it.
+        data = [_model(head) for head in models]
+        return ModelList(object="list", data=sorted(data, key=lambda model: model.task != GENERATION))
 
     @router.get("/models/{model}", tags=["openai"], summary="One head as a model.",
                 responses=responses("invalid_api_key", "unknown_head"))  # fmt: skip
     async def retrieve(model: str) -> Model:
-        if model not in heads:
-            raise ServingError(
-                "unknown_head", f"no model {model[:100]!r}; the models are {', '.join(heads)}", param="model"
-            )
-        return _model(model)
+        return _model(models.named(model))
 
-    if GENERATION in heads:
-        _add_completions(router, heads[GENERATION], arguments)
-    if EMBEDDING in heads:
-        _add_embeddings(router, heads[EMBEDDING], arguments)
+    if models.serves(GENERATION):
+        _add_completions(router, models, arguments)
+    if models.serves(EMBEDDING):
+        _add_embeddings(router, models, arguments)
 
 
-def _add_completions(router: APIRouter, head: Head, arguments: GatewayArguments) -> None:
+def _add_completions(router: APIRouter, models: Models, arguments: GatewayArguments) -> None:
     @router.post(
         "/completions",
         tags=["openai"],
@@ -72,8 +73,7 @@ def _add_completions(router: APIRouter, head: Head, arguments: GatewayArguments)
         openapi_extra=REQUEST_HEADERS,
     )
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        _check_model(body.model, GENERATION)
-        request.state.head = GENERATION
+        head = models.pick(request, GENERATION, body.model)
         prompts = body.prompts
         n = body.n or 1
         check_size(prompts, arguments, "prompt", copies=n)
@@ -93,7 +93,7 @@ def _add_completions(router: APIRouter, head: Head, arguments: GatewayArguments)
             "id": f"cmpl-{request.state.request_id}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": body.model,
+            "model": head.name,
         }
         if not body.stream:
             outcome = await head.call("complete", call, timeout_s=timeout_s)
@@ -146,7 +146,7 @@ def _line(body: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
 
 
-def _add_embeddings(router: APIRouter, head: Head, arguments: GatewayArguments) -> None:
+def _add_embeddings(router: APIRouter, models: Models, arguments: GatewayArguments) -> None:
     @router.post(
         "/embeddings",
         tags=["openai"],
@@ -156,8 +156,7 @@ def _add_embeddings(router: APIRouter, head: Head, arguments: GatewayArguments) 
         openapi_extra=REQUEST_HEADERS,
     )
     async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
-        _check_model(body.model, EMBEDDING)
-        request.state.head = EMBEDDING
+        head = models.pick(request, EMBEDDING, body.model)
         inputs = body.inputs
         check_size(inputs, arguments, "input", most=MAX_EMBEDDED)
         call = {"inputs": inputs, "options": {}, "request_id": request.state.request_id}
@@ -171,14 +170,19 @@ def _add_embeddings(router: APIRouter, head: Head, arguments: GatewayArguments) 
                 raise ServingError(error.kind, message, param=name) from None
             raise
         records = outcome["records"]
-        return await json_answer(request, partial(_embeddings, body, records), cost_headers(request, outcome))
+        return await json_answer(
+            request, partial(_embeddings, head.name, body, records), cost_headers(request, outcome)
+        )
 
 
-def _model(task: str) -> Model:
-    return Model(id=task, object="model", created=0, owned_by="bigbird-on-ray")
+def _model(head: Head) -> Model:
+    paths = [f"/v1/{name}" for name in _PATHS.get(head.task, ())]
+    if head.task in TASKS:
+        paths += [f"/v1/{head.task}", f"/v1/models/{head.name}/{head.task}"]
+    return Model(id=head.name, object="model", created=0, owned_by="bigbird-on-ray", task=head.task, paths=paths)
 
 
-def _embeddings(body: EmbeddingsRequest, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _embeddings(model: str, body: EmbeddingsRequest, records: list[dict[str, Any]]) -> dict[str, Any]:
     encode = _base64 if body.encoding_format == "base64" else list
     data = [
         {
@@ -190,7 +194,7 @@ def _embeddings(body: EmbeddingsRequest, records: list[dict[str, Any]]) -> dict[
     ]
     num_tokens = sum(record["num_tokens"] for record in records)
     usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
-    return {"object": "list", "data": data, "model": body.model, "usage": usage}
+    return {"object": "list", "data": data, "model": model, "usage": usage}
 
 
 def _of_unit_length(vector: list[float], dimensions: int | None) -> list[float]:
@@ -206,10 +210,3 @@ def _of_unit_length(vector: list[float], dimensions: int | None) -> list[float]:
 
 def _base64(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def _check_model(asked: str, served: str) -> None:
-    if asked != served:
-        raise ServingError(
-            "unknown_head", f"no model {asked[:100]!r} at this path; it serves {served!r}", param="model"
-        )

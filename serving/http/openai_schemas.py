@@ -198,8 +198,10 @@ class Model(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    task: str
+    paths: list[str] = Field(description="Where it answers.")
 
 
-class Models(BaseModel):
+class ModelList(BaseModel):
     object: Literal["list"]
     data: list[Model]

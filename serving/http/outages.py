@@ -41,8 +41,8 @@ class Outages:
         self._grace_s = grace_s
         self._seen: dict[str, _Seen] = {}
 
-    def outage(self, task: str) -> str | None:
-        seen = self._seen.get(task)
+    def outage(self, head: str) -> str | None:
+        seen = self._seen.get(head)
         if seen is None or seen.since is None:
             return None
         # Up to the last answer of the controller, not up to now: on a busy machine that answer may be old.
@@ -51,19 +51,19 @@ class Outages:
             return None
         return f"no working replica for {gone_s:.0f} s ({seen.status})"
 
-    def answered(self, task: str) -> None:
+    def answered(self, head: str) -> None:
         """A replica of this head has just answered: whatever the controller said before is over."""
-        seen = self._seen.get(task)
+        seen = self._seen.get(head)
         if seen is not None and seen.since is not None:
-            self._seen[task] = replace(seen, since=None)
+            self._seen[head] = replace(seen, since=None)
 
-    def asleep(self, task: str) -> bool:
-        seen = self._seen.get(task)
+    def asleep(self, head: str) -> bool:
+        seen = self._seen.get(head)
         return seen is not None and seen.asleep
 
-    def num_replicas(self, task: str) -> int:
+    def num_replicas(self, head: str) -> int:
         """Replicas of this head that run, at least 1."""
-        seen = self._seen.get(task)
+        seen = self._seen.get(head)
         return max(1, seen.num_running) if seen is not None else 1
 
     def watch(self) -> None:
@@ -78,10 +78,10 @@ class Outages:
             time.sleep(STATUS_PERIOD_S)
 
     def update(self, deployments: dict[str, Any]) -> None:
-        """Takes in one status: deployment name (the task) -> Serve's DeploymentStatusOverview."""
+        """Takes in one status: deployment name (the head's) -> Serve's DeploymentStatusOverview."""
         now = time.monotonic()
-        for task, least in self._min_replicas.items():
-            overview = deployments.get(task)
+        for head, least in self._min_replicas.items():
+            overview = deployments.get(head)
             if overview is None:
                 continue
             states = {str(getattr(state, "value", state)): count for state, count in overview.replica_states.items()}
@@ -90,8 +90,8 @@ class Outages:
             running = num_running > 0
             failing = status in ("UNHEALTHY", "DEPLOY_FAILED")
             asleep = not running and least == 0 and not failing
-            before = self._seen.get(task)
+            before = self._seen.get(head)
             since = None
             if not running and not asleep and (least > 0 or failing):
                 since = before.since if before is not None and before.since is not None else now
-            self._seen[task] = _Seen(asleep, num_running, status.lower(), since, now)
+            self._seen[head] = _Seen(asleep, num_running, status.lower(), since, now)

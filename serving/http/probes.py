@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from serving.errors import ServingError
@@ -13,15 +13,15 @@ from serving.http.heads import Head
 _TIMEOUT_S = 3.0
 _KEPT_S = 1.0
 
-# Of each head, its state and what it says of itself.
+# Of each head by its name, its state and what it says of itself.
 States = dict[str, tuple[str, dict[str, Any] | None]]
 
 
 class Probes:
     """The states of all heads: `ready`, `asleep`, or why a head does not answer."""
 
-    def __init__(self, heads: Mapping[str, Head]) -> None:
-        self._heads = heads
+    def __init__(self, heads: Iterable[Head]) -> None:
+        self._heads = tuple(heads)
         self._lock = asyncio.Lock()
         self._states: States = {}
         self._asked = float("-inf")
@@ -30,8 +30,8 @@ class Probes:
         """At most a second old."""
         async with self._lock:
             if time.monotonic() - self._asked > _KEPT_S:
-                found = await asyncio.gather(*map(_probe, self._heads.values()))
-                self._states = dict(zip(self._heads, found, strict=True))
+                found = await asyncio.gather(*map(_probe, self._heads))
+                self._states = dict(zip((head.name for head in self._heads), found, strict=True))
                 self._asked = time.monotonic()
             return self._states
 

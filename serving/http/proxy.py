@@ -25,8 +25,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ServingError
-from serving.http.edge import RequestReport, head_at, request_id
+from serving.http.edge import RequestReport, request_id
 from serving.http.limits import TIMEOUT_HEADER
+from serving.http.models import OTHER, task_at
 from serving.http.proxy_answer import ProxyAnswer, RepeatedRefusals
 from serving.http.request_bodies import ClientLeft, HeldBody, RequestBodies
 from serving.settings import ALL_HEADS
@@ -95,8 +96,9 @@ class Proxy:
             except ClientLeft:
                 return
         if answer.own_error is not None:
-            task = head_at(scope["path"])
-            head = task if task in ALL_HEADS else "other"
+            # The names of heads are not known here.
+            task = task_at(scope["path"])
+            head = task if task in ALL_HEADS else OTHER
             self._report(head, answer.own_error.status, time.monotonic() - started, answer.own_error.kind)
 
     async def _send_on(self, scope: Scope, replay: _Replay, answer: ProxyAnswer) -> None:

@@ -36,13 +36,13 @@ _FAILED = (RayError, BackPressureError, DeploymentUnavailableError)
 class KnownOutages(Protocol):
     """Where a RemoteHead asks about its deployment."""
 
-    def outage(self, task: str) -> str | None: ...
+    def outage(self, head: str) -> str | None: ...
 
-    def asleep(self, task: str) -> bool: ...
+    def asleep(self, head: str) -> bool: ...
 
-    def answered(self, task: str) -> None: ...
+    def answered(self, head: str) -> None: ...
 
-    def num_replicas(self, task: str) -> int: ...
+    def num_replicas(self, head: str) -> int: ...
 
 
 @dataclass
@@ -69,12 +69,14 @@ class RemoteHead:
 
     def __init__(
         self,
+        name: str,
         task: str,
         handle: DeploymentHandle[Any],
         *,
         outages: KnownOutages,
         on_retry: Callable[[str], None],
     ) -> None:
+        self.name = name
         self.task = task
         self._handle = handle
         self._streaming = handle.options(stream=True)
@@ -83,10 +85,10 @@ class RemoteHead:
         self._on_retry = on_retry
 
     def outage(self) -> str | None:
-        return self._outages.outage(self.task)
+        return self._outages.outage(self.name)
 
     def asleep(self) -> bool:
-        return self._outages.asleep(self.task)
+        return self._outages.asleep(self.name)
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         attempts = _Attempts(time.monotonic() + timeout_s, timeout_s)
@@ -99,7 +101,7 @@ class RemoteHead:
                 continue
             except _FAILED as error:
                 raise self._translated(error) from error
-            self._outages.answered(self.task)
+            self._outages.answered(self.name)
             if not self._refused(outcome, attempts):
                 return _unwrapped(outcome)
 
@@ -141,7 +143,7 @@ class RemoteHead:
         failure = outcome.get("failure")
         if failure is None or failure["kind"] != "overloaded":
             return False
-        replica, num_replicas = outcome["replica"], self._outages.num_replicas(self.task)
+        replica, num_replicas = outcome["replica"], self._outages.num_replicas(self.name)
         self._refusals.remember(replica, failure["busy_s"])
         again = replica in attempts.refused_by
         attempts.refused_by.add(replica)
@@ -162,7 +164,7 @@ class RemoteHead:
                 if done:
                     return task.result()
                 if left_s <= 0:
-                    reason = f"{self.task} did not answer within {attempts.timeout_s:.3g} s"
+                    reason = f"{self.name} did not answer within {attempts.timeout_s:.3g} s"
                     raise ServingError("deadline_exceeded", reason)
                 self._refuse_when_down()
         finally:
@@ -176,28 +178,28 @@ class RemoteHead:
             attempts.died.add(str(error.actor_id))
         if len(attempts.died) >= _MAX_LOST_REPLICAS:
             raise self._translated(error) from error
-        self._on_retry(self.task)
-        logger.warning("replica of %s lost a call (%s); trying another", self.task, type(error).__name__)
+        self._on_retry(self.name)
+        logger.warning("replica of %s lost a call (%s); trying another", self.name, type(error).__name__)
         await asyncio.sleep(min(0.05 * 2**attempts.num_lost, 1.0))
         attempts.num_lost += 1
 
     def _refuse_when_down(self) -> None:
         reason = self.outage()
         if reason is not None:
-            raise ServingError("head_unavailable", f"{self.task}: {reason}", retry_after_s=10)
+            raise ServingError("head_unavailable", f"{self.name}: {reason}", retry_after_s=10)
 
     def _translated(self, error: Exception) -> ServingError:
         if isinstance(error, BackPressureError):
-            return ServingError("overloaded", f"{self.task}: too many requests are waiting", retry_after_s=1)
+            return ServingError("overloaded", f"{self.name}: too many requests are waiting", retry_after_s=1)
         if isinstance(error, DeploymentUnavailableError):
-            return ServingError("head_unavailable", f"{self.task} failed to start", retry_after_s=10)
+            return ServingError("head_unavailable", f"{self.name} failed to start", retry_after_s=10)
         if isinstance(error, RayActorError | ReplicaUnavailableError):
-            return ServingError("head_unavailable", f"the replica of {self.task} went away", retry_after_s=1)
+            return ServingError("head_unavailable", f"the replica of {self.name} went away", retry_after_s=1)
         if isinstance(error, RayTaskError):
-            logger.error("%s failed: %s", self.task, error)
-            return ServingError("internal", f"{self.task} failed; the server's log has the reason")
-        logger.error("%s could not be reached: %s", self.task, error)
-        return ServingError("head_unavailable", f"{self.task} could not be reached", retry_after_s=1)
+            logger.error("%s failed: %s", self.name, error)
+            return ServingError("internal", f"{self.name} failed; the server's log has the reason")
+        logger.error("%s could not be reached: %s", self.name, error)
+        return ServingError("head_unavailable", f"{self.name} could not be reached", retry_after_s=1)
 
 
 def _unwrapped(outcome: dict[str, Any]) -> dict[str, Any]:

@@ -167,6 +167,7 @@ class TaskRequest(Wire):
 
     inputs: list[Any]
     parameters: Parameters
+    model: Text | None = Field(default=None, description="The name of a model of this task; its default without one.")
     _single: bool = PrivateAttr(False)
 
     @property

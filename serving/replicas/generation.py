@@ -25,7 +25,7 @@ class GenerationReplica:
     A request: prompts (texts or token ids), n, echo, options (of the library, by name), timeout_s.
     """
 
-    def __init__(self, task: str, arguments: HeadArguments) -> None:
+    def __init__(self, name: str, arguments: HeadArguments) -> None:
         # Imported here: torch costs seconds and memory, and the gateway and the driver need neither.
         import torch
 
@@ -37,13 +37,13 @@ class GenerationReplica:
         started = time.monotonic()
         model = load_model(arguments.checkpoint, dtype="float32", device=arguments.device)
         if not isinstance(model, BigBirdForCausalLM) or not model.config.is_decoder:
-            raise CheckpointError(f"{task} needs a decoder (BigBirdForCausalLM); {arguments.checkpoint} is none")
+            raise CheckpointError(f"{name} needs a decoder (BigBirdForCausalLM); {arguments.checkpoint} is none")
         model = prepare_for_inference(model, dtype=arguments.dtype)
         self._arguments = arguments
         self._config = model.config
         self._tokenizer = BigBirdTokenizer.from_pretrained(arguments.checkpoint)
         self._text = TextThreads()
-        self._metrics = HeadMetrics(task)
+        self._metrics = HeadMetrics(name)
         self._num_shared_tokens = 0
         cache_tokens = arguments.max_cached_tokens or arguments.max_slots * self._config.max_position_embeddings
         self._engine = Engine(model, self._tokenizer, max_cache_tokens=cache_tokens, max_streams=arguments.max_slots)

@@ -32,7 +32,7 @@ class ScoringReplica:
     Failures that the client should see come back as `{"failure": ...}`; see `errors.ServingError.to_wire`.
     """
 
-    def __init__(self, task: str, arguments: HeadArguments) -> None:
+    def __init__(self, name: str, arguments: HeadArguments) -> None:
         # Imported here: torch costs seconds and memory, and the gateway and the driver need neither.
         import torch
 
@@ -40,16 +40,15 @@ class ScoringReplica:
 
         torch.set_num_threads(max(1, int(arguments.num_cpus)))
         started = time.monotonic()
-        self._task = task
         self._arguments = arguments
         self._predictor = load_predictor(
-            task,
+            arguments.task,
             arguments.checkpoint,
             device=arguments.device,
             dtype=arguments.dtype,
             max_tokens_per_batch=arguments.max_tokens_per_batch,
         )
-        self._metrics = HeadMetrics(task)
+        self._metrics = HeadMetrics(name)
         self._load_s = time.monotonic() - started
         self._num_open = 0
         self._text = TextThreads()

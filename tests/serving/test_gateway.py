@@ -160,7 +160,7 @@ def test_health_ready_info_and_models_tell_what_is_here(server):
     assert info["heads"][0]["model"] == "models/fill-mask", "no more of the server's paths than a name"
     assert info["heads"][0]["details"] == {"max_position_embeddings": 4096}
     models = server.ask("GET", "/v1/models").json()
-    assert [model["id"] for model in models["data"]] == list(ALL_HEADS)
+    assert {model["id"] for model in models["data"]} == set(ALL_HEADS)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -236,8 +236,7 @@ def test_the_document_describes_every_error_with_an_example(server):
     document = server.ask("GET", "/openapi.json").json()
     for path in ("/v1/fill-mask", "/v1/completions", "/v1/embeddings"):
         answers = document["paths"][path]["post"]["responses"]
-        assert set(answers) >= {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503", "504"}
-        assert ("404" in answers) == (path in ("/v1/completions", "/v1/embeddings"))
+        assert set(answers) >= {"200", "400", "401", "404", "408", "413", "415", "422", "429", "500", "503", "504"}
         for status, answer in answers.items():
             if status != "200":
                 for example in answer["content"]["application/json"]["examples"].values():

@@ -16,7 +16,9 @@ def replica(tiny_checkpoint):
     from serving.replicas.generation import GenerationReplica
 
     checkpoint = tiny_checkpoint(BigBirdForCausalLM, is_decoder=True, attention_type="original_full")
-    return GenerationReplica("text-generation", HeadArguments(checkpoint=str(checkpoint), num_cpus=1))
+    return GenerationReplica(
+        "text-generation", HeadArguments(task="text-generation", checkpoint=str(checkpoint), num_cpus=1)
+    )
 
 
 def test_a_client_that_leaves_just_when_a_token_comes_frees_its_slots(replica, monkeypatch):

@@ -15,7 +15,9 @@ def test_too_many_open_requests_are_refused_for_all_as_long_as_the_model_has_wor
     from serving.replicas.scoring import ScoringReplica
 
     checkpoint = tiny_checkpoint(BigBirdForTokenClassification, num_labels=3)
-    replica = ScoringReplica("token-classification", HeadArguments(checkpoint=str(checkpoint), max_queued_requests=1))
+    replica = ScoringReplica(
+        "legal", HeadArguments(task="token-classification", checkpoint=str(checkpoint), max_queued_requests=1)
+    )
     request = {"inputs": ["the first block"], "options": {}, "timeout_s": 60.0}
     reached, gate = threading.Event(), threading.Event()
 

@@ -37,7 +37,8 @@ INPUTS: dict[str, Any] = {
 class FakeHead:
     """Answers every input with the same record, or with the failure it was given."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, name: str = "") -> None:
+        self.name = name or task
         self.task = task
         self.calls: list[tuple[str, dict[str, Any], float]] = []
         self.failure: Exception | None = None
@@ -90,14 +91,20 @@ class RecordedMetrics:
 
 
 class Server:
-    """The application with its fakes, and one blocking way to ask it something."""
+    """The application with its fakes, and one blocking way to ask it something.
+
+    tasks: the tasks, a head each, or names with fields of HeadArguments.
+    """
 
     def __init__(self, tasks=ALL_HEADS, *, keys: ApiKeys | None = None, **arguments: Any) -> None:
-        self.heads = {task: FakeHead(task) for task in tasks}
+        heads = tasks if isinstance(tasks, dict) else {task: {"task": task} for task in tasks}
+        self.heads = {name: FakeHead(head["task"], name) for name, head in heads.items()}
         self.metrics = RecordedMetrics()
         self.app = create_app(
             self.heads,
-            head_arguments={task: HeadArguments(checkpoint=f"/srv/models/{task}") for task in tasks},
+            head_arguments={
+                name: HeadArguments(checkpoint=f"/srv/models/{name}", **head) for name, head in heads.items()
+            },
             arguments=GatewayArguments(**arguments),
             keys=keys or ApiKeys([]),
             versions={"bigbird-on-ray": "1.2.3"},

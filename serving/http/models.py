@@ -1,0 +1,113 @@
+"""Which head answers a request: by its task's path and the model that it names.
+
+A client names a model in the body (`"model": "legal"`) or in the path (`/v1/models/legal/token-classification`).
+Whoever names none, or the task itself, gets the task's default. It knows names and tasks, not what a head computes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from fastapi import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.errors import ServingError
+from serving.http.heads import Head
+from serving.settings import GENERATION
+
+EMBEDDING = "feature-extraction"
+OTHER = "other"
+
+_MODEL_PATH = re.compile(r"/v1/models/([^/]+)/([^/]+)")
+_ALIASES = {"completions": GENERATION, "embeddings": EMBEDDING}
+
+
+def task_at(path: str) -> str:
+    """The task that a path asks for, of a request that may never get there."""
+    by_model = _MODEL_PATH.fullmatch(path)
+    name = by_model[2] if by_model else path.removeprefix("/v1/")
+    return _ALIASES.get(name, name)
+
+
+class Models:
+    """The heads of a server, by name; `defaults` are those that answer where no model is named.
+
+    The first head of a task is its default, unless another one is among `defaults`.
+    """
+
+    def __init__(self, heads: Mapping[str, Head], defaults: frozenset[str] = frozenset()) -> None:
+        self._heads = dict(heads)
+        self._of_task: dict[str, list[str]] = {}
+        for name, head in heads.items():
+            names = self._of_task.setdefault(head.task, [])
+            names.insert(0 if name in defaults else len(names), name)
+
+    def __iter__(self) -> Iterator[Head]:
+        """Every head, in the order of the settings."""
+        return iter(self._heads.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._heads)
+
+    def serves(self, task: str) -> bool:
+        return task in self._of_task
+
+    def is_default(self, head: Head) -> bool:
+        return self._of_task[head.task][0] == head.name
+
+    def named(self, name: str) -> Head:
+        """Raises ServingError `unknown_head`, which lists the names there are."""
+        if name not in self._heads:
+            raise ServingError(
+                "unknown_head", f"no model {name[:100]!r}; the models are {', '.join(self._heads)}", param="model"
+            )
+        return self._heads[name]
+
+    def pick(self, request: Request, task: str, model: str | None = None) -> Head:
+        """The head of `task` that a request asks for; `model`: the body's, None where it names none.
+
+        The task must be served. Raises ServingError for a model that is not here, is for another task, or is one in
+        the path and another in the body. From then on, metrics and log lines count the request under that head.
+        """
+        in_path: str | None = getattr(request.state, "model", None)
+        if in_path is not None and model not in (None, in_path):
+            raise ServingError(
+                "invalid_input", f"model: {str(model)[:100]!r}, and the path names {in_path[:100]!r}", param="model"
+            )
+        names = self._of_task[task]
+        asked = in_path if in_path is not None else model
+        if asked is None or (asked == task and asked not in self._heads):
+            asked = names[0]
+        if asked not in names:
+            known = self._heads.get(asked)
+            said = f"{asked!r} is a model for {known.task}" if known else f"no model {asked[:100]!r}"
+            raise ServingError("unknown_head", f"{said}; for {task} there are {', '.join(names)}", param="model")
+        request.state.head = asked
+        # Only then may the proxy repeat a refusal to everybody at this path.
+        request.state.path_decides = in_path is not None or len(names) == 1
+        return self._heads[asked]
+
+    def at(self, path: str) -> str:
+        """The name of the head that a path asks, or `other`: for a request that failed before one was picked."""
+        by_model = _MODEL_PATH.fullmatch(path)
+        if by_model:
+            return by_model[1] if by_model[1] in self._heads else OTHER
+        names = self._of_task.get(task_at(path))
+        return names[0] if names else OTHER
+
+
+class ModelPaths:
+    """Makes `/v1/models/NAME/TASK` the path `/v1/TASK` of a request whose state has the model NAME."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = _MODEL_PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        if found:
+            path = f"/v1/{found[2]}"
+            scope = {**scope, "path": path, "raw_path": path.encode()}
+            scope.setdefault("state", {})["model"] = found[1]
+        await self._app(scope, receive, send)

@@ -1,0 +1,161 @@
+"""serving.http.models and what the settings allow: several models a task, chosen by name, below Ray."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+from serving_fakes import INPUTS, Server, assert_error
+
+from serving.errors import ServingError
+from serving.http.models import task_at
+from serving.settings import ServeArguments
+
+NER = "token-classification"
+BODY = {"inputs": INPUTS[NER]}
+HEADS = {
+    "first": {"task": NER},
+    "legal": {"task": NER, "default": True},
+    NER: {"task": NER},
+    "words": {"task": "fill-mask"},
+    "writer": {"task": "text-generation"},
+    "poet": {"task": "text-generation"},
+}
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server(HEADS)
+
+
+def asked(server: Server) -> list[str]:
+    """The heads that were called since the last look."""
+    found = [name for name, head in server.heads.items() if head.calls]
+    for head in server.heads.values():
+        head.calls.clear()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "head"),
+    [
+        (f"/v1/{NER}", None, "legal"),
+        (f"/v1/{NER}", "first", "first"),
+        (f"/v1/{NER}", NER, NER),
+        (f"/v1/models/first/{NER}", None, "first"),
+        (f"/v1/models/first/{NER}", "first", "first"),
+        ("/v1/fill-mask", "fill-mask", "words"),
+    ],
+)
+def test_the_model_of_body_or_path_answers_and_counts_and_without_one_the_default(server, path, model, head):
+    response = server.post(path, {**BODY, **({"model": model} if model else {})})
+    assert response.status_code == 200, response.text
+    assert asked(server) == [head]
+    assert server.metrics.requests == [(head, 200, None)]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/models/poet/completions"])
+def test_openai_s_paths_choose_by_model_and_answer_with_its_name(server, path):
+    for model in ("poet",) if "poet" in path else ("poet", "writer", "text-generation"):
+        answer = server.post(path, {"model": model, "prompt": "a"}).json()
+        assert answer["model"] == ("poet" if model == "poet" else "writer"), "a task's name is its default"
+        assert asked(server) == [answer["model"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "said"),
+    [
+        (f"/v1/{NER}", "third", f"no model 'third'; for {NER} there are legal, first, {NER}"),
+        (f"/v1/{NER}", "words", f"'words' is a model for fill-mask; for {NER} there are legal, first, {NER}"),
+        (f"/v1/models/words/{NER}", None, f"'words' is a model for fill-mask; for {NER} there are"),
+        (f"/v1/models/third/{NER}", None, f"no model 'third'; for {NER} there are"),
+        ("/v1/completions", "gpt-4", "no model 'gpt-4'; for text-generation there are writer, poet"),
+    ],
+)
+def test_a_model_that_is_not_here_or_of_another_task_is_refused_with_those_that_are(server, path, model, said):
+    body = {"prompt": "a"} if path == "/v1/completions" else BODY
+    response = server.post(path, {**body, **({"model": model} if model else {})})
+    assert_error(response, "unknown_head", "model")
+    assert said in response.json()["error"]["message"]
+    assert asked(server) == []
+
+
+def test_two_different_models_in_path_and_body_are_refused(server):
+    response = server.post(f"/v1/models/first/{NER}", {**BODY, "model": "legal"})
+    assert_error(response, "invalid_input", "model")
+
+
+def test_the_list_begins_with_a_model_that_completes_and_says_what_each_one_s_paths_are(server):
+    models = server.ask("GET", "/v1/models").json()["data"]
+    assert {model["id"] for model in models} == set(HEADS)
+    first = models[0]["id"]
+    assert server.post("/v1/completions", {"model": first, "prompt": "a"}).status_code == 200
+    for model in models:
+        assert server.ask("GET", f"/v1/models/{model['id']}").json() == model
+        for path in model["paths"]:
+            body = {"prompt": "a"} if "completions" in path else {"inputs": INPUTS[model["task"]]}
+            asked(server)
+            assert server.post(path, {**body, "model": model["id"]}).status_code == 200
+            assert asked(server) == [model["id"]]
+    assert_error(server.ask("GET", "/v1/models/third"), "unknown_head", "model")
+
+
+def test_ready_and_info_name_heads_and_failed_requests_count_under_the_head_they_asked(server):
+    assert set(server.ask("GET", "/ready").json()["heads"]) == set(HEADS)
+    info = server.ask("GET", "/info").json()["heads"]
+    assert [(head["name"], head["task"]) for head in info] == [(name, head["task"]) for name, head in HEADS.items()]
+    assert [head["name"] for head in info if head["default"]] == ["legal", "words", "writer"]
+    server.metrics.requests.clear()
+    for path in (f"/v1/{NER}", f"/v1/models/first/{NER}", f"/v1/models/third/{NER}"):
+        server.post(path, {})
+    assert server.metrics.requests == [(head, 422, "invalid_input") for head in ("legal", "first", "other")]
+
+
+def test_the_proxy_repeats_a_refusal_only_where_the_path_alone_decides_who_refuses(server):
+    for head in server.heads.values():
+        head.failure = ServingError("overloaded", "full", retry_after_s=2, busy_s=0.1)
+    told = {
+        path: server.post(path, {"inputs": INPUTS[task]}).headers.get("x-bigbird-busy")
+        for path, task in ((f"/v1/{NER}", NER), (f"/v1/models/first/{NER}", NER), ("/v1/fill-mask", "fill-mask"))
+    }
+    assert list(told.values()) == [None, "first 0.100", "words 0.100"]
+
+
+def test_a_path_with_a_model_counts_for_its_task():
+    assert task_at("/v1/models/legal/embeddings") == task_at("/v1/embeddings") == "feature-extraction"
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ("legal:fill-mask=a,legal:fill-mask=b", "'legal' is given 2 times"),
+        ('{"fill-mask": "a", "fill-mask": "b"}', "'fill-mask' is given 2 times"),
+        ({"gateway": {"task": NER, "checkpoint": "a"}}, "head 'gateway': that is the gateway's own name"),
+        ({"a/b": {"task": NER, "checkpoint": "a"}}, "head 'a/b': a name has 1 to 63 letters, digits and .-_"),
+        ({"": {"task": NER, "checkpoint": "a"}}, "head '': a name has"),
+        ({"fill-mask": {"task": NER, "checkpoint": "a"}}, f"head fill-mask: its task is {NER}"),
+        ({"legal": "a"}, "unknown head legal; the heads are fill-mask, "),
+        ({"legal": {"task": "ner", "checkpoint": "a"}}, "head legal: unknown task 'ner'"),
+        (
+            {name: {"task": NER, "checkpoint": "a", "default": True} for name in "xy"},
+            f"{NER} has 2 defaults, x, y; it can have one",
+        ),
+    ],
+)
+def test_heads_that_cannot_be_are_refused_by_name(heads, message):
+    with pytest.raises(ValidationError) as caught:
+        ServeArguments.model_validate({"heads": heads})
+    assert message in str(caught.value)
+
+
+def test_named_heads_come_from_pairs_json_and_mappings_alike():
+    pairs = "legal:token-classification=a,fill-mask=b"
+    mapping = {"legal": {"task": NER, "checkpoint": "a"}, "fill-mask": "b"}
+    resolved = [
+        ServeArguments.model_validate({"heads": heads}).resolved_heads()
+        for heads in (pairs, mapping, json.dumps(mapping))
+    ]
+    assert resolved[0] == resolved[1] == resolved[2]
+    assert {name: (head.task, head.checkpoint) for name, head in resolved[0].items()} == {
+        "legal": (NER, "a"),
+        "fill-mask": ("fill-mask", "b"),
+    }

@@ -4,8 +4,11 @@ Knows how rows become batches and results find their way back in order; what is 
 is the task's.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,12 +16,10 @@ from torch import Tensor
 
 from bigbird.config import BigBirdConfig
 from bigbird.packing import PackedBatch, rows_and_positions, to_device
-from bigbird.predictors.examples import ModelRow, Prepared, Row
+from bigbird.predictors.examples import ModelRow, Row
 
 RowT = TypeVar("RowT", bound=ModelRow)
 Result = TypeVar("Result")
-PreparedT = TypeVar("PreparedT", bound=Prepared)
-Output = TypeVar("Output", bound=Iterable[Any])  # of arrays; an array is one of its rows
 
 # By measurement on CPUs, and by reckoning on GPUs: a larger batch is no faster. And by memory: see `activation_bytes`.
 FAST_MAX_TOKENS = {"cpu": 16_384, "cuda": 65_536}
@@ -102,38 +103,93 @@ def pack_rows(rows: Sequence[ModelRow], bert: Any) -> PackedBatch:
     )
 
 
-@torch.inference_mode()
-def encode_rows(
-    bert: Any,
-    max_tokens: int,
-    read: Callable[[Tensor, PackedBatch, list[RowT]], tuple[Tensor, ...]],
-    split: Callable[[list[np.ndarray], PackedBatch, list[RowT]], Sequence[Result]],
-    rows: Sequence[RowT],
-) -> list[Result]:
-    """Encode all rows and return what `read` and `split` make of each, in their order.
+@dataclass(frozen=True)
+class Asked(Generic[RowT, Result]):
+    """Rows that one reader asks of the encoder, and what it makes of their states.
 
-    bert: the BigBirdModel. max_tokens: the budget of a micro-batch. read(states, packed, rows): what is wanted of
-    states (T, hidden) of one micro-batch; rows: those it holds, in the order of its packing; waits for nothing.
-    split(arrays, packed, rows): the same on the host, as one result a row.
+    read(states, packed, rows): what is wanted of states (T, hidden) of one micro-batch; rows: those of the reader in
+    it, in the order of `packed`, in which the rows of others are gaps; waits for nothing. split(arrays, packed, rows):
+    the same on the host, as one result a row.
+    """
+
+    rows: Sequence[RowT]
+    read: Callable[[Tensor, PackedBatch, list[RowT]], tuple[Tensor, ...]]
+    split: Callable[[list[np.ndarray], PackedBatch, list[RowT]], Sequence[Result]]
+
+
+@torch.inference_mode()
+def encode_rows(bert: Any, max_tokens: int, asked: Sequence[Asked[Any, Any]]) -> list[list[Any]]:
+    """Encode all rows and return for each reader what it makes of its rows, in their order.
+
+    bert: the BigBirdModel. max_tokens: the budget of a micro-batch. A row that several readers ask for is encoded once.
 
     A GPU computes a batch while the host packs the next one and plans its attention: results are fetched only then.
     """
-    results: dict[int, Result] = {}
-    running: tuple[list[int], list[RowT], PackedBatch, _Copies] | None = None
+    rows, places = _shared(asked)
+    results: list[dict[int, Any]] = [{} for _ in asked]
+    running: list[_Read] = []
+    for batch in micro_batches([len(row) for row in rows], max_tokens):
+        packed = pack_rows([rows[place] for place in batch], bert)
+        states = bert.encode(packed)
+        started = []
+        for number, (reader, numbers) in enumerate(zip(asked, places, strict=True)):
+            mine = [(index, numbers[place]) for index, place in enumerate(batch) if place in numbers]
+            if mine:
+                started.append(_Read(reader, results[number], states, packed, *zip(*mine, strict=True)))
+        for read in running:
+            read.finish()
+        running = started
+    for read in running:
+        read.finish()
+    return [[found[index] for index in range(len(reader.rows))] for reader, found in zip(asked, results, strict=True)]
 
-    def finish() -> None:
-        if running is not None:
-            indices, chosen, packed, copies = running
-            results.update(zip(indices, split(copies.arrays(), packed, chosen), strict=True))
 
-    for indices in micro_batches([len(row) for row in rows], max_tokens):
-        chosen = [rows[index] for index in indices]
-        packed = pack_rows(chosen, bert)
-        copies = _Copies(read(bert.encode(packed), packed, chosen))
-        finish()
-        running = indices, chosen, packed, copies
-    finish()
-    return [results[index] for index in range(len(rows))]
+def _shared(asked: Sequence[Asked[Any, Any]]) -> tuple[list[ModelRow], list[dict[int, int]]]:
+    """Every row to encode, and for each reader, by the place of a row among them, the number of its own.
+
+    A row that a reader itself asks for twice is encoded twice.
+    """
+    rows: list[ModelRow] = []
+    known: dict[tuple[bytes, int], int] = {}
+    places: list[dict[int, int]] = []
+    for reader in asked:
+        times: Counter[bytes] = Counter()
+        numbers = {}
+        for number, row in enumerate(reader.rows):
+            content = hashlib.blake2b(row.ids.tobytes(), digest_size=16, key=str(row.types_from).encode()).digest()
+            place = known.setdefault((content, times[content]), len(rows))
+            if place == len(rows):
+                rows.append(row)
+            times[content] += 1
+            numbers[place] = number
+        places.append(numbers)
+    return rows, places
+
+
+class _Read:
+    """What one reader makes of its rows in one micro-batch, on its way to the host.
+
+    inside: which rows of the batch are the reader's. numbers: which of all its rows they are.
+    """
+
+    def __init__(
+        self,
+        reader: Asked[Any, Any],
+        results: dict[int, Any],
+        states: Tensor,
+        batch: PackedBatch,
+        inside: Sequence[int],
+        numbers: Sequence[int],
+    ) -> None:
+        self.reader, self.results, self.numbers = reader, results, numbers
+        self.rows = [reader.rows[number] for number in numbers]
+        lengths, starts = (tuple(of[index] for index in inside) for of in (batch.lengths, batch.starts))
+        self.packed = replace(batch, lengths=lengths, starts=starts)
+        self.copies = _Copies(reader.read(states, self.packed, self.rows))
+
+    def finish(self) -> None:
+        found = self.reader.split(self.copies.arrays(), self.packed, self.rows)
+        self.results.update(zip(self.numbers, found, strict=True))
 
 
 class _Copies:

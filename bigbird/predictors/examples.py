@@ -6,7 +6,7 @@ is in the task's own file. Needs a tokenizer, no weights.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -88,48 +88,57 @@ NamedTexts = Sequence[tuple[str, object]]
 PreparedT = TypeVar("PreparedT", bound=Prepared)
 
 
-def prepare(
-    examples: Sequence[Any],
-    *,
-    tokenizer: BigBirdTokenizer,
-    vocab_size: int,
-    options: LengthOptions,
-    texts_of: Callable[[Any], NamedTexts],
-    build: Callable[[list[TokenizedText]], PreparedT],
-    allow_empty: bool = False,
-    with_words: bool = False,
-) -> list[PreparedT | Failed]:
-    """Check and tokenize every example, then `build` it; one result an example, in order.
+@dataclass(frozen=True, kw_only=True)
+class Reading(Generic[PreparedT]):
+    """Examples, and how a task reads them.
 
     vocab_size: ids the model knows. texts_of: the texts of an example, each with the name that messages give it.
-    build: makes the prepared example of the tokenized texts. Both raise InputError for an example that will not
-    do; it, and whatever the tokenizer cannot take, becomes a Failed in that example's place. allow_empty: texts
-    without tokens will do. with_words: the tokenized texts say which word each token belongs to.
+    build: makes the prepared example of the tokenized texts. Both raise InputError for an example that will not do.
+    allow_empty: texts without tokens will do. with_words: the tokenized texts say which word each token belongs to.
     """
-    found: list[list[str] | Failed] = []
-    names: list[list[str]] = []
-    for example in examples:
-        named: NamedTexts = ()
-        try:
-            named = texts_of(example)
-            found.append([checked(value, name, options) for name, value in named])
-        except InputError as error:
-            found.append(Failed("InputError", str(error)))
-        names.append([name for name, _ in named])
-    every = [text for texts in found if isinstance(texts, list) for text in texts]
-    tokenized = iter(tokenize(tokenizer, every, with_words))
 
-    results: list[PreparedT | Failed] = []
-    for texts, text_names in zip(found, names, strict=True):
-        if isinstance(texts, Failed):
-            results.append(texts)
-            continue
-        tokens = [next(tokenized) for _ in texts]
+    examples: Sequence[Any]
+    vocab_size: int
+    options: LengthOptions
+    texts_of: Callable[[Any], NamedTexts]
+    build: Callable[[list[TokenizedText]], PreparedT]
+    allow_empty: bool = False
+    with_words: bool = False
+
+    def texts(self, example: Any) -> list[tuple[str, str]] | Failed:
+        """Name and content of each text of an example, checked."""
         try:
-            results.append(build(_within_limits(tokens, text_names, vocab_size, options, allow_empty)))
+            return [(name, checked(value, name, self.options)) for name, value in self.texts_of(example)]
         except InputError as error:
-            results.append(Failed("InputError", str(error)))
-    return results
+            return Failed("InputError", str(error))
+
+    def prepared(
+        self, texts: list[tuple[str, str]] | Failed, tokenized: Mapping[str, TokenizedText | Exception]
+    ) -> PreparedT | Failed:
+        """The example of these texts; `tokenized`: what became of every text."""
+        if isinstance(texts, Failed):
+            return texts
+        try:
+            return self.build(_within_limits([(name, tokenized[text]) for name, text in texts], self))
+        except InputError as error:
+            return Failed("InputError", str(error))
+
+
+def prepare(tokenizer: BigBirdTokenizer, readings: Sequence[Reading[Any]]) -> list[list[Any]]:
+    """For each reading one prepared example, or Failed, for each of its examples, in order.
+
+    A text is tokenized once, whoever reads it and however often. An example that will not do, or that the tokenizer
+    cannot take, becomes a Failed in its own place.
+    """
+    found = [[reading.texts(example) for example in reading.examples] for reading in readings]
+    kept = (texts for of_one in found for texts in of_one if not isinstance(texts, Failed))
+    every = list(dict.fromkeys(text for texts in kept for _, text in texts))
+    with_words = any(reading.with_words for reading in readings)
+    tokenized = dict(zip(every, tokenize(tokenizer, every, with_words), strict=True))
+    return [
+        [reading.prepared(texts, tokenized) for texts in of_one]
+        for reading, of_one in zip(readings, found, strict=True)
+    ]
 
 
 def single_row(tokenizer: BigBirdTokenizer, ids: np.ndarray) -> Row:
@@ -203,26 +212,22 @@ def fields(example: object, *names: str) -> list[object]:
 
 
 def _within_limits(
-    tokenized: Sequence[TokenizedText | Exception],
-    names: Sequence[str],
-    vocab_size: int,
-    options: LengthOptions,
-    allow_empty: bool,
+    tokenized: Sequence[tuple[str, TokenizedText | Exception]], reading: Reading[Any]
 ) -> list[TokenizedText]:
     texts = []
-    for name, tokens in zip(names, tokenized, strict=True):
+    for name, tokens in tokenized:
         if isinstance(tokens, Exception):
             raise InputError(f"{name} cannot be tokenized: {type(tokens).__name__}: {tokens}")
-        if not len(tokens) and not allow_empty:
+        if not len(tokens) and not reading.allow_empty:
             what = "is empty" if not tokens.text else f"has no tokens in its {len(tokens.text)} characters"
             raise InputError(f"{name} {what}, expected at least one token")
-        if (largest := int(tokens.ids.max(initial=0))) >= vocab_size:
-            raise InputError(f"{name} has token {largest}, but the model's vocabulary ends before {vocab_size}")
-        texts.append(tokens)
-    total = sum(len(tokens) for tokens in texts)
-    if total > options.max_tokens_per_document:
+        if (largest := int(tokens.ids.max(initial=0))) >= reading.vocab_size:
+            raise InputError(f"{name} has token {largest}, but the model's vocabulary ends before {reading.vocab_size}")
+        texts.append(tokens if reading.with_words else tokens.without_words())
+    total, most = sum(len(tokens) for tokens in texts), reading.options.max_tokens_per_document
+    if total > most:
         raise InputError(
-            f"{names[0] if len(names) == 1 else 'the example'} has {total} tokens, "
-            f"more than max_tokens_per_document={options.max_tokens_per_document}"
+            f"{tokenized[0][0] if len(texts) == 1 else 'the example'} has {total} tokens, "
+            f"more than max_tokens_per_document={most}"
         )
     return texts

@@ -6,7 +6,8 @@ from the encoder's states, and how that is told in a record.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain, islice
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
@@ -15,8 +16,8 @@ from torch import Tensor
 from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
-from bigbird.predictors.batches import default_max_tokens_per_batch, encode_rows
-from bigbird.predictors.examples import Failed, ModelRow, NamedTexts, Prepared, Record, prepare
+from bigbird.predictors.batches import Asked, default_max_tokens_per_batch, encode_rows
+from bigbird.predictors.examples import Failed, ModelRow, NamedTexts, Prepared, Reading, Record, prepare
 from bigbird.predictors.options import LengthOptions, changed
 from bigbird.predictors.texts import TokenizedText, kind_of
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
@@ -57,7 +58,12 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
         self.model = model
         self.options: OptionsT = self.options_class()
         self.options = self._chosen(options)
-        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens_per_batch(model)
+        self._budget = max_tokens_per_batch
+
+    @cached_property
+    def max_tokens_per_batch(self) -> int:
+        """Tokens the model reads at once. Asked for when it first runs: by then all that shares its memory is there."""
+        return self._budget or default_max_tokens_per_batch(self.model)
 
     @overload
     def __call__(
@@ -86,12 +92,16 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
 
     def preprocess(self, examples: Sequence[Any], options: OptionsT | None = None) -> list[PreparedT | Failed]:
         """Tokenize and cut; one prepared example, or Failed, for each. Pure CPU, needs no weights; picklable."""
+        (prepared,) = prepare(self.tokenizer, [self.reading(examples, options)])
+        return prepared
+
+    def reading(self, examples: Sequence[Any], options: OptionsT | None = None) -> Reading[PreparedT]:
+        """What `preprocess` asks of the tokenizer, and what it makes of the answer."""
         if isinstance(examples, str | bytes | Mapping):
             raise InputError(f"examples is {kind_of(examples)}, expected a list of them")
         chosen = self._chosen(options)
-        return prepare(
-            examples,
-            tokenizer=self.tokenizer,
+        return Reading(
+            examples=examples,
             vocab_size=self.config.vocab_size,
             options=chosen if isinstance(chosen, LengthOptions) else LengthOptions(),
             texts_of=self.texts_of,
@@ -170,13 +180,8 @@ class EncoderPredictor(Predictor[OptionsT, PreparedT, OutputT]):
 
     def forward(self, prepared: Sequence[PreparedT | Failed]) -> list[OutputT | None]:
         """What `gather` makes of each example's rows; None for a Failed."""
-        rows = [[] if isinstance(item, Failed) else self.rows_of(item) for item in prepared]
-        of_all = [row for of_one in rows for row in of_one]
-        results = iter(encode_rows(self.encoder, self.max_tokens_per_batch, self.read, self.split, of_all))
-        return [
-            None if isinstance(item, Failed) else self.gather(item, [next(results) for _ in of_one])
-            for item, of_one in zip(prepared, rows, strict=True)
-        ]
+        (outputs,) = forward_together([self], [prepared])
+        return outputs
 
     def rows_of(self, item: PreparedT) -> Sequence[ModelRow]:
         """The rows the encoder reads for an example."""
@@ -194,6 +199,32 @@ class EncoderPredictor(Predictor[OptionsT, PreparedT, OutputT]):
     @abstractmethod
     def gather(self, item: PreparedT, results: list[Any]) -> OutputT:
         """The output of an example from the results of its rows."""
+
+
+def forward_together(
+    predictors: Sequence[EncoderPredictor[Any, Any, Any]], prepared: Sequence[Sequence[Any]]
+) -> list[list[Any]]:
+    """`forward` of predictors that share their encoder, each with its own prepared examples.
+
+    A row that several of them read goes through the encoder once.
+    """
+    rows = [
+        [[] if isinstance(item, Failed) else predictor.rows_of(item) for item in items]
+        for predictor, items in zip(predictors, prepared, strict=True)
+    ]
+    asked = [
+        Asked(list(chain.from_iterable(of_one)), predictor.read, predictor.split)
+        for predictor, of_one in zip(predictors, rows, strict=True)
+    ]
+    max_tokens = min(predictor.max_tokens_per_batch for predictor in predictors)
+    results = map(iter, encode_rows(predictors[0].encoder, max_tokens, asked))
+    return [
+        [
+            None if isinstance(item, Failed) else predictor.gather(item, list(islice(found, len(of_example))))
+            for item, of_example in zip(items, of_one, strict=True)
+        ]
+        for predictor, items, of_one, found in zip(predictors, prepared, rows, results, strict=True)
+    ]
 
 
 def _all_finite(output: Any) -> bool:

@@ -1,7 +1,7 @@
 """Texts on their way to tokens: checked, tokenized together, errors in place. Needs a tokenizer, no weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,8 +31,14 @@ class TokenizedText:
 
     def head(self, num_tokens: int) -> "TokenizedText":
         """The same text with its first tokens only."""
+        if num_tokens >= len(self):
+            return self
         words = None if self.words is None else self.words[:num_tokens]
         return TokenizedText(self.text, self.ids[:num_tokens], self.offsets[:num_tokens], words)
+
+    def without_words(self) -> "TokenizedText":
+        """The same text as a task has it that does not read words."""
+        return self if self.words is None else replace(self, words=None)
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
         """The characters of tokens `start` to `stop`."""

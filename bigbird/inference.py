@@ -32,7 +32,9 @@ Precision = Literal["float32", "bfloat16", "float16", "int8", "auto"]
 _Model = TypeVar("_Model", bound=PretrainedModel)
 
 
-def prepare_for_inference(model: _Model, dtype: Precision | torch.dtype | None = None) -> _Model:
+def prepare_for_inference(
+    model: _Model, dtype: Precision | torch.dtype | None = None, *, encoder: BigBirdModel | None = None
+) -> _Model:
     """A copy of `model` that runs fast, in evaluation mode and without gradients; `model` stays as it is.
 
     Same class, same call signature; in float32 the results differ by rounding only (1e-4 at unit scale). It shares
@@ -42,6 +44,8 @@ def prepare_for_inference(model: _Model, dtype: Precision | torch.dtype | None =
     dtype: "float32", on CUDA in TF32 where torch.set_float32_matmul_precision allows it; "bfloat16"; "float16" (not on
     CPU); "int8", which keeps float32 outside the layers' products and a decoder's last one (CPU only); "auto",
     bfloat16 where this machine multiplies it faster, else float32; None, the model's own.
+    encoder: a prepared model whose embeddings and layers take the place of the copy's own, to be held in memory once.
+    They must be equal (`bigbird.checkpoint.encoder_digest`), which is not looked at here.
     Raises ConfigError for another dtype, or one that this device or machine has no products for.
     """
     on_cpu = model.device.type == "cpu"
@@ -66,12 +70,18 @@ def prepare_for_inference(model: _Model, dtype: Precision | torch.dtype | None =
     bert = model.base_model
     assert isinstance(bert, BigBirdModel)
     layers = _layers(bert)
-    # Layers are made anew below: they are not copied here.
-    fast = copy.deepcopy(model, {id(bert.encoder.layer): nn.ModuleList()}).to(weights)
+    # Layers are made anew below, or shared: they are not copied here.
+    left_out: dict[int, nn.Module] = {id(bert.encoder.layer): nn.ModuleList()}
+    if encoder is not None:
+        left_out[id(bert.embeddings)] = nn.Module()
+    fast = copy.deepcopy(model, left_out).to(weights)
     fast_bert = fast.base_model
     assert isinstance(fast_bert, BigBirdModel)
     make = _Maker(model.config, precision, weights, model.device.type)
-    fast_bert.encoder.layer = nn.ModuleList(FusedLayer(layer, make) for layer in layers)
+    if encoder is None:
+        fast_bert.encoder.layer = nn.ModuleList(FusedLayer(layer, make) for layer in layers)
+    else:
+        fast_bert.embeddings, fast_bert.encoder = encoder.embeddings, encoder.encoder
     if model.device.type == "cuda" and model.config.random_attention == "collapsed":
         fast_bert.attention = FlexAttention
     head = getattr(fast, "cls", None)

@@ -81,8 +81,8 @@ def match_names(
     ignore_mismatched_sizes: what has another shape in the file is drawn anew, as if it were missing.
     """
     expected = {("bert." if bare else "") + key: tuple(p.shape) for key, p in model.named_parameters()}
-    found = _current_names(stored)
-    problems = _untied(found, tied)
+    found = current_names(stored)
+    problems = untied(found, tied)
     match = Match()
     for head in _HEADS:
         wanted = {key for key in expected if key.startswith(head)}
@@ -124,7 +124,7 @@ def match_names(
     return match
 
 
-def _current_names(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def current_names(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors under today's names, the encoder's with `bert.` before them; buffers are gone."""
     bare = not any(key.startswith("bert.") for key in stored)
     found: dict[str, Tensor] = {}
@@ -140,7 +140,7 @@ def _current_names(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _untied(found: dict[str, Tensor], tie_word_embeddings: bool) -> list[str]:
+def untied(found: dict[str, Tensor], tie_word_embeddings: bool) -> list[str]:
     """Removes what is stored twice; returns what is stored twice and differs."""
     problems: list[str] = []
     pairs = [(_BIAS, _DECODER_BIAS)] + ([(_WORDS, _DECODER)] if tie_word_embeddings else [])

@@ -16,6 +16,7 @@ from bigbird.errors import CheckpointError, InputError
 from bigbird.generation.options import refuse_other_devices
 from bigbird.inference import Precision, prepare_for_inference
 from bigbird.loading.options import LoadOptions
+from bigbird.model import BigBirdModel
 from bigbird.predictors.batches import warm_up
 from bigbird.predictors.embedding import FeatureExtractionOptions, FeatureExtractionPredictor
 from bigbird.predictors.examples import Failed, Prepared, Record
@@ -27,6 +28,7 @@ from bigbird.predictors.predictor import Predictor
 from bigbird.predictors.question_answering import QuestionAnsweringOptions, QuestionAnsweringPredictor
 from bigbird.predictors.text_classification import TextClassificationOptions, TextClassificationPredictor
 from bigbird.predictors.text_generation import TextGenerationOptions, TextGenerationPredictor
+from bigbird.predictors.together import Together
 from bigbird.predictors.token_classification import TokenClassificationOptions, TokenClassificationPredictor
 from bigbird.predictors.zero_shot_classification import (
     ZeroShotClassificationOptions,
@@ -58,6 +60,7 @@ __all__ = [
     "TextClassificationPredictor",
     "TextGenerationOptions",
     "TextGenerationPredictor",
+    "Together",
     "TokenClassificationOptions",
     "TokenClassificationPredictor",
     "ZeroShotClassificationOptions",
@@ -97,6 +100,7 @@ def load_predictor(
     max_tokens_per_batch: int | None = None,
     options: Any = None,
     weights: bool = True,
+    encoder: BigBirdModel | None = None,
     **keywords: Any,
 ) -> Predictor[Any, Any, Any]:
     """A checkpoint ready to turn examples of a task into records.
@@ -106,6 +110,7 @@ def load_predictor(
     the encoder is compiled here, not at the first example. max_tokens_per_batch: tokens the encoder reads at once; None
     is what is fast in little memory (default_max_tokens_per_batch). options: the task's options (`OPTIONS[task]`),
     which a call may replace. weights: False reads no weights, for preprocess and postprocess on other processes.
+    encoder: another predictor's, of equal weights, to be held in memory once (see prepare_for_inference).
     keywords: as of `from_pretrained`, for example device="cuda", revision or id2label.
 
     Raises InputError for an unknown task, text-generation elsewhere than on the CPU, options of another task or beyond
@@ -139,8 +144,9 @@ def load_predictor(
     model = None
     if weights:
         precision = dtype or ("auto" if load.place.type == "cuda" else "float32")
-        model = prepare_for_inference(load_model(dir_or_hub_id, dtype="float32", **keywords), dtype=precision)
+        loaded = load_model(dir_or_hub_id, dtype="float32", **keywords)
+        model = prepare_for_inference(loaded, dtype=precision, encoder=encoder)
         config = model.config
-        if model.device.type == "cuda":
+        if model.device.type == "cuda" and encoder is None:
             warm_up(getattr(model, "bert", model))
     return _PREDICTORS[task](tokenizer, config, model, options=options, max_tokens_per_batch=max_tokens_per_batch)

@@ -201,6 +201,14 @@ class EncoderPredictor(Predictor[OptionsT, PreparedT, OutputT]):
         """The output of an example from the results of its rows."""
 
 
+def preprocess_together(
+    predictors: Sequence[Predictor[Any, Any, Any]], examples: Sequence[Sequence[Any]]
+) -> list[list[Any]]:
+    """`preprocess` of predictors with the same tokenizer, each with its own examples; a text is tokenized once."""
+    readings = [predictor.reading(own) for predictor, own in zip(predictors, examples, strict=True)]
+    return prepare(predictors[0].tokenizer, readings)
+
+
 def forward_together(
     predictors: Sequence[EncoderPredictor[Any, Any, Any]], prepared: Sequence[Sequence[Any]]
 ) -> list[list[Any]]:

@@ -3,6 +3,7 @@
 Knows which token plays which part, how ids become text again and how tokens are added; nothing of encoding.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
@@ -69,6 +70,11 @@ class Vocabulary:
     def vocab_size(self) -> int:
         """Number of ids without added tokens that the model of the tokenizer lacks; `len` counts these too."""
         return self._tokenizer.get_vocab_size(with_added_tokens=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides how texts become tokens: two tokenizers of one digest give the same ones."""
+        return hashlib.sha256(self._saved_json.encode()).hexdigest()
 
     @property
     def is_fast(self) -> bool:

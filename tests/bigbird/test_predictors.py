@@ -6,7 +6,7 @@ import pickle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_predictors import TASKS, tiny_predictor
+from tiny_predictors import TASKS, near, tiny_predictor
 
 from bigbird.errors import InputError
 from bigbird.predictors import Failed
@@ -30,15 +30,6 @@ def example(task, text):
 @pytest.fixture(scope="module", params=TASKS)
 def predictor(request):
     return tiny_predictor(request.param)
-
-
-def near(record, other):
-    """Whether two records are the same but for the rounding of floats."""
-    if isinstance(record, dict):
-        return record.keys() == other.keys() and all(near(record[key], other[key]) for key in record)
-    if isinstance(record, list):
-        return len(record) == len(other) and all(map(near, record, other))
-    return record == pytest.approx(other, abs=1e-4, rel=1e-4) if isinstance(record, float) else record == other
 
 
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=300).map(" ".join)

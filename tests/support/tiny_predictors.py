@@ -1,5 +1,6 @@
 """Small tokenizers and predictors with random weights, made on the spot: what the tests of predictors share."""
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -97,3 +98,26 @@ def tiny_predictor(task, tokenizer=None, options=None, max_tokens_per_batch=None
     tokenizer = tokenizer or BigBirdTokenizer(train(), SPECIAL_ROLES)
     model = tiny_model(task, tokenizer, **changes)
     return TASKS[task][1](tokenizer, model.config, model, options=options, max_tokens_per_batch=max_tokens_per_batch)
+
+
+def near(record, other):
+    """Whether two records are the same but for the rounding of floats."""
+    if isinstance(record, dict):
+        return record.keys() == other.keys() and all(near(record[key], other[key]) for key in record)
+    if isinstance(record, list):
+        return len(record) == len(other) and all(map(near, record, other))
+    return record == pytest.approx(other, abs=1e-4, rel=1e-4) if isinstance(record, float) else record == other
+
+
+def save_heads_on_one_encoder(folder):
+    """A checkpoint of each task, all with the encoder of the first and a pooler of its own: directory by task."""
+    tokenizer = BigBirdTokenizer(train(), SPECIAL_ROLES)
+    encoder = tiny_model("fill-mask", tokenizer).bert.state_dict()
+    for seed, task in enumerate(TASKS):
+        torch.manual_seed(seed)
+        model = TASKS[task][0](tiny_model(task, tokenizer).config)
+        model.base_model.load_state_dict({k: v for k, v in encoder.items() if "pooler" not in k}, strict=False)
+        model.tie_weights()
+        model.save_pretrained(folder / task)
+        tokenizer.save_pretrained(folder / task)
+    return {task: folder / task for task in TASKS}

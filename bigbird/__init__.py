@@ -1,70 +1,65 @@
-"""BigBird for long documents: load a checkpoint, run it fast, turn texts into records."""
+"""BigBird for long documents: load a checkpoint, run it fast, turn texts into records.
 
-from typing import NoReturn
+A name is imported when it is first asked for, so that what needs no model does not wait seconds for torch.
+`__init__.pyi` tells type checkers the same.
+"""
 
-from bigbird.checkpoint import load_model
-from bigbird.config import BigBirdConfig
-from bigbird.generation.generate import generate
-from bigbird.heads import (
-    BigBirdForCausalLM,
-    BigBirdForMaskedLM,
-    BigBirdForMultipleChoice,
-    BigBirdForPreTraining,
-    BigBirdForQuestionAnswering,
-    BigBirdForSequenceClassification,
-    BigBirdForTokenClassification,
-)
-from bigbird.inference import prepare_for_inference
-from bigbird.model import BigBirdModel
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
 from bigbird.not_offered import advice_for
-from bigbird.predictors import load_predictor
-from bigbird.tokenization.batch_encoding import BatchEncoding
-from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
+_MODULES = {
+    "bigbird.checkpoint": ["load_model"],
+    "bigbird.config": ["BigBirdConfig"],
+    "bigbird.generation.generate": ["generate"],
+    "bigbird.heads": [
+        "BigBirdForCausalLM",
+        "BigBirdForMaskedLM",
+        "BigBirdForMultipleChoice",
+        "BigBirdForPreTraining",
+        "BigBirdForQuestionAnswering",
+        "BigBirdForSequenceClassification",
+        "BigBirdForTokenClassification",
+    ],
+    "bigbird.inference": ["prepare_for_inference"],
+    "bigbird.model": ["BigBirdModel"],
+    "bigbird.predictors": ["load_predictor"],
+    "bigbird.tokenization.batch_encoding": ["BatchEncoding"],
+    "bigbird.tokenization.tokenizer": ["BigBirdTokenizer"],
+}
 # The names under which transformers' examples ask for the same.
-AutoTokenizer = BigBirdTokenizerFast = BigBirdTokenizer
-AutoConfig = BigBirdConfig
-AutoModel = BigBirdModel
-AutoModelForPreTraining = BigBirdForPreTraining
-AutoModelForMaskedLM = BigBirdForMaskedLM
-AutoModelForCausalLM = BigBirdForCausalLM
-AutoModelForSequenceClassification = BigBirdForSequenceClassification
-AutoModelForMultipleChoice = BigBirdForMultipleChoice
-AutoModelForTokenClassification = BigBirdForTokenClassification
-AutoModelForQuestionAnswering = BigBirdForQuestionAnswering
+_ALIASES = {
+    "AutoConfig": "BigBirdConfig",
+    "AutoModel": "BigBirdModel",
+    "AutoModelForCausalLM": "BigBirdForCausalLM",
+    "AutoModelForMaskedLM": "BigBirdForMaskedLM",
+    "AutoModelForMultipleChoice": "BigBirdForMultipleChoice",
+    "AutoModelForPreTraining": "BigBirdForPreTraining",
+    "AutoModelForQuestionAnswering": "BigBirdForQuestionAnswering",
+    "AutoModelForSequenceClassification": "BigBirdForSequenceClassification",
+    "AutoModelForTokenClassification": "BigBirdForTokenClassification",
+    "AutoTokenizer": "BigBirdTokenizer",
+    "BigBirdTokenizerFast": "BigBirdTokenizer",
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "AutoConfig",
-    "AutoModel",
-    "AutoModelForCausalLM",
-    "AutoModelForMaskedLM",
-    "AutoModelForMultipleChoice",
-    "AutoModelForPreTraining",
-    "AutoModelForQuestionAnswering",
-    "AutoModelForSequenceClassification",
-    "AutoModelForTokenClassification",
-    "AutoTokenizer",
-    "BatchEncoding",
-    "BigBirdConfig",
-    "BigBirdForCausalLM",
-    "BigBirdForMaskedLM",
-    "BigBirdForMultipleChoice",
-    "BigBirdForPreTraining",
-    "BigBirdForQuestionAnswering",
-    "BigBirdForSequenceClassification",
-    "BigBirdForTokenClassification",
-    "BigBirdModel",
-    "BigBirdTokenizer",
-    "BigBirdTokenizerFast",
-    "generate",
-    "load_model",
-    "load_predictor",
-    "prepare_for_inference",
-]
+__all__ = sorted([*_PLACES, *_ALIASES])
 
 
-def __getattr__(name: str) -> NoReturn:
-    """Names of transformers that are not offered: said with what to use, and not only that they are missing."""
+def __getattr__(name: str) -> Any:
+    """A public name or a module. Names of transformers that are not offered: an ImportError with what to use."""
+    known = _ALIASES.get(name, name)
+    if known in _PLACES:
+        globals()[name] = found = getattr(import_module(_PLACES[known]), known)
+        return found
     if advice := advice_for(name):
         raise ImportError(f"bigbird has no {name}: {advice}", name=__name__)
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

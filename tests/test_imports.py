@@ -96,6 +96,43 @@ def test_nothing_happens_at_import():
     }
 
 
+def test_the_public_names_are_those_that_type_checkers_see():
+    stub = ast.parse((ROOT / "bigbird" / "__init__.pyi").read_text())
+    places = {alias.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    others = [node for node in stub.body if isinstance(node, ast.Assign)]
+    for node in others:
+        for target in node.targets:
+            if target.id != "__all__":
+                places[target.id] = places[node.value.id]
+    (listed,) = (ast.literal_eval(node.value) for node in others if node.targets[0].id == "__all__")
+    import bigbird
+
+    assert sorted(places) == sorted(listed) == sorted(bigbird.__all__)
+    assert set(bigbird.__all__) <= set(dir(bigbird))
+    for name, module in places.items():
+        found = getattr(bigbird, name)
+        assert found.__module__.startswith(module)
+        assert name not in vars(sys.modules[module]) or getattr(sys.modules[module], name) is found
+
+
+def test_what_does_not_compute_waits_for_no_torch_and_what_computes_for_no_compiler(tiny_checkpoint):
+    from bigbird import BigBirdForTokenClassification
+
+    model = tiny_checkpoint(BigBirdForTokenClassification)
+    program = f"""
+import sys
+import bigbird.config, bigbird.errors, bigbird.loading.hub
+import pipelines.ray_cluster, pipelines.scoring.actors.probe, pipelines.scoring.actors.watch
+import pipelines.scoring.inputs.source, pipelines.scoring.ledger.ledger, pipelines.scoring.ledger.lease
+assert "torch" not in sys.modules
+import bigbird
+assert bigbird.load_predictor("token-classification", {str(model)!r})(["a text"])[0]["num_tokens"]
+assert not {{"torch._dynamo", "torch._inductor", "sympy"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def environment_reads(tree: ast.Module) -> list[int]:
     """Lines outside of functions that name the environment: read at import, they cannot be changed afterwards."""
     lines = []

@@ -16,7 +16,8 @@ TABLE = README.partition("Not offered, and what to use")[2].partition("\n#")[0]
 
 @pytest.mark.parametrize("line", list(LINE.finditer(TABLE)), ids=lambda line: line["asked"])
 def test_every_line_of_the_readmes_table_gives_the_error_it_says(line, tiny_checkpoint):
-    names = {**vars(bigbird), "bigbird": bigbird, "directory": tiny_checkpoint(bigbird.BigBirdForMaskedLM)}
+    names = {name: getattr(bigbird, name) for name in bigbird.__all__}
+    names |= {"bigbird": bigbird, "directory": tiny_checkpoint(bigbird.BigBirdForMaskedLM)}
     names["model"] = bigbird.BigBirdForMaskedLM.from_pretrained(names["directory"])
     names["tokenizer"] = bigbird.BigBirdTokenizer.from_pretrained(names["directory"])
     with pytest.raises(Exception, match=re.escape(line["message"])) as raised:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bigbird.linear.undrawn import Undrawn
+
 GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
 """Activations that the packed product applies itself, and the name that torch and oneDNN have for each."""
 
@@ -43,7 +45,8 @@ def can_pack(dtype: torch.dtype) -> bool:
     that of its seed and whose layers may be computed twice.
     """
     features = torch.linspace(-1, 1, 64).to(torch.float32 if dtype == torch.int8 else dtype)
-    linear = nn.utils.skip_init(nn.Linear, 64, 32, dtype=features.dtype)
+    with Undrawn():
+        linear = nn.Linear(64, 32, dtype=features.dtype)
     linear.weight.copy_(torch.arange(64.0 * 32).square().sin().view(32, 64) / 4)
     linear.bias.zero_()
     rows = features.repeat(4, 1)
@@ -65,7 +68,8 @@ def prefers_bfloat16(device_type: str) -> bool:
         return False
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        linear = nn.utils.skip_init(nn.Linear, 768, 768, dtype=dtype)
+        with Undrawn():
+            linear = nn.Linear(768, 768, dtype=dtype)
         linear.weight.fill_(0.01)
         linear.bias.zero_()
         rows = torch.full((512, 768), 0.01, dtype=dtype)

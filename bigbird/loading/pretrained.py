@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError
+from bigbird.linear.undrawn import Undrawn
 from bigbird.loading.generation_config import GenerationConfig
 from bigbird.loading.hub import push, resolve
 from bigbird.loading.options import LoadOptions, as_dtype
@@ -84,8 +85,7 @@ def load_into(
     stored = BigBirdConfig.from_pretrained(directory)
     given = stored if options.config is None else options.config
     config = (given if isinstance(given, BigBirdConfig) else BigBirdConfig.from_pretrained(given)).replace(**changes)
-    with torch.device("meta"):
-        outline = model_class(config)
+    outline = _outline(model_class, config)
     match = _match(
         outline,
         directory,
@@ -137,8 +137,7 @@ def save_pretrained(
     Raises CheckpointError for a model whose parameters are no longer those of its class.
     """
     name = type(model).__name__
-    with torch.device("meta"):
-        outline = type(model)(model.config)
+    outline = _outline(type(model), model.config)
     tensors = {key: parameter.detach() for key, parameter in model.named_parameters()}
     changed = {key for key, _ in outline.named_parameters()} ^ tensors.keys()
     changed = {key for key in changed if "pooler." not in key}
@@ -158,6 +157,12 @@ def save_pretrained(
         model.generation_config.save(path)
     if tokenizer is not None:
         tokenizer.save_pretrained(path)
+
+
+def _outline(model_class: type[_Model], config: BigBirdConfig) -> _Model:
+    """A model without memory for its weights: names and shapes."""
+    with torch.device("meta"), Undrawn():
+        return model_class(config)
 
 
 def _match(

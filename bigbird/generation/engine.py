@@ -16,9 +16,9 @@ from torch import Tensor
 from bigbird.attention.cached import CachedAttention, CachedCrossAttention
 from bigbird.attention.kv_cache import KVCache
 from bigbird.errors import InputError
+from bigbird.generation.choosing import choose
 from bigbird.generation.options import GenerationOptions, refuse_other_devices
 from bigbird.generation.request import GenerationChunk, Request, Tokenizer
-from bigbird.generation.sampling import sample, warp
 from bigbird.generation.scheduler import Scheduler
 
 DRAFT_ROWS = 16
@@ -192,11 +192,19 @@ class Engine:
         for request, its_pieces in pieces.items():
             if not its_pieces[0].num_answers:
                 continue
+            num_rows = sum(piece.num_answers for piece in its_pieces)
             if request.search is not None:
-                events += self._search(request, logits[row : row + len(its_pieces)])
+                events += self._search(request, logits[row : row + num_rows])
+            elif request.token_ids:
+                answered[request] = row, its_pieces[0].token_ids[1:]
             else:
-                answered[request] = row, its_pieces[0].token_ids[1:] if its_pieces[0].num_answers > 1 else []
-            row += sum(piece.num_answers for piece in its_pieces)
+                if request.options.prompt_logprobs:
+                    request.score_prompt(logits[row : row + num_rows])
+                if not request.num_left and request.options.max_new_tokens:
+                    answered[request] = row + num_rows - 1, []
+                elif not request.num_left:
+                    events.append(self._event(request, request.end_without_text()))
+            row += num_rows
         events += self._answer(logits, answered)
         return events
 
@@ -207,7 +215,8 @@ class Engine:
             request.num_computed += num_prompt_tokens
             self._num_prompt_tokens += num_prompt_tokens
             ids = request.prompt_ids[start : request.num_computed]
-            return [Piece(request.sequences[0], ids, int(not request.num_left))]
+            num_answers = len(ids) if request.options.prompt_logprobs else int(not request.num_left)
+            return [Piece(request.sequences[0], ids, num_answers)]
         if request.search is not None:
             lasts = zip(request.sequences, request.search.last_tokens, strict=True)
             return [Piece(sequence, [token], 1) for sequence, token in lasts]
@@ -222,7 +231,7 @@ class Engine:
         while answered:
             rows = [row + place for row, _ in answered.values()]
             of_all = rows == list(range(len(logits)))
-            chosen = _choose(logits if of_all else logits[torch.tensor(rows, device=logits.device)], list(answered))
+            chosen = choose(logits if of_all else logits[torch.tensor(rows, device=logits.device)], list(answered))
             going_on = {}
             for (request, (row, draft)), (token, logprob) in zip(answered.items(), chosen, strict=True):
                 events.append(self._event(request, request.accept(token, logprob)))
@@ -262,34 +271,3 @@ class Engine:
             self._scheduler.remove(request)
             del self._by_id[request.id]
         return GenerationEvent(request_id=request.id, **vars(chunk))
-
-
-def _choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, float | None]]:
-    """Each row's next token by its own options, and its log-probability where asked for. logits: (R, V), float32."""
-    scores = logits
-    changed = [row for row, request in enumerate(requests) if request.processors]
-    if changed:
-        scores = logits.clone()
-        for row in changed:
-            scores[row] = requests[row].process(logits[row])
-    tokens = scores.argmax(-1)
-    drawn: dict[tuple[float, ...], list[int]] = {}  # rows of one distribution are drawn together
-    for row, request in enumerate(requests):
-        if request.options.temperature > 0:
-            asked = request.options
-            drawn.setdefault((asked.temperature, asked.top_k, asked.top_p, asked.min_p), []).append(row)
-        if request.scores is not None:
-            sampled = request.options.temperature > 0
-            of_row = scores[row : row + 1]
-            request.scores.append(warp(of_row, request.options) if sampled else of_row.clone())
-    for rows in drawn.values():
-        index = torch.tensor(rows, device=logits.device)
-        uniforms = torch.tensor([requests[row].uniform() for row in rows], dtype=torch.float64)
-        tokens[index] = sample(scores[index], requests[rows[0]].options, uniforms)
-    logprobs: list[float | None] = [None] * len(requests)
-    if reported := [row for row, request in enumerate(requests) if request.options.logprobs]:
-        index = torch.tensor(reported, device=logits.device)
-        values = logits[index, tokens[index]] - logits[index].logsumexp(-1)
-        for row, value in zip(reported, values.tolist(), strict=True):
-            logprobs[row] = value
-    return list(zip(tokens.tolist(), logprobs, strict=True))

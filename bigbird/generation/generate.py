@@ -14,6 +14,7 @@ from bigbird.attention.cached import CachedCrossAttention
 from bigbird.attention.kv_cache import PAGE_SIZE
 from bigbird.errors import InputError
 from bigbird.generation.engine import Engine
+from bigbird.generation.logprobs import TokenLogprob
 from bigbird.generation.options import GenerationOptions
 from bigbird.generation.request import GenerationChunk, Request, Tokenizer
 
@@ -29,7 +30,8 @@ class GenerationResult:
     """A prompt's continuation.
 
     token_ids: all that was generated, an end-of-sequence token and a stop string's tokens included, which `text` is
-    without. logprobs: one a token, None unless asked for.
+    without. logprobs, top_logprobs: one a token, None unless asked for; prompt_logprobs: one a
+    token of the prompt after its first.
     """
 
     text: str
@@ -37,6 +39,8 @@ class GenerationResult:
     finish_reason: str
     num_prompt_tokens: int
     logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def num_generated_tokens(self) -> int:
@@ -161,7 +165,9 @@ def results_of(model: Any, tokenizer: Tokenizer | None, request: Request) -> lis
             token_ids=tuple(text.token_ids),
             finish_reason=text.finish_reason or "length",
             num_prompt_tokens=len(text.prompt_ids),
-            logprobs=tuple(text.logprobs) if text.options.logprobs else None,
+            logprobs=tuple(item.logprob for item in text.logprobs) if text.options.logprobs else None,
+            top_logprobs=tuple(item.top for item in text.logprobs) if text.options.num_top_logprobs else None,
+            prompt_logprobs=tuple(text.prompt_logprobs) if text.options.prompt_logprobs else None,
         )
         for text in texts
     ]

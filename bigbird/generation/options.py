@@ -9,13 +9,14 @@ import torch
 from bigbird.errors import InputError
 
 _INTEGERS = {  # name: the least value and the largest
-    "max_new_tokens": (1, None),
+    "max_new_tokens": (0, None),
     "min_new_tokens": (0, None),
     "top_k": (0, None),
     "no_repeat_ngram_size": (0, None),
     "num_beams": (1, 64),
     "num_return_sequences": (1, 64),
     "prompt_lookup_num_tokens": (0, 64),
+    "num_top_logprobs": (0, 20),
 }
 _NUMBERS = {  # name: the least value, the largest, and whether the least itself is refused
     "temperature": (0.0, 100.0, False),
@@ -26,14 +27,21 @@ _NUMBERS = {  # name: the least value, the largest, and whether the least itself
 }
 _OF_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 _OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
-_NOT_OF_BEAMS = {"temperature": 0.0, "stop": (), "logprobs": False, "prompt_lookup_num_tokens": 0}
+_NOT_OF_BEAMS = {
+    "temperature": 0.0,
+    "stop": (),
+    "logprobs": False,
+    "prompt_logprobs": False,
+    "prompt_lookup_num_tokens": 0,
+}
+_LARGEST_BIAS = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
     """How to continue a prompt. Hashable; every value is checked when it is made.
 
-    max_new_tokens: tokens generated at most, the end-of-sequence token included.
+    max_new_tokens: tokens generated at most, the end-of-sequence token included. 0 only with prompt_logprobs.
     min_new_tokens: until so many are generated, no end-of-sequence token is chosen (stop strings still end).
     temperature: 0 takes the most likely token (greedy); above, logits are divided by it and a token is drawn.
     top_k: draw among the k most likely tokens; 0 for no limit.
@@ -43,10 +51,13 @@ class GenerationOptions:
     repetition_penalty: above 1, tokens of the prompt and the text so far become less likely (Keskar et al., 2019).
     no_repeat_ngram_size: no n tokens in a row stand twice in prompt and text; 0 for no such rule.
     bad_words_ids: tokens, or runs of tokens, that are not generated.
+    logit_bias: (token, number from -100 to 100) pairs, added to the tokens' logits before anything else.
     seed: of the request's own generator: same seed, same text, whatever runs beside it. None draws one.
     stop: strings that end the text where they begin; they are not part of it.
     eos_token_ids: tokens that end the text; None for the model's own, () for none.
-    logprobs: report each token's log-probability under the model itself, before penalty and temperature.
+    logprobs: report each token's log-probability under the model itself, before bias, penalty and temperature.
+    prompt_logprobs: report those of the prompt's tokens too, of all but the first.
+    num_top_logprobs: beside each reported token, so many of the likeliest tokens in its place.
     num_beams: above 1, beam search; the most likely of so many texts, for temperature 0 without stop and logprobs.
     length_penalty: a beam's score is its log-probability divided by its length to this power.
     early_stopping: end a beam search when num_beams texts are complete, though others might still score higher.
@@ -67,10 +78,13 @@ class GenerationOptions:
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
     eos_token_ids: tuple[int, ...] | None = None
     logprobs: bool = False
+    prompt_logprobs: bool = False
+    num_top_logprobs: int = 0
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool = False
@@ -85,7 +99,7 @@ class GenerationOptions:
             self._check_integer("seed", 0, 2**63 - 1)
         for name, (low, high, above) in _NUMBERS.items():
             self._check_number(name, low, high, above=above)
-        for name in ("logprobs", "early_stopping"):
+        for name in ("logprobs", "prompt_logprobs", "early_stopping"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._check_items("stop", str)
@@ -95,9 +109,26 @@ class GenerationOptions:
         for word in self.bad_words_ids:
             if not isinstance(word, tuple) or not word or not all(type(token) is int and token >= 0 for token in word):
                 raise InputError(f"bad_words_ids must be lists of int of at least 0, none empty, got {word!r}")
+        self._check_bias()
         self._check_together()
 
+    def _check_bias(self) -> None:
+        pairs: Any = self.logit_bias
+        object.__setattr__(self, "logit_bias", tuple(tuple(pair) if type(pair) is list else pair for pair in pairs))
+        for pair in self.logit_bias:
+            if not isinstance(pair, tuple) or len(pair) != 2 or type(pair[0]) is not int or pair[0] < 0:
+                raise InputError(f"logit_bias must be (token, number) pairs, got {pair!r}")
+            if type(pair[1]) not in (int, float) or not abs(pair[1]) <= _LARGEST_BIAS:
+                raise InputError(
+                    f"logit_bias must be numbers from {-_LARGEST_BIAS:g} to {_LARGEST_BIAS:g}, "
+                    f"got {pair[1]!r} for token {pair[0]}"
+                )
+
     def _check_together(self) -> None:
+        if self.max_new_tokens == 0 and not self.prompt_logprobs:
+            raise InputError("max_new_tokens must be an integer of 1 up without prompt_logprobs, got 0")
+        if self.num_top_logprobs and not (self.logprobs or self.prompt_logprobs):
+            raise InputError(f"num_top_logprobs must be 0 without logprobs, got {self.num_top_logprobs}")
         if self.temperature == 0:
             self._refuse(_OF_SAMPLING, "at temperature 0, which draws nothing")
         if self.num_beams == 1:

@@ -4,7 +4,7 @@ A processor is any callable of token ids (R, n), int64, and scores (R, V), float
 transformers are such. Each row goes by itself. Legend: R rows, n tokens so far, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ Processor = Callable[[Tensor, Tensor], Tensor]
 def processors_of(options: GenerationOptions, eos_token_ids: tuple[int, ...], prompt_length: int) -> list[Processor]:
     """Those that the options ask for, in transformers' order."""
     found: list[Processor] = []
+    if options.logit_bias:
+        found.append(lambda ids, scores: add_bias(scores, options.logit_bias))
     if options.repetition_penalty != 1.0:
         found.append(lambda ids, scores: penalise_repetition(ids, scores, options.repetition_penalty))
     if options.no_repeat_ngram_size:
@@ -27,6 +29,13 @@ def processors_of(options: GenerationOptions, eos_token_ids: tuple[int, ...], pr
         until, ends = prompt_length + options.min_new_tokens, list(eos_token_ids)
         found.append(lambda ids, scores: forbid_end(ids, scores, ends, until))
     return found
+
+
+def add_bias(scores: Tensor, pairs: Sequence[tuple[int, float]]) -> Tensor:
+    """Each token's number added to its score."""
+    tokens, numbers = zip(*pairs, strict=True)
+    bias = torch.tensor(numbers, dtype=scores.dtype, device=scores.device)
+    return scores.index_add(1, torch.tensor(tokens, device=scores.device), bias.expand(len(scores), -1))
 
 
 def penalise_repetition(ids: Tensor, scores: Tensor, penalty: float) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bigbird.errors import InputError
 from bigbird.generation.beam_search import BeamSearch
+from bigbird.generation.logprobs import TokenLogprob, logprobs_of
 from bigbird.generation.options import GenerationOptions
 from bigbird.generation.processors import Processor, processors_of
 from bigbird.generation.text_stream import Decoder, TextStream
@@ -39,6 +40,8 @@ class GenerationChunk:
     """One generated token and the text that has become final with it.
 
     token_id, logprob: None where no token was generated (a cancellation), or no log-probability asked for.
+    top_logprobs: (token, log-probability) of the likeliest tokens in its place, as many as asked for.
+    prompt_logprobs: with the first chunk, those of the prompt's tokens but the first, where asked for.
     finish_reason: None before the last token; then "stop" (an end-of-sequence token or a stop string), "length"
     (max_new_tokens) or "cancelled".
     """
@@ -46,6 +49,8 @@ class GenerationChunk:
     token_id: int | None
     text: str
     logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: str | None = None
 
 
@@ -77,7 +82,8 @@ class Request:
         self.processors = [*processors_of(options, self.eos_token_ids, len(self.prompt_ids)), *processors]
         self.encoder_row = encoder_row
         self.token_ids: list[int] = []
-        self.logprobs: list[float] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob] = []
         self.scores: list[Tensor] | None = [] if keep_scores else None
         """Where they are kept, the processed scores of every token, (1, V); of beams, log-probabilities (K, V)."""
         self.finish_reason: str | None = None
@@ -140,7 +146,20 @@ class Request:
         place = next((place for place in found if place is not None), len(ids))
         return ids[place : place + limit]
 
-    def accept(self, token: int, logprob: float | None = None) -> GenerationChunk:
+    def score_prompt(self, logits: Tensor) -> None:
+        """Take the logits after the prompt tokens computed last, (R, V): those after the whole prompt score none."""
+        first = self.num_computed - len(logits) + 1
+        tokens = self.prompt_ids[first : first + len(logits)]
+        chosen = torch.tensor(tokens, dtype=torch.int64, device=logits.device)
+        self.prompt_logprobs += logprobs_of(logits[: len(tokens)], chosen, self.options.num_top_logprobs)
+
+    def end_without_text(self) -> GenerationChunk:
+        """What a request ends with after its prompt when it asks for no token."""
+        self.finish_reason = "length"
+        scored = tuple(self.prompt_logprobs)
+        return GenerationChunk(token_id=None, text="", prompt_logprobs=scored, finish_reason="length")
+
+    def accept(self, token: int, logprob: TokenLogprob | None = None) -> GenerationChunk:
         """Take the next token; says what text is final and whether this was the last."""
         self.token_ids.append(token)
         if logprob is not None:
@@ -159,7 +178,15 @@ class Request:
         if self.finish_reason is not None and self._stream is not None:
             text += self._stream.finish()
         self.text += text
-        return GenerationChunk(token_id=token, text=text, logprob=logprob, finish_reason=self.finish_reason)
+        with_prompt = self.options.prompt_logprobs and len(self.token_ids) == 1
+        return GenerationChunk(
+            token_id=token,
+            text=text,
+            logprob=None if logprob is None else logprob.logprob,
+            top_logprobs=() if logprob is None else logprob.top,
+            prompt_logprobs=tuple(self.prompt_logprobs) if with_prompt else None,
+            finish_reason=self.finish_reason,
+        )
 
     @property
     def _num_new_left(self) -> int:
@@ -183,7 +210,12 @@ def _check(config: Any, tokenizer: Tokenizer | None, prompt_ids: Sequence[int], 
     for token in prompt_ids:
         if not 0 <= token < config.vocab_size:
             raise InputError(f"prompt token ids must be from 0 to {config.vocab_size - 1}, got {token}")
-    for name, tokens in (("eos_token_ids", options.eos_token_ids or ()), ("bad_words_ids", options.bad_words_ids)):
+    biased = tuple(token for token, _ in options.logit_bias)
+    for name, tokens in (
+        ("eos_token_ids", options.eos_token_ids or ()),
+        ("bad_words_ids", options.bad_words_ids),
+        ("logit_bias", biased),
+    ):
         flat = [token for item in tokens for token in (item if isinstance(item, tuple) else (item,))]
         if max(flat, default=0) >= config.vocab_size:
             raise InputError(f"{name} must be below {config.vocab_size}, got {tokens}")

@@ -79,7 +79,7 @@ class Scheduler:
 
     def _waits_for_prefix(self, request: Request) -> bool:
         """Take over the pages of an earlier request whose prompt begins alike; True while that still computes them."""
-        if request.num_computed:
+        if request.num_computed or request.options.prompt_logprobs:  # which need every token computed
             return False
         best, num_tokens = None, 0
         for other in takewhile(lambda earlier: earlier is not request, self.running):

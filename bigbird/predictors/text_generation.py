@@ -35,6 +35,10 @@ class TextGenerationOptions(GenerationOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("on_long", self.on_long, ("truncate", "error"))
+        if self.num_top_logprobs:
+            raise InputError(
+                f"num_top_logprobs must be 0: records have one number a token, got {self.num_top_logprobs}"
+            )
         if not isinstance(self.return_full_text, bool):
             raise InputError(f"return_full_text must be True or False, got {self.return_full_text!r}")
 
@@ -110,7 +114,7 @@ class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, l
         ]
 
     def decode(self, item: PreparedPrompt, output: list[GenerationResult], options: TextGenerationOptions) -> Record:
-        """{"generated_text", "finish_reason", "num_prompt_tokens", "num_generated_tokens"}, with logprobs also those.
+        """{"generated_text", "finish_reason", "num_prompt_tokens", "num_generated_tokens"}, and the logprobs asked for.
 
         The text is the continuation, without the prompt unless return_full_text. With num_return_sequences above 1 the
         record is that of the first text, and "generated_sequences" has one of all of them. What options could change
@@ -131,4 +135,6 @@ def _record(item: PreparedPrompt, result: GenerationResult) -> Record:
     }
     if result.logprobs is not None:
         record["logprobs"] = list(result.logprobs)
+    if result.prompt_logprobs is not None:
+        record["prompt_logprobs"] = [item.logprob for item in result.prompt_logprobs]
     return record

@@ -102,8 +102,9 @@ def result_fields(task: str, *, options: Any = None, embedding_size: int | None 
     elif task == "text-generation":
         fields = [pa.field("generated_text", _STRING), pa.field("finish_reason", _STRING)]
         fields += [pa.field("num_prompt_tokens", pa.int64()), pa.field("num_generated_tokens", pa.int64())]
-        if getattr(options, "logprobs", False):
-            fields.append(pa.field("logprobs", pa.list_(pa.float64())))
+        for reported in ("logprobs", "prompt_logprobs"):
+            if getattr(options, reported, False):
+                fields.append(pa.field(reported, pa.list_(pa.float64())))
         if getattr(options, "num_return_sequences", 1) > 1:
             fields.append(pa.field("generated_sequences", pa.list_(pa.struct(list(fields)))))
     else:

@@ -1,5 +1,6 @@
 """Generated tokens are those of transformers, alone and together; options mean what they say."""
 
+from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
@@ -140,6 +141,42 @@ def test_logprobs_are_those_of_the_model_itself():
         logits = model(torch.tensor([[*prompt, *result.token_ids]])).logits[0, len(prompt) - 1 : -1]
     expected = logits.log_softmax(-1)[range(6), list(result.token_ids)]
     torch.testing.assert_close(torch.tensor(result.logprobs), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_s_tokens_are_scored_as_the_whole_model_scores_them_whatever_runs_beside():
+    model = tiny_decoder()
+    # Equal prompts share pages of the cache, longer ones are read in several steps.
+    prompts = [*prompts_of([1, 2, 300, 1500]), prompts_of([300], seed=1)[0]]
+    prompts[4][:200] = prompts[2][:200]
+    engine = Engine(model, prefill_tokens=256)
+    options = GenerationOptions(max_new_tokens=2, logprobs=True, prompt_logprobs=True, num_top_logprobs=3,
+                                logit_bias=((7, 100.0),), eos_token_ids=())  # fmt: skip
+    asked = {}
+    for prompt in prompts:
+        asked[engine.submit(prompt, options)] = prompt
+        asked[engine.submit(prompt, replace(options, max_new_tokens=0, logprobs=False))] = prompt
+        engine.submit(prompt, GenerationOptions(max_new_tokens=3))
+    scored, generated = {}, defaultdict(list)
+    while engine.has_work:
+        for event in engine.step():
+            if event.prompt_logprobs is not None:
+                scored[event.request_id] = event.prompt_logprobs
+            if event.token_id is not None:
+                generated[event.request_id].append(event)
+    assert set(scored) == set(asked)
+    for request, prompt in asked.items():
+        tokens = [event.token_id for event in generated[request]]
+        assert tokens in ([], [7, 7]), "the bias decides"
+        with torch.inference_mode():
+            expected = model(torch.tensor([[*prompt, *tokens]])).logits[0].log_softmax(-1)
+        found = [(item.token_id, item.logprob, item.top) for item in scored[request]]
+        found += [(event.token_id, event.logprob, event.top_logprobs) for event in generated[request]]
+        assert [token for token, _, _ in found] == [*prompt, *tokens][1:]
+        for row, (token, logprob, top) in enumerate(found):
+            assert logprob == pytest.approx(float(expected[row, token]), abs=1e-4)
+            assert [number for _, number in top] == pytest.approx(expected[row].topk(3).values.tolist(), abs=1e-4)
+            assert all(number == pytest.approx(float(expected[row, id_]), abs=1e-4) for id_, number in top)
+            assert logprob <= top[0][1], "equal where the token is the likeliest"
 
 
 @pytest.mark.parametrize("changes", [{}, {"repetition_penalty": 1.1, "min_new_tokens": 9}, {"temperature": 0.7}])

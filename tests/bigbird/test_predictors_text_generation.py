@@ -32,7 +32,9 @@ def predictor(checkpoint):
     "options",
     [
         TextGenerationOptions(max_new_tokens=12),
-        TextGenerationOptions(max_new_tokens=12, temperature=0.9, top_p=0.9, seed=3, logprobs=True),
+        TextGenerationOptions(
+            max_new_tokens=12, temperature=0.9, top_p=0.9, seed=3, logprobs=True, prompt_logprobs=True
+        ),
         TextGenerationOptions(max_new_tokens=8, num_beams=3),
     ],
 )
@@ -44,6 +46,8 @@ def test_records_are_what_generate_says_of_each_prompt_alone(predictor, options)
         logprobs = record.pop("logprobs", None)
         if options.logprobs:
             assert logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+            expected = [item.logprob for item in alone.prompt_logprobs]
+            assert record.pop("prompt_logprobs") == pytest.approx(expected, abs=1e-4)
         assert record == {
             "generated_text": alone.text,
             "finish_reason": alone.finish_reason,

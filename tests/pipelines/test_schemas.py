@@ -61,9 +61,10 @@ def test_aggregation_none_declares_tokens_in_the_place_of_groups():
 
 
 def test_several_generated_texts_and_their_logprobs_are_declared():
-    options = OPTIONS["text-generation"](temperature=1.0, logprobs=True, num_return_sequences=2)
+    options = OPTIONS["text-generation"](temperature=1.0, logprobs=True, prompt_logprobs=True, num_return_sequences=2)
     text = {"generated_text": "a", "finish_reason": "stop", "num_prompt_tokens": 1, "num_generated_tokens": 2}
     text["logprobs"] = [-1.0, -0.5]
+    text["prompt_logprobs"] = [-2.0]
     record = {**text, "generated_sequences": [text, text], "num_tokens": 0, "num_windows": 1, "truncated": False}
     fields = result_fields("text-generation", options=options)
     columns = record_columns([record], "text-generation", fields)

@@ -25,6 +25,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ServingError
+from serving.http.connections import bound_connections
 from serving.http.edge import RequestReport, request_id
 from serving.http.limits import TIMEOUT_HEADER
 from serving.http.models import OTHER, task_at
@@ -54,6 +55,7 @@ def middlewares() -> list[Middleware]:
     """What Serve puts around its proxy."""
     from serving.http.metrics import GatewayMetrics  # of Ray, which is where a proxy runs
 
+    bound_connections()
     return [Middleware(Proxy, report=GatewayMetrics().request)]
 
 

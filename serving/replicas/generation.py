@@ -163,6 +163,11 @@ class GenerationReplica:
         for number, prompt in enumerate(request["prompts"]):
             tokenizing = time.monotonic()
             if isinstance(prompt, str):
+                limit = self._config.max_position_embeddings
+                if await self._text.tokens_at_least(prompt, self._tokenizer, limit) > limit:
+                    raise ServingError(
+                        "invalid_input", f"prompt: more than {limit} tokens, the model's limit", param="prompt"
+                    )
                 ids = await self._text.run([prompt], encode_prompt, self._tokenizer, prompt)
                 text = prompt
             else:

@@ -18,7 +18,7 @@ from serving.replicas.failures import failure
 from serving.replicas.health import ModelHealth
 from serving.replicas.metrics import HeadMetrics
 from serving.replicas.queue_limits import QueueLimits
-from serving.replicas.text_threads import TextThreads, pieces
+from serving.replicas.text_threads import TextThreads, pieces, texts_of
 from serving.settings import HeadArguments
 
 
@@ -122,6 +122,7 @@ class ScoringReplica:
         # Piece by piece: between two of them a client that has left, or a limit that is passed, ends the work.
         for piece in pieces(inputs):
             piece = [self._text_of(example, index) for index, example in enumerate(piece, len(prepared))]
+            await self._check_lengths(piece, len(prepared), options)
             prepared += await self._text.run(piece, predictor.preprocess, piece, options)
             sizes += self._checked_sizes(prepared[len(sizes) :], len(sizes), sum(sizes))
         tokenize_s = time.monotonic() - started
@@ -153,6 +154,20 @@ class ScoringReplica:
                 param=f"inputs.{index}",
             )
         return self._predictor.tokenizer.decode(example, skip_special_tokens=True)
+
+    async def _check_lengths(self, inputs: Sequence[Any], first: int, options: Any) -> None:
+        """Refuses texts with more tokens than may be read, before a tokenizer that cannot be stopped gets them.
+
+        inputs: the first of them is number `first` of its request.
+        """
+        limit = self._arguments.max_tokens_per_request
+        if getattr(options, "on_long", "window") == "truncate":
+            limit = options.max_tokens_per_document
+        for index, example in enumerate(inputs, first):
+            for text in texts_of(example):
+                if await self._text.tokens_at_least(text, self._predictor.tokenizer, limit) > limit:
+                    message = f"inputs.{index}: a text of more than {limit} tokens, the limit"
+                    raise ServingError("invalid_input", message, param=f"inputs.{index}")
 
     def _checked_sizes(self, prepared: Sequence[Any], first: int, num_tokens: int) -> list[int]:
         """Tokens the model reads for each of these inputs, the first of which is number `first` of its request.

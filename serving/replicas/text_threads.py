@@ -11,6 +11,9 @@ from serving.texts import num_characters
 
 # Some tens of milliseconds of tokenizing.
 _PIECE_CHARACTERS = 64 * 1024
+# Tokens that cutting a text may add to it, at most; where there are spaces a cut lies at one and adds one or two.
+_TOKENS_A_CUT = 16
+_MAX_WORD_CHARACTERS = 1024
 
 
 class TextThreads:
@@ -26,6 +29,49 @@ class TextThreads:
         return await asyncio.get_running_loop().run_in_executor(
             self._long if is_long else self._short, function, *arguments
         )
+
+    async def tokens_at_least(self, text: str, tokenizer: Any, limit: int) -> int:
+        """Tokens that a text has at least, counted until there are more than `limit`.
+
+        A tokenizer cannot be stopped within one call, and a character may be three tokens: this counts piece by piece,
+        so that it ends at the limit and where it is cancelled. 0 for a text too short to have more.
+        """
+        if len(text) <= _PIECE_CHARACTERS or len(text.encode("utf-8", "surrogatepass")) <= limit:
+            return 0
+        total = 0
+        for part in _parts(text):
+            number = await asyncio.get_running_loop().run_in_executor(self._long, _num_tokens, tokenizer, part)
+            total += max(0, number - _TOKENS_A_CUT)
+            if total > limit:
+                break
+        return total
+
+
+def _num_tokens(tokenizer: Any, text: str) -> int:
+    try:
+        return len(tokenizer.encode_batch(text, add_special_tokens=False))
+    except Exception:  # whoever reads the whole text says what is wrong with it
+        return 0
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """All texts in an input."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts_of(item)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A text in parts of a limited number of characters, cut before a space where one is near."""
+    start = 0
+    while start < len(text):
+        stop = start + _PIECE_CHARACTERS
+        if stop < len(text):
+            stop = max(stop - _MAX_WORD_CHARACTERS, text.rfind(" ", start, stop))
+        yield text[start:stop]
+        start = stop
 
 
 def pieces(inputs: Sequence[Any]) -> Iterator[Sequence[Any]]:

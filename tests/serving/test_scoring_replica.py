@@ -41,3 +41,63 @@ def test_too_many_open_requests_are_refused_for_all_as_long_as_the_model_has_wor
     failure = asyncio.run(main())
     assert (failure["kind"], failure["message"]) == ("overloaded", "1 requests are here, the limit is 1")
     assert failure["busy_s"] > 0
+
+
+@pytest.fixture(scope="module")
+def replica(tiny_checkpoint):
+    from serving.replicas.scoring import ScoringReplica
+
+    checkpoint = str(tiny_checkpoint(BigBirdForTokenClassification, num_labels=3))
+    return ScoringReplica("token-classification", HeadArguments(checkpoint=checkpoint, max_tokens_per_request=90_000))
+
+
+def _watched(replica, monkeypatch):
+    """The lengths of the texts that the tokenizer of a replica gets, as it gets them."""
+    given, encode_batch = [], replica._predictor.tokenizer.encode_batch
+
+    def watched(texts, **options):
+        given.append(max(map(len, [texts] if isinstance(texts, str) else texts)))
+        return encode_batch(texts, **options)
+
+    monkeypatch.setattr(replica._predictor.tokenizer, "encode_batch", watched)
+    return given
+
+
+@pytest.mark.parametrize(
+    "text", ["a block " * 200_000, "東" * 400_000, "x" * 1_500_000], ids=["words", "cjk", "one word"]
+)
+def test_a_text_of_too_many_tokens_never_reaches_the_tokenizer_whole(replica, monkeypatch, text):
+    given = _watched(replica, monkeypatch)
+    answer = asyncio.run(replica.score({"inputs": ["short", text], "options": {}, "timeout_s": 60.0}))
+    assert answer["failure"]["kind"] == "invalid_input"
+    assert answer["failure"]["param"] == "inputs.1"
+    assert max(given) <= 64 * 1024
+
+
+def test_a_client_that_leaves_ends_the_tokenizing_of_its_text(replica, monkeypatch):
+    given = _watched(replica, monkeypatch)
+
+    async def main():
+        request = {"inputs": ["東" * 400_000], "options": {"on_long": "truncate"}, "timeout_s": 60.0}
+        asked = asyncio.create_task(replica.score(request))
+        while not given:
+            await asyncio.sleep(0.001)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        num_given = len(given)
+        await replica.score({"inputs": ["a " * 40_000], "options": {"on_long": "truncate"}, "timeout_s": 60.0})
+        return num_given
+
+    assert asyncio.run(main()) <= 2
+    assert max(given) < 400_000
+
+
+def test_texts_just_within_the_limit_are_read_and_counted_as_the_tokenizer_counts_them(replica):
+    text = "the first block, " * 15_000
+    tokenizer = replica._predictor.tokenizer
+    count = len(tokenizer.encode_batch(text, add_special_tokens=False))
+    assert len(text) > 2 * 64 * 1024
+    for limit, more in ((count, False), (count // 2, True)):
+        found = asyncio.run(replica._text.tokens_at_least(text, tokenizer, limit))
+        assert found <= count
+        assert (found > limit) == more

@@ -38,9 +38,10 @@ from bigbird import BigBirdConfig, BigBirdForTokenClassification
 from bigbird.predictors import load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.inputs.listing import list_inputs
-from pipelines.scoring.job import Job, run_job
+from pipelines.scoring.job import run_job
 from pipelines.scoring.ledger.ledger import open_output
 from pipelines.scoring.ledger.parts import Footer, digest, part_name, read_parts, write_part
+from pipelines.scoring.plan import Job
 from pipelines.scoring.storage import locate
 
 THREADS = 2

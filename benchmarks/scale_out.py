@@ -23,8 +23,9 @@ from ray.cluster_utils import Cluster
 from benchmarks.idle import idle
 from benchmarks.measure import machine
 from pipelines.scoring.actors.pool import ScoreOptions
-from pipelines.scoring.job import Job, run_job
+from pipelines.scoring.job import run_job
 from pipelines.scoring.ledger.parts import read_parts
+from pipelines.scoring.plan import Job
 from pipelines.scoring.storage import locate
 
 ACTORS_A_NODE = 2

@@ -29,7 +29,8 @@ from pipelines.scoring.actors.score_rows import ScoreRows
 from pipelines.scoring.actors.stages import add_scoring, make_stage
 from pipelines.scoring.checks import inspect_model, parse_options
 from pipelines.scoring.failures import explain
-from pipelines.scoring.job import Job, run_job
+from pipelines.scoring.job import run_job
+from pipelines.scoring.plan import Job
 from pipelines.scoring.schemas import (
     TASKS,
     InputColumns,

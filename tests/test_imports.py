@@ -179,7 +179,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("scoring.ledger",),
         ("scoring.report", "scoring.checks", "finetuning"),
         ("scoring.actors",),
-        ("scoring.progress", "scoring.failures"),
+        ("scoring.plan", "scoring.progress", "scoring.failures"),
         ("scoring.job",),
         ("score", "finetune"),
     ),

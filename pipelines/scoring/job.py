@@ -1,75 +1,44 @@
 """One job from start to finish: plan what is left, score it, account for it.
 
-    plan      list_inputs -> open_output -> units left
+    plan      plan_job -> open_output -> units left
     score     UnitSource (read tasks) -> ScoreUnit (actors, each writes files)
     account   every row is there once -> report, summary
 
 Knows how the parts go together and what a person sees of it; what a part does is in its own file.
 """
 
-import dataclasses
 import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from typing import Any, TextIO
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 import ray
 from ray.data import DataContext
 
 from bigbird.errors import InputError
 from pipelines.ray_cluster import join_ray
-from pipelines.scoring.actors.pool import Cluster, ScoreOptions, job_pool, reader_cpus
+from pipelines.scoring.actors.pool import Cluster, job_pool, reader_cpus
 from pipelines.scoring.actors.probe import find_blind_nodes
-from pipelines.scoring.actors.score_rows import Stage
 from pipelines.scoring.actors.score_unit import ScoreUnit
-from pipelines.scoring.actors.stages import add_scoring, make_stage
+from pipelines.scoring.actors.stages import add_scoring
 from pipelines.scoring.actors.watch import start_watch
-from pipelines.scoring.checks import ModelInfo, check_ids
+from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.failures import ErrorCount
-from pipelines.scoring.inputs.listing import Listing, list_inputs
-from pipelines.scoring.inputs.paths import holds
 from pipelines.scoring.inputs.source import UnitSource
 from pipelines.scoring.inputs.units import Unit, size_of_units
 from pipelines.scoring.ledger.lease import Lease
 from pipelines.scoring.ledger.ledger import Ledger, open_output
 from pipelines.scoring.ledger.records import LEASE_FILE, RUN_FILE, read_record
+from pipelines.scoring.plan import Job, Plan, fingerprint, plan_job
 from pipelines.scoring.progress import Progress
-from pipelines.scoring.report.report import NUM_EXTREMES, write_report
-from pipelines.scoring.schemas import check_input_types, output_schema, top_level
-from pipelines.scoring.storage import Place, locate
+from pipelines.scoring.report.report import write_report
 
 # Reports of progress that one watching actor is asked to take; actors of large pools report less often.
 REPORTS_PER_S = 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is scored, and where the result goes.
-
-    keep: input columns beside the results, None for all. id_column: a column whose values must differ in all
-    rows. unit_bytes: bytes of input text to an output file, None to choose by input and device. max_error_share: the
-    share of all rows that may fail in one way; None for a hundredth, and ten rows in any case. report_documents:
-    documents at each end of the scores whose texts the report shows.
-    """
-
-    task: str
-    model: str
-    inputs: Sequence[str]
-    output: str
-    options: ScoreOptions = field(default_factory=ScoreOptions)
-    keep: Sequence[str] | None = None
-    id_column: str | None = None
-    limit: int | None = None
-    unit_bytes: int | None = None
-    overwrite: bool = False
-    max_error_share: float | None = None
-    report_documents: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +69,6 @@ class Summary:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a job scores and how. read_schema: columns that are read; schema: columns of the output."""
-
-    stage: Stage
-    model: ModelInfo
-    listing: Listing
-    output: Place
-    read_schema: pa.Schema
-    schema: pa.Schema
-
-
 def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo], out: TextIO) -> Summary:
     """Score what is left of a job and return a summary of it.
 
@@ -123,7 +80,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
         print(line, file=out, flush=True)
 
     began = time.monotonic()
-    plan = _plan(job, load, inspect, say)
+    plan = plan_job(job, load, inspect, say)
     with Lease(plan.output, plan.schema, say) as lease:
         ledger = _open(job, plan)
         before, units = ledger.num_done, ledger.units_left(plan.listing, limit=job.limit)
@@ -141,39 +98,10 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
     return _account(summaries, before, time.monotonic() - began, ledger)
 
 
-def _plan(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo], say: Callable[[str], None]) -> Plan:
-    """Everything that can be refused before the output is touched."""
-    if job.limit is not None and job.limit < 1:
-        raise InputError(f"limit is {job.limit}, expected at least 1")
-    if job.max_error_share is not None and not 0 <= job.max_error_share <= 1:
-        raise InputError(f"max_error_share is {job.max_error_share}, expected 0 to 1")
-    if not 0 <= job.report_documents <= NUM_EXTREMES:
-        raise InputError(f"report_documents is {job.report_documents}, expected 0 to {NUM_EXTREMES}")
-    stage, model = make_stage(job.task, job.model, job.options, load=load, inspect=inspect)
-    columns = stage.columns
-    output = locate(job.output)
-    _refuse_output_among_inputs(output, job.inputs)
-    keep = None if job.keep is None else [*job.keep, *([job.id_column] if job.id_column else [])]
-    listing = list_inputs(job.inputs, read=columns, keep=keep, say=say)
-    check_input_types(listing.schema, columns, listing.names)
-    kept = _kept(listing, keep)
-    if job.id_column:
-        check_ids(listing, job.id_column)
-    names = {*kept.names, *(top_level(name, listing.schema.names) for name in columns.values())}
-    return Plan(
-        stage=stage,
-        model=model,
-        listing=listing,
-        output=output,
-        read_schema=pa.schema([f for f in listing.schema if f.name in names]),
-        schema=output_schema(kept, stage.results, stage.prefix),
-    )
-
-
 def _open(job: Job, plan: Plan) -> Ledger:
     return open_output(
         plan.output,
-        fingerprint=_fingerprint(job, plan),
+        fingerprint=fingerprint(job, plan),
         listing=plan.listing,
         schema=plan.schema,
         unit_bytes=job.unit_bytes or _unit_bytes(job, plan),
@@ -253,45 +181,3 @@ def _account(summaries: Mapping[str, Mapping[str, Any]], before: int, seconds: f
         seconds=seconds,
         output=ledger.output.name,
     )
-
-
-def _refuse_output_among_inputs(output: Place, inputs: Sequence[str]) -> None:
-    """Folders and globs are read with all that is below them: the next start would take its own results for input."""
-    part = output.child("part-0.parquet").path
-    if any(locate(given).filesystem.equals(output.filesystem) and holds(given, part) for given in inputs):
-        raise InputError(f"output {output.name!r} lies among the inputs; choose a directory outside them")
-    if any(locate(given).name.startswith(f"{output.name}/") for given in inputs):
-        raise InputError(f"output {output.name!r} holds an input; choose another directory")
-
-
-def _kept(listing: Listing, keep: Sequence[str] | None) -> pa.Schema:
-    if keep is None:
-        return listing.schema
-    absent = [name for name in keep if name not in listing.schema.names]
-    if absent:
-        raise InputError(
-            f"columns {', '.join(map(repr, absent))} are not in the input; its columns are {', '.join(listing.names)}"
-        )
-    return pa.schema([listing.schema.field(name) for name in dict.fromkeys(keep)], metadata=listing.schema.metadata)
-
-
-def _fingerprint(job: Job, plan: Plan) -> dict[str, Any]:
-    """What must be equal for two starts to be one run. Pool, threads and limit may differ: results do not."""
-    task_options = job.options.task_options
-    return {
-        "task": job.task,
-        "model": plan.model.digest,
-        "library": _library_version(),
-        "task_options": dataclasses.asdict(task_options) if task_options is not None else {},
-        "dtype": job.options.dtype,
-        "input_columns": dict(plan.stage.columns),
-        "output_columns": [f"{field.name}: {field.type}" for field in plan.schema],
-        **({"prefix": plan.stage.prefix} if plan.stage.prefix else {}),
-    }
-
-
-def _library_version() -> str:
-    try:
-        return version("bigbird-on-ray")
-    except PackageNotFoundError:  # the nodes of a cluster may have it as a working directory only
-        return "unknown"

@@ -14,7 +14,8 @@ from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
 from bigbird.errors import CheckpointError
 from pipelines import score
 from pipelines.scoring import progress
-from pipelines.scoring.job import Job, run_job
+from pipelines.scoring.job import run_job
+from pipelines.scoring.plan import Job
 
 NUM_ROWS = 60
 FACTS = {"num_windows": 1, "truncated": False}

@@ -1,0 +1,131 @@
+"""What a job is to do, and what can be known of it before anything starts or is written.
+
+Knows how the parts of a plan go together: a model with its task, the listing of the inputs, the schema of the output.
+Does not know what is done already, nor Ray.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+
+from bigbird.errors import InputError
+from pipelines.scoring.actors.pool import ScoreOptions
+from pipelines.scoring.actors.score_rows import Stage
+from pipelines.scoring.actors.stages import make_stage
+from pipelines.scoring.checks import ModelInfo, check_ids
+from pipelines.scoring.inputs.listing import Listing, list_inputs
+from pipelines.scoring.inputs.paths import holds
+from pipelines.scoring.report.report import NUM_EXTREMES
+from pipelines.scoring.schemas import check_input_types, output_schema, top_level
+from pipelines.scoring.storage import Place, locate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is scored, and where the result goes.
+
+    keep: input columns beside the results, None for all. id_column: a column whose values must differ in all
+    rows. unit_bytes: bytes of input text to an output file, None to choose by input and device. max_error_share: the
+    share of all rows that may fail in one way; None for a hundredth, and ten rows in any case. report_documents:
+    documents at each end of the scores whose texts the report shows.
+    """
+
+    task: str
+    model: str
+    inputs: Sequence[str]
+    output: str
+    options: ScoreOptions = field(default_factory=ScoreOptions)
+    keep: Sequence[str] | None = None
+    id_column: str | None = None
+    limit: int | None = None
+    unit_bytes: int | None = None
+    overwrite: bool = False
+    max_error_share: float | None = None
+    report_documents: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a job scores and how. read_schema: columns that are read; schema: columns of the output."""
+
+    stage: Stage
+    model: ModelInfo
+    listing: Listing
+    output: Place
+    read_schema: pa.Schema
+    schema: pa.Schema
+
+
+def plan_job(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo], say: Callable[[str], None]) -> Plan:
+    """Raises InputError or CheckpointError for all that can be refused before the output is touched."""
+    if job.limit is not None and job.limit < 1:
+        raise InputError(f"limit is {job.limit}, expected at least 1")
+    if job.max_error_share is not None and not 0 <= job.max_error_share <= 1:
+        raise InputError(f"max_error_share is {job.max_error_share}, expected 0 to 1")
+    if not 0 <= job.report_documents <= NUM_EXTREMES:
+        raise InputError(f"report_documents is {job.report_documents}, expected 0 to {NUM_EXTREMES}")
+    stage, model = make_stage(job.task, job.model, job.options, load=load, inspect=inspect)
+    columns = stage.columns
+    output = locate(job.output)
+    _refuse_output_among_inputs(output, job.inputs)
+    keep = None if job.keep is None else [*job.keep, *([job.id_column] if job.id_column else [])]
+    listing = list_inputs(job.inputs, read=columns, keep=keep, say=say)
+    check_input_types(listing.schema, columns, listing.names)
+    kept = _kept(listing, keep)
+    if job.id_column:
+        check_ids(listing, job.id_column)
+    names = {*kept.names, *(top_level(name, listing.schema.names) for name in columns.values())}
+    return Plan(
+        stage=stage,
+        model=model,
+        listing=listing,
+        output=output,
+        read_schema=pa.schema([f for f in listing.schema if f.name in names]),
+        schema=output_schema(kept, stage.results, stage.prefix),
+    )
+
+
+def fingerprint(job: Job, plan: Plan) -> dict[str, Any]:
+    """What must be equal for two starts to be one run. Pool, threads and limit may differ: results do not."""
+    task_options = job.options.task_options
+    return {
+        "task": job.task,
+        "model": plan.model.digest,
+        "library": _library_version(),
+        "task_options": dataclasses.asdict(task_options) if task_options is not None else {},
+        "dtype": job.options.dtype,
+        "input_columns": dict(plan.stage.columns),
+        "output_columns": [f"{field.name}: {field.type}" for field in plan.schema],
+        **({"prefix": plan.stage.prefix} if plan.stage.prefix else {}),
+    }
+
+
+def _refuse_output_among_inputs(output: Place, inputs: Sequence[str]) -> None:
+    """Folders and globs are read with all that is below them: the next start would take its own results for input."""
+    part = output.child("part-0.parquet").path
+    if any(locate(given).filesystem.equals(output.filesystem) and holds(given, part) for given in inputs):
+        raise InputError(f"output {output.name!r} lies among the inputs; choose a directory outside them")
+    if any(locate(given).name.startswith(f"{output.name}/") for given in inputs):
+        raise InputError(f"output {output.name!r} holds an input; choose another directory")
+
+
+def _kept(listing: Listing, keep: Sequence[str] | None) -> pa.Schema:
+    if keep is None:
+        return listing.schema
+    absent = [name for name in keep if name not in listing.schema.names]
+    if absent:
+        raise InputError(
+            f"columns {', '.join(map(repr, absent))} are not in the input; its columns are {', '.join(listing.names)}"
+        )
+    return pa.schema([listing.schema.field(name) for name in dict.fromkeys(keep)], metadata=listing.schema.metadata)
+
+
+def _library_version() -> str:
+    try:
+        return version("bigbird-on-ray")
+    except PackageNotFoundError:  # the nodes of a cluster may have it as a working directory only
+        return "unknown"

@@ -9,7 +9,6 @@ cannot be read as text is left out and named, never repaired.
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import glob
 import os
@@ -26,6 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigbird.errors import InputError
+from pipelines.command_line import DONE, REFUSED, Parser, say
+
+PROG = "python -m pipelines.corpus"
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "path", "kind", "text")])
 
@@ -187,11 +189,8 @@ def _row_groups(documents: Iterable[Document | Skipped], summary: CorpusSummary)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `python -m pipelines.corpus`. Exit status 2 where the request cannot be met."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.corpus",
-        description="Build a Parquet corpus (columns id, path, kind, text) from text on this machine.",
-    )
+    """Command line. Exit status 2 where the request cannot be met."""
+    parser = Parser(PROG, "Build a Parquet corpus (columns id, path, kind, text) from text on this machine.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--python-docs",
@@ -220,8 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         summary = write_corpus(documents, output)
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        say(PROG, error)
+        return REFUSED
 
     for skipped in summary.skipped:
         print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
@@ -230,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{summary.num_documents.total():,} documents ({kinds}), {summary.num_chars:,} characters, "
         f"{len(summary.skipped):,} files skipped -> {output}"
     )
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

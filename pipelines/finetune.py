@@ -1,6 +1,6 @@
 """Fine-tune a checkpoint on labelled Parquet with Ray Train, on one worker or many.
 
-    python -m pipelines.finetune --task token-classification --model checkpoints/fill-mask \\
+    bigbird-finetune --task token-classification --model checkpoints/fill-mask \\
         --train train.parquet --eval eval.parquet --output my-tagger
 
 The output directory is a Hugging Face checkpoint with a model card; `pipelines.score`, `serving` and transformers load
@@ -8,7 +8,6 @@ it. Start the same command again after whatever stopped it: it goes on from its 
 it would have had. Exit status as in `pipelines.score`: 0 done, 1 stopped on the way, 2 refused before it started.
 """
 
-import argparse
 import json
 import math
 import shutil
@@ -26,6 +25,7 @@ from ray.train.torch import TorchTrainer
 from bigbird.config import BigBirdConfig
 from bigbird.errors import BigBirdError
 from bigbird.loading.hub import resolve
+from pipelines.command_line import DONE, REFUSED, STOPPED, Parser, say
 from pipelines.finetuning.documents import TASKS
 from pipelines.finetuning.metrics import measure
 from pipelines.finetuning.model_card import write_card
@@ -34,6 +34,22 @@ from pipelines.finetuning.plan import Job, new_model, plan_job, read_documents
 from pipelines.finetuning.run_file import claim
 from pipelines.finetuning.worker import STATE, ToTokenRows, lowest, work
 from pipelines.ray_cluster import join_ray
+
+PROG = "bigbird-finetune"
+
+_HELP = """\
+examples:
+  bigbird-finetune --task token-classification --model checkpoints/fill-mask --train train.parquet \\
+      --eval eval.parquet --output my-tagger
+      columns `text` and `entities` ({start, end, label} in characters), or `tokens` and `ner_tags`
+  bigbird-finetune ... --num-workers 4 --use-gpu
+      a step shared by four GPUs; the same command goes on after whatever stopped it
+
+exit codes:
+  0  done
+  1  stopped on the way: the same command goes on from the last state
+  2  refused, in one line, before anything started
+"""
 
 OF_THE_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
 """Files that the trained model writes itself, where it has them; the others come along from the one before."""
@@ -110,19 +126,19 @@ def finetune(job: Job) -> dict[str, float]:
 
 
 def parse(argv: Sequence[str] | None) -> Job:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.finetune", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--task", required=True, choices=TASKS)
+    parser = Parser(PROG, (__doc__ or "").split("\n")[0], _HELP)
+    parser.add_argument("--task", required=True, choices=TASKS, help="what the head learns")
     parser.add_argument("--model", required=True, help="checkpoint directory to start from")
-    parser.add_argument("--train", required=True, metavar="PARQUET")
-    parser.add_argument("--eval", required=True, metavar="PARQUET", dest="held_out")
-    parser.add_argument("--output", required=True, metavar="DIR")
+    parser.add_argument("--train", required=True, metavar="PARQUET", help="labelled rows to learn from")
+    parser.add_argument("--eval", required=True, metavar="PARQUET", dest="held_out", help="labelled rows held out")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the checkpoint; the same one continues a run")
     parser.add_argument("--max-length", type=int, help="tokens a row may have; default: what the model reads")
     parser.add_argument("--scheme", choices=["bio", "io"], default="bio", help="labels of entities: B-X and I-X, or X")
-    parser.add_argument("--num-workers", type=int, default=1)
-    parser.add_argument("--use-gpu", action="store_true")
+    parser.add_argument("--num-workers", type=int, default=1, help="processes that share a step; default: 1")
+    parser.add_argument("--use-gpu", action="store_true", help="a GPU for each worker")
     parser.add_argument("--cpus-per-worker", type=int, default=1, help="CPUs, and threads, of a worker; default: 1")
-    parser.add_argument("--save-every", type=int, default=100, metavar="STEPS")
-    parser.add_argument("--evaluate-every", type=int, default=100, metavar="STEPS")
+    parser.add_argument("--save-every", type=int, default=100, metavar="STEPS", help="default: 100")
+    parser.add_argument("--evaluate-every", type=int, default=100, metavar="STEPS", help="default: 100")
     parser.add_argument(
         "--patience", type=int, help="stop after so many evaluations without a lower loss; keep the best"
     )
@@ -133,7 +149,7 @@ def parse(argv: Sequence[str] | None) -> Job:
     for name, default in asdict(defaults).items():
         flag = "--" + name.replace("_", "-")
         if isinstance(default, bool):
-            parser.add_argument(flag, action="store_true")
+            parser.add_argument(flag, action="store_true", help="default: off")
             continue
         kind = next(kind for kind in (int, float, str) if kind in (hints[name], *get_args(hints[name])) or kind is str)
         choices = get_args(hints[name]) if kind is str else None
@@ -158,15 +174,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         figures = finetune(parse(argv))
     except BigBirdError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        say(PROG, error)
+        return REFUSED
     except train.TrainingFailedError as error:
-        print(f"stopped: {error}; start the same command again to go on", file=sys.stderr)
-        return 1
+        say(PROG, f"stopped: {error}; start the same command again to go on")
+        return STOPPED
+    except KeyboardInterrupt:
+        say(PROG, "stopped; start the same command again to go on")
+        return STOPPED
     print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     if said := hardly_learned(figures):
         print(said)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -173,15 +173,16 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("predictors",),
     ),
     "pipelines": (
-        ("ray_cluster", "corpus", "scoring.storage"),
+        ("ray_cluster", "command_line", "scoring.storage"),
         ("scoring.inputs",),
         ("scoring.schemas",),
         ("scoring.ledger",),
         ("scoring.report", "scoring.checks", "finetuning"),
         ("scoring.actors",),
         ("scoring.plan", "scoring.progress", "scoring.failures"),
+        ("scoring.work", "scoring.arguments"),
         ("scoring.job",),
-        ("score", "finetune"),
+        ("score", "finetune", "corpus"),
     ),
     "serving": (
         ("errors", "settings", "texts"),

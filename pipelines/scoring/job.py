@@ -8,7 +8,6 @@ Knows how the parts go together and what a person sees of it; what a part does i
 """
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +28,14 @@ from pipelines.scoring.actors.watch import start_watch
 from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.failures import ErrorCount
 from pipelines.scoring.inputs.source import UnitSource
-from pipelines.scoring.inputs.units import Unit, size_of_units
+from pipelines.scoring.inputs.units import Unit
 from pipelines.scoring.ledger.lease import Lease
-from pipelines.scoring.ledger.ledger import Ledger, open_output
-from pipelines.scoring.ledger.records import LEASE_FILE, RUN_FILE, read_record
-from pipelines.scoring.plan import Job, Plan, fingerprint, plan_job
+from pipelines.scoring.ledger.ledger import Ledger
+from pipelines.scoring.ledger.records import LEASE_FILE
+from pipelines.scoring.plan import Job, Plan, plan_job
 from pipelines.scoring.progress import Progress
 from pipelines.scoring.report.report import write_report
+from pipelines.scoring.work import open_ledger
 
 # Reports of progress that one watching actor is asked to take; actors of large pools report less often.
 REPORTS_PER_S = 500
@@ -82,7 +82,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
     began = time.monotonic()
     plan = plan_job(job, load, inspect, say)
     with Lease(plan.output, plan.schema, say) as lease:
-        ledger = _open(job, plan)
+        ledger = open_ledger(job, plan)
         before, units = ledger.num_done, ledger.units_left(plan.listing, limit=job.limit)
         rows = sum(unit.rows for unit in units)
         files = f"{len(plan.listing.files):,} files, {plan.listing.rows:,} rows"
@@ -96,28 +96,6 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
         # Also where nothing was left: an earlier start may have been killed before it could write one.
         write_report(ledger.output, ledger.parts, documents=job.report_documents, starting_s=starting_s)
     return _account(summaries, before, time.monotonic() - began, ledger)
-
-
-def _open(job: Job, plan: Plan) -> Ledger:
-    return open_output(
-        plan.output,
-        fingerprint=fingerprint(job, plan),
-        listing=plan.listing,
-        schema=plan.schema,
-        unit_bytes=job.unit_bytes or _unit_bytes(job, plan),
-        overwrite=job.overwrite,
-    )
-
-
-def _unit_bytes(job: Job, plan: Plan) -> int:
-    """Bytes to a unit of a new run, by the actors that the cluster may come to hold."""
-    if read_record(plan.output, RUN_FILE) is not None and not job.overwrite:
-        return 1  # a run that has begun keeps its own
-    join_ray()
-    cluster = Cluster.running()
-    everything = Cluster(nodes=[*cluster.nodes, *(cluster.growth or ())])
-    actors = job_pool(job.options, sys.maxsize, plan.model.actor_bytes, everything).initial_size
-    return size_of_units(plan.listing.files, job.options.device, job.options.max_actors or actors)
 
 
 def _score(

@@ -5,7 +5,7 @@ Does not know what is done already, nor Ray.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -73,9 +73,7 @@ def plan_job(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInf
     output = locate(job.output)
     _refuse_output_among_inputs(output, job.inputs)
     keep = None if job.keep is None else [*job.keep, *([job.id_column] if job.id_column else [])]
-    listing = list_inputs(job.inputs, read=columns, keep=keep, say=say)
-    check_input_types(listing.schema, columns, listing.names)
-    kept = _kept(listing, keep)
+    listing, kept = list_columns(job.inputs, columns, keep, say)
     if job.id_column:
         check_ids(listing, job.id_column)
     names = {*kept.names, *(top_level(name, listing.schema.names) for name in columns.values())}
@@ -87,6 +85,21 @@ def plan_job(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInf
         read_schema=pa.schema([f for f in listing.schema if f.name in names]),
         schema=output_schema(kept, stage.results, stage.prefix),
     )
+
+
+def list_columns(
+    inputs: Sequence[str],
+    columns: Mapping[str, str],
+    keep: Sequence[str] | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Listing, pa.Schema]:
+    """The listing of an input, and the columns that are kept of it.
+
+    columns: those that the task reads. keep: None for all. Raises InputError where one is missing or of another type.
+    """
+    listing = list_inputs(inputs, read=columns, keep=keep, say=say)
+    check_input_types(listing.schema, columns, listing.names)
+    return listing, _kept(listing, keep)
 
 
 def fingerprint(job: Job, plan: Plan) -> dict[str, Any]:

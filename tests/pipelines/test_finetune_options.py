@@ -58,7 +58,7 @@ def test_a_count_below_one_is_named(name: str) -> None:
 def test_a_bad_option_on_the_command_line_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     command = "--task masked-lm --model m --train t --eval e --output o --epochs 0"
     assert finetune.main(command.split()) == 2
-    assert capsys.readouterr().err == "error: epochs is 0.0, expected a number above 0\n"
+    assert capsys.readouterr().err == "bigbird-finetune: epochs is 0.0, expected a number above 0\n"
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])

@@ -186,7 +186,7 @@ def test_json_lines_are_read_and_a_damaged_line_keeps_its_place(stand_in, tmp_pa
 def test_what_cannot_work_is_refused_in_one_line_before_anything_starts(stand_in, tmp_path, capsys, change, message):
     write_corpus(tmp_path / "in" / "a.parquet", ROWS)
     assert score.main(command(tmp_path) + change) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pipelines.score")]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bigbird-score")]
     assert message in line
     assert not list(tmp_path.glob("out/part-*"))
 

@@ -100,7 +100,7 @@ def test_a_node_that_lacks_a_file_says_which_and_a_job_is_refused_by_the_node(st
     monkeypatch.setattr(score, "inspect_model", lambda *args: info)
     write_corpus(tmp_path / "in" / "a.parquet", ["one"])
     assert score.main(command(tmp_path)) == 2
-    assert re.search(rf"pipelines.score: node [\d.]+ has no model at {absent}", capsys.readouterr().err)
+    assert re.search(rf"bigbird-score: node [\d.]+ has no model at {absent}", capsys.readouterr().err)
     assert parts(tmp_path) == {}
 
 

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from bigbird.errors import InputError
 from pipelines.scoring.inputs.listing import Listing
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, InputFile, Piece, Unit, cut_units
+from pipelines.scoring.ledger.identity import refuse_differences
 from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_parts
 from pipelines.scoring.ledger.ranges import Ranges, merge_ranges, ranges_of, subtract
 from pipelines.scoring.ledger.records import (
@@ -112,6 +113,17 @@ class Ledger:
         ]
 
 
+@dataclass
+class Changes:
+    """What opening an output does to it. stale: files to set aside, in this order. leftovers: files to delete.
+    begins: the record of a new run. inputs: whether the list of the inputs is written."""
+
+    stale: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    begins: Mapping[str, Any] | None = None
+    inputs: bool = False
+
+
 def open_output(
     output: Place,
     *,
@@ -128,16 +140,41 @@ def open_output(
     that this run had finished; a run that is not finished goes on, so that a job sent again never loses its own
     progress. `Ledger.finish` deletes what was moved.
 
-    Raises InputError: not writable; it holds files of someone else; it was begun with another model, task or
-    other options (each difference is named); not one of its inputs is there any more; it holds rows twice.
+    Raises InputError: not writable; and as `read_output`.
     """
     make_writable(output)
+    ledger, changes = read_output(output, fingerprint, listing, schema, unit_bytes, overwrite)
+    _set_aside(output, changes.stale)
+    for name in changes.leftovers:
+        output.filesystem.delete_file(output.child(name).path)
+    if changes.inputs:
+        _write_inputs(output, listing, ledger.generations, schema)
+    if changes.begins:
+        write_record(output, RUN_FILE, changes.begins, schema)
+    renew_former(output, schema)
+    return ledger
+
+
+def read_output(
+    output: Place,
+    fingerprint: Mapping[str, Any],
+    listing: Listing,
+    schema: pa.Schema,
+    unit_bytes: int,
+    overwrite: bool = False,
+) -> tuple[Ledger, Changes]:
+    """The ledger that `open_output` gives, and what that changes. Touches nothing.
+
+    Raises InputError: it holds files of someone else; it was begun with another model, task or other options (each
+    difference is named); not one of its inputs is there any more; it holds rows twice.
+    """
+    changes = Changes()
     wanted = json.loads(json.dumps(fingerprint))
     names = names_in(output)
     run = read_record(output, RUN_FILE)
     ours = [name for name in names if _is_ours(name)]
     if overwrite and run is not None and (run["fingerprint"] != wanted or SUCCESS_FILE in names):
-        _set_aside(output, sorted(ours, key=lambda name: name in (RUN_FILE, "_run.json")))  # the identity goes last
+        changes.stale = sorted(ours, key=lambda name: name in (RUN_FILE, "_run.json"))  # the identity goes last
         names, run = [name for name in names if name not in ours], None
     strangers = [name for name in names if name not in ours and not name.startswith(".")]
     if run is None:
@@ -146,24 +183,22 @@ def open_output(
                 f"output {output.name!r} holds {(strangers or names)[0]!r} but is not the output of a scoring job; "
                 "choose another directory"
             )
-        return _begin(output, fingerprint, listing, schema, unit_bytes)
-    for name in ours:
-        if name.endswith(".tmp"):  # half-written by a process that was killed
-            output.filesystem.delete_file(output.child(name).path)
+        changes.begins, changes.inputs = {"fingerprint": fingerprint, "unit_bytes": unit_bytes}, True
+        generations = {file.name: 0 for file in listing.files}
+        return Ledger(output, digest(fingerprint), unit_bytes, schema, generations), changes
+    changes.leftovers = [name for name in ours if name.endswith(".tmp")]  # of a process that was killed
     begun = run["fingerprint"]
-    _refuse_differences(output, begun, wanted if "library" in begun else _as_version_0_1(begun, wanted))
+    refuse_differences(output, begun, wanted)
     ledger = Ledger(output, digest(begun), run["unit_bytes"], schema, prefix=wanted.get("prefix", ""))
-    damaged: list[str] = []
+    damaged = changes.stale
     ledger.parts = read_parts(output, run=ledger.run, damaged=damaged)
     if damaged:
         ledger.notes.append(f"{len(damaged):,} damaged files ({damaged[0]}) are done again")
-        _set_aside(output, damaged)
-    _compare_inputs(ledger, listing)
-    renew_former(output, schema)
+    _compare_inputs(ledger, listing, changes)
     refuse_doubles(output, ledger.parts)
     if SUCCESS_FILE in names and ledger.num_done < listing.rows:
-        output.filesystem.delete_file(output.child(SUCCESS_FILE).path)
-    return ledger
+        changes.leftovers.append(SUCCESS_FILE)
+    return ledger, changes
 
 
 def _set_aside(output: Place, names: Sequence[str]) -> None:
@@ -173,15 +208,6 @@ def _set_aside(output: Place, names: Sequence[str]) -> None:
         output.filesystem.create_dir(place.path, recursive=True)
     for name in names:
         output.filesystem.move(output.child(name).path, place.child(name).path)
-
-
-def _begin(
-    output: Place, fingerprint: Mapping[str, Any], listing: Listing, schema: pa.Schema, unit_bytes: int
-) -> Ledger:
-    generations = {file.name: 0 for file in listing.files}
-    _write_inputs(output, listing, generations, schema)
-    write_record(output, RUN_FILE, {"fingerprint": fingerprint, "unit_bytes": unit_bytes}, schema)
-    return Ledger(output, digest(fingerprint), unit_bytes, schema, generations)
 
 
 def _write_inputs(output: Place, listing: Listing, generations: Mapping[str, int], schema: pa.Schema) -> None:
@@ -198,8 +224,8 @@ def _write_inputs(output: Place, listing: Listing, generations: Mapping[str, int
     write_record(output, INPUTS_FILE, entries, schema)
 
 
-def _compare_inputs(ledger: Ledger, listing: Listing) -> None:
-    """Find the generation of every input file (files added since make a new one), and set aside what is stale."""
+def _compare_inputs(ledger: Ledger, listing: Listing, changes: Changes) -> None:
+    """Find the generation of every input file (files added since make a new one), and what is stale."""
     known = {entry["name"]: entry for entry in read_record(ledger.output, INPUTS_FILE) or ()}
     present = {file.name: file for file in listing.files}
     if known and not known.keys() & present.keys():
@@ -216,40 +242,12 @@ def _compare_inputs(ledger: Ledger, listing: Listing) -> None:
             stale[name] = f"input {name!r} changed since"
     for name, reason in stale.items():
         parts = [part for part, footer in ledger.parts.items() if any(file == name for file, *_ in footer.ranges)]
-        _set_aside(ledger.output, parts)
+        changes.stale += parts
         rows = sum(ledger.parts.pop(part).num_rows for part in parts)
         ledger.notes.append(f"{reason}: {len(parts):,} files with {rows:,} rows are done again")
     added = 1 + max((entry["generation"] for entry in known.values()), default=-1)
     ledger.generations = {name: known[name]["generation"] if name in known else added for name in present}
-    if stale or present.keys() != known.keys():
-        _write_inputs(ledger.output, listing, ledger.generations, ledger.schema)
-
-
-def _as_version_0_1(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint without what version 0.1, which did not write its number, knew nothing of."""
-    known = {key: value for key, value in wanted.items() if key != "library"}
-    if isinstance(begun.get("task_options"), dict):
-        options = wanted["task_options"].items()
-        known["task_options"] = {key: value for key, value in options if key in begun["task_options"]}
-    return known
-
-
-def _refuse_differences(output: Place, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differences = [
-        f"{key} was {_short(begun.get(key))}, is {_short(wanted.get(key))}"
-        for key in sorted({*begun, *wanted})
-        if begun.get(key) != wanted.get(key)
-    ]
-    if differences:
-        raise InputError(
-            f"output {output.name!r} was begun by another run: {'; '.join(differences)}. Choose another directory, "
-            "or --overwrite to start anew"
-        )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    changes.inputs = bool(stale) or present.keys() != known.keys()
 
 
 def refuse_doubles(output: Place, parts: Mapping[str, Footer]) -> None:

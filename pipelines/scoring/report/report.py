@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bigbird.errors import InputError
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
 from pipelines.scoring.ledger.parts import Footer, read_parts
 from pipelines.scoring.ledger.records import RUN_FILE, read_record
 from pipelines.scoring.report.page import MARKED, page
 from pipelines.scoring.schemas import column_at, result_fields, top_level
-from pipelines.scoring.storage import Place, write_whole
+from pipelines.scoring.storage import Place, read_whole, write_whole
 
 # Beside the output, which holds nothing but Parquet: some readers refuse a folder of several formats.
 REPORT_SUFFIXES = (".report.html", ".report.json")
@@ -129,6 +130,16 @@ def write_report(
     write_whole(plain, json.dumps(report, indent=1).encode())
     write_whole(html, page(report).encode())
     return report
+
+
+def redraw_report(output: Place, *, documents: int = 0) -> dict[str, Any]:
+    """Write the report of an output again, from its ledger. Raises InputError where a job wrote none there."""
+    if not 0 <= documents <= NUM_EXTREMES:
+        raise InputError(f"report_documents is {documents}, expected 0 to {NUM_EXTREMES}")
+    if read_record(output, RUN_FILE) is None:
+        raise InputError(f"{output.name!r} is not the output of a scoring job")
+    former = json.loads(read_whole(output.beside(REPORT_SUFFIXES[1])) or b"{}")
+    return write_report(output, documents=documents, starting_s=former.get("starting_s"))
 
 
 def collect(output: Place, parts: Mapping[str, Footer] | None = None, *, documents: int = 0) -> dict[str, Any]:

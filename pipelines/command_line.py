@@ -1,0 +1,41 @@
+"""What the commands share: how they are named, what they refuse, and the one form of their messages.
+
+    bigbird-score: --task is required (see bigbird-score --help)
+
+A message is one line on the error stream, with the command's name before it.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+
+DONE, STOPPED, REFUSED, DONE_WITH_ERRORS = 0, 1, 2, 3
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, where an option is written out in full and help keeps its lines.
+
+    An unknown option is refused by name, with the nearest known one.
+    """
+
+    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
+        kept = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=kept)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        """The arguments; what is not known ends the process with status 2."""
+        parsed, unknown = self.parse_known_args(args)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], list(self._option_string_actions), n=1)
+            self.error(f"{unknown[0]} is not known" + (f"; did you mean {near[0]}?" if near else ""))
+        return parsed
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """End the process with status 2 and one line."""
+        self.exit(REFUSED, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def say(prog: str, message: object) -> None:
+    """One message of a command, in one line."""
+    print(f"{prog}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)

@@ -1,0 +1,38 @@
+"""Whether two starts are one run: the fingerprint an output was begun with, and that of another start."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from bigbird.errors import InputError
+from pipelines.scoring.storage import Place
+
+
+def refuse_differences(output: Place, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises InputError naming each difference between the fingerprint an output was begun with and this start's."""
+    if "library" not in begun:
+        wanted = _as_version_0_1(begun, wanted)
+    differences = [
+        f"{key} was {_short(begun.get(key))}, is {_short(wanted.get(key))}"
+        for key in sorted({*begun, *wanted})
+        if begun.get(key) != wanted.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"output {output.name!r} was begun by another run: {'; '.join(differences)}. Choose another directory, "
+            "or --overwrite to start anew"
+        )
+
+
+def _as_version_0_1(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint without what version 0.1, which did not write its number, knew nothing of."""
+    known = {key: value for key, value in wanted.items() if key != "library"}
+    if isinstance(begun.get("task_options"), dict):
+        options = wanted["task_options"].items()
+        known["task_options"] = {key: value for key, value in options if key in begun["task_options"]}
+    return known
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 200 else f"{text[:200]}..."

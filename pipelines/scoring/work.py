@@ -1,0 +1,100 @@
+"""The work of one start: the output as it stands, and what `--dry-run` says of it.
+
+Does not know how rows are scored.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.ray_cluster import join_ray
+from pipelines.scoring.actors.pool import Cluster, Pool, job_pool
+from pipelines.scoring.checks import ModelInfo
+from pipelines.scoring.inputs.units import Unit, size_of_units
+from pipelines.scoring.ledger.ledger import Changes, Ledger, open_output, read_output
+from pipelines.scoring.ledger.records import RUN_FILE, read_record
+from pipelines.scoring.plan import Job, Plan, fingerprint, plan_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a start would do, found out without touching the output. pool: None where nothing is left to score."""
+
+    plan: Plan
+    ledger: Ledger
+    changes: Changes
+    units: Sequence[Unit]
+    pool: Pool | None
+
+    @property
+    def rows(self) -> int:
+        return sum(unit.rows for unit in self.units)
+
+
+def open_ledger(job: Job, plan: Plan) -> Ledger:
+    """The output of a job, opened for a start. Raises InputError as `ledger.ledger.open_output`."""
+    return open_output(
+        plan.output,
+        fingerprint=fingerprint(job, plan),
+        listing=plan.listing,
+        schema=plan.schema,
+        unit_bytes=_unit_bytes(job, plan),
+        overwrite=job.overwrite,
+    )
+
+
+def look(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo], say: Callable[[str], None]) -> Work:
+    """What a start of the job would find and do. Writes nothing; starts Ray where it is not running.
+
+    Raises InputError or CheckpointError for whatever a start would refuse.
+    """
+    plan = plan_job(job, load, inspect, say)
+    ledger, changes = read_output(
+        plan.output, fingerprint(job, plan), plan.listing, plan.schema, _unit_bytes(job, plan), job.overwrite
+    )
+    units = ledger.units_left(plan.listing, limit=job.limit)
+    pool = None
+    if units:
+        join_ray()
+        pool = job_pool(job.options, len(units), plan.model.actor_bytes, Cluster.running())
+    return Work(plan=plan, ledger=ledger, changes=changes, units=units, pool=pool)
+
+
+def told(job: Job, work: Work) -> list[str]:
+    """A dry run, as lines for a person."""
+    listing, ledger, changes = work.plan.listing, work.ledger, work.changes
+    size = sum(file.size for file in listing.files)
+    lines = [
+        f"task       {job.task}, {job.options.dtype}, model {job.model} ({work.plan.model.digest[:12]})",
+        f"files      {len(listing.files):,}, {size:,} bytes",
+        f"rows       {listing.rows:,}: {ledger.num_done:,} done before, {work.rows:,} to score",
+        f"units      {len(work.units):,}, an output file each",
+    ]
+    if work.pool is not None:
+        lines.append(f"actors     {_actors(work.pool)}")
+    lines.append(f"output     {ledger.output.name}: {'begun anew' if changes.begins else 'goes on'}")
+    if changes.stale:
+        lines.append(f"replaced   {len(changes.stale):,} files there, the first {changes.stale[0]}")
+    lines += [f"note       {note}" for note in (*listing.notes, *ledger.notes)]
+    return [*lines, "nothing is written: this was a dry run"]
+
+
+def _actors(pool: Pool) -> str:
+    most = "" if pool.max_size == pool.initial_size else f", up to {pool.max_size:,} as the cluster grows"
+    gpus = f" and {pool.gpus:g} GPUs" if pool.gpus else ""
+    tokenizers = f"; {pool.tokenizers:,} tokenizers" if pool.tokenizers else ""
+    return f"{pool.initial_size:,} of {pool.cpus:g} CPUs{gpus}{most}{tokenizers}"
+
+
+def _unit_bytes(job: Job, plan: Plan) -> int:
+    """Bytes to a unit: what the job says, else, of a new run, by the actors that the cluster may come to hold."""
+    if job.unit_bytes:
+        return job.unit_bytes
+    if read_record(plan.output, RUN_FILE) is not None and not job.overwrite:
+        return 1  # a run that has begun keeps its own
+    join_ray()
+    cluster = Cluster.running()
+    everything = Cluster(nodes=[*cluster.nodes, *(cluster.growth or ())])
+    actors = job_pool(job.options, sys.maxsize, plan.model.actor_bytes, everything).initial_size
+    return size_of_units(plan.listing.files, job.options.device, job.options.max_actors or actors)

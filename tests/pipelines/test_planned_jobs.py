@@ -1,0 +1,94 @@
+"""What is known of a job before it starts, and proved of it afterwards, from the command line on one Ray."""
+
+import json
+
+import pytest
+from jobs import CountCharacters, command, model_info, parts, write_corpus
+from ray_session import ray_session
+
+from pipelines import score
+
+ROWS = [f"{'word ' * (number % 7)}{number}" for number in range(60)]
+
+# Ray 2.60 warns of its own settings while it copies them, and leaves processes of a node that did not come up.
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with ray_session("jobs"):
+        yield
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """The command line with the stand-in in the place of every model, and a corpus of 60 rows."""
+    monkeypatch.setattr(score, "load_predictor", lambda *args, **kwargs: CountCharacters(""))
+    monkeypatch.setattr(score, "inspect_model", model_info)
+    write_corpus(tmp_path / "in" / "a.parquet", ROWS)
+
+
+def tree(folder):
+    """Every file and folder there is, with its content and times."""
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None) for path in folder.rglob("*")
+    }
+
+
+def test_a_dry_run_says_what_a_start_would_do_and_touches_nothing(stand_in, tmp_path, capsys):
+    def dry_run(*more):
+        before = tree(tmp_path)
+        assert score.main([*command(tmp_path), "--dry-run", *more]) == 0
+        assert tree(tmp_path) == before
+        said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        return {name: said[name] for name in ("files", "rows", "units", "actors", "output") if name in said}
+
+    size = (tmp_path / "in" / "a.parquet").stat().st_size
+    fresh = dry_run()
+    assert fresh == {
+        "files": f"1, {size:,} bytes",
+        "rows": "60: 0 done before, 60 to score",
+        "units": fresh["units"],
+        "actors": "1 of 2 CPUs",
+        "output": f"{tmp_path / 'out'}: begun anew",
+    }
+    assert dry_run("--limit", "7")["rows"] == "60: 0 done before, 7 to score"
+    assert score.main([*command(tmp_path), "--limit", "25"]) == 0
+    done = len(parts(tmp_path))
+    capsys.readouterr()
+    left = dry_run()
+    assert left["rows"] == "60: 25 done before, 35 to score"
+    assert left["output"].endswith("goes on")
+    assert int(fresh["units"].split(",")[0]) == int(left["units"].split(",")[0]) + done
+    next(iter((tmp_path / "out").glob("part-*"))).write_bytes(b"damaged")
+    assert "25 done" not in dry_run()["rows"]
+    assert score.main(command(tmp_path)) == 0
+    capsys.readouterr()
+    finished = dry_run()
+    assert (finished["rows"], "actors" in finished) == ("60: 60 done before, 0 to score", False)
+    assert dry_run("--overwrite")["rows"] == "60: 0 done before, 60 to score"
+    assert score.main([*command(tmp_path), "--dry-run", "--option", "num_passes=3"]) == 2
+    assert "was begun by another run: task_options" in capsys.readouterr().err
+
+
+def test_a_quiet_job_says_nothing_and_its_report_is_drawn_again_from_the_ledger(stand_in, tmp_path, capsys):
+    assert score.main([*command(tmp_path), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    report = tmp_path / "out.report.json"
+    before = json.loads(report.read_text())
+    for suffix in ("json", "html"):
+        (tmp_path / f"out.report.{suffix}").unlink()
+    again = ["--report-only", "--output", str(tmp_path / "out"), "--report-documents", "1"]
+    assert score.main(again) == 0
+    after = json.loads(report.read_text())
+    ends = after.pop("documents_at_the_ends")
+    assert [document["text"] for end in ends for document in end["documents"]] == ["0", ROWS[13]]
+    del before["documents_at_the_ends"], before["starting_s"], after["starting_s"]
+    assert after == before
+    assert (tmp_path / "out.report.html").exists()
+    assert score.main(["--report-only", "--output", str(tmp_path / "in")]) == 2
+    assert "is not the output of a scoring job" in capsys.readouterr().err

@@ -18,6 +18,7 @@ SCORING_TASKS = (
     "fill-mask",
     "token-classification",
     "text-classification",
+    "zero-shot-classification",
     "multiple-choice",
     "question-answering",
     "feature-extraction",

@@ -4,7 +4,7 @@ Knows how the states of a text, and of the windows of a long one, become vectors
 checkpoint of any head will do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import stitch
 
 Pooling = Literal["cls", "mean", "none"]
+Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +31,18 @@ class FeatureExtractionOptions(WindowOptions):
     computes it; or the state of the first token, "cls". A long text's vector is the mean of its windows' vectors,
     weighted by the tokens each window keeps. "none" gives every token's state, as transformers' pipeline: [CLS] of
     the first window, each token of the text as the window that keeps it has it, [SEP] of the last.
-    normalize: vectors to length 1, at the very end.
+    normalize: vectors to length 1, at the very end. truncation_side: with on_long "truncate", which end of a long text
+    is left out; "left" reads its last tokens, as a tokenizer of that truncation_side does.
     """
 
     pooling: Pooling = "mean"
     normalize: bool = False
+    truncation_side: Side = "right"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.truncation_side == "left" and self.on_long != "truncate":
+            raise InputError(f'truncation_side is "left", but on_long is "{self.on_long}", which leaves nothing out')
         if self.return_windows and self.pooling == "none":
             raise InputError("return_windows is for one vector a window; with pooling none every token has its own")
 
@@ -67,7 +72,10 @@ class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, Prep
         """Cut into windows; whether every token's state is asked for is read here."""
         (text,) = texts
         limit = options.length_limit(self.config.max_position_embeddings)
-        return PreparedStates.cut(self.tokenizer, text, limit, options, every_token=options.pooling == "none")
+        from_end = options.truncation_side == "left" and len(text) > limit - 2 > 0
+        read = text.tail(limit - 2) if from_end else text
+        item = PreparedStates.cut(self.tokenizer, read, limit, options, every_token=options.pooling == "none")
+        return replace(item, truncated=True) if from_end else item
 
     @property
     def encoder(self) -> Any:

@@ -40,6 +40,11 @@ class TokenizedText:
         """The same text as a task has it that does not read words."""
         return self if self.words is None else replace(self, words=None)
 
+    def tail(self, num_tokens: int) -> "TokenizedText":
+        """The same text with its last tokens only, of which there is at least one."""
+        words = None if self.words is None else self.words[-num_tokens:]
+        return TokenizedText(self.text, self.ids[-num_tokens:], self.offsets[-num_tokens:], words)
+
     def span(self, start: int, stop: int) -> tuple[int, int]:
         """The characters of tokens `start` to `stop`."""
         return int(self.offsets[start, 0]), int(self.offsets[stop - 1, 1])

@@ -41,13 +41,50 @@ class LabelScore(BaseModel):
     score: float
 
 
-class Answer(BaseModel):
-    model_config = example(answer="in Rome", score=0.77, start=15, end=22)
+class LabelledWindow(BaseModel):
+    start: int = Field(description="First character that the window reads.")
+    end: int = Field(description="One past the last.")
+    labels: list[LabelScore]
 
+
+class Labels(BaseModel):
+    """With return_windows."""
+
+    labels: list[LabelScore]
+    windows: list[LabelledWindow]
+
+
+class FoundAnswer(BaseModel):
     answer: str
     score: float
     start: int
     end: int
+
+
+class AnsweringWindow(BaseModel):
+    start: int
+    end: int
+    answers: list[FoundAnswer] = Field(description="The window's own best, scored among its own.")
+
+
+class Answer(FoundAnswer):
+    model_config = example(answer="in Rome", score=0.77, start=15, end=22)
+
+    answers: list[FoundAnswer] | None = Field(default=None, description="With return_windows only.")
+    windows: list[AnsweringWindow] | None = Field(default=None, description="With return_windows only.")
+
+
+class EmbeddedWindow(BaseModel):
+    start: int
+    end: int
+    embedding: list[float] | str
+
+
+class Embedded(BaseModel):
+    """With return_windows."""
+
+    embedding: list[float] | str
+    windows: list[EmbeddedWindow]
 
 
 class Choice(BaseModel):
@@ -64,12 +101,19 @@ class ScoredToken(BaseModel):
     nll: float
 
 
+class ScoredWindow(BaseModel):
+    start: int
+    end: int
+    nll: float
+
+
 class TextScore(BaseModel):
     model_config = example(nll=2.31, pseudo_perplexity=10.07)
 
     nll: float = Field(description="Mean negative log-likelihood of a token, in nats.")
     pseudo_perplexity: float
     tokens: list[ScoredToken] | None = Field(default=None, description="With return_tokens only.")
+    windows: list[ScoredWindow] | None = Field(default=None, description="With return_windows only.")
 
 
 class ErrorDetail(BaseModel):

@@ -111,7 +111,7 @@ def _add_task(router: APIRouter, task: Task, models: Models, arguments: GatewayA
         head = models.pick(request, task.name, body.model)
         inputs = [example if isinstance(example, str) else example.model_dump() for example in body.inputs]
         check_size(inputs, arguments)
-        task.check(body)
+        task.check(body, arguments)
         call = {
             "inputs": inputs,
             "options": body.parameters.options(),

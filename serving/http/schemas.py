@@ -1,143 +1,27 @@
 """Wire types of the task endpoints: what a request may hold. What an answer looks like is in `answers`.
 
-It knows the Hugging Face inference API's names, and which of the library's options each stands for (`options`);
-it knows neither the library nor how anything is computed. Unknown fields are refused by name. Every list has a cap
+It knows the Hugging Face inference API's names, neither the library nor how anything is computed. Every list has a cap
 and stops at its first bad item: an error for each of a million items would cost more than any answer.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-# The settings may ask for fewer.
-MAX_INPUTS = 1024
-
-
-def _check_unicode(text: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"is not Unicode text: a lone surrogate at character {error.start}") from None
-    return text
-
-
-# JSON can spell half of a surrogate pair, which no encoder takes.
-Text = Annotated[str, AfterValidator(_check_unicode)]
-
-
-class Wire(BaseModel):
-    """Base of everything a client sends: unknown fields are errors, nothing is coerced between types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_one_unknown_field(cls, data: Any) -> Any:
-        """The first unknown field is enough to refuse; pydantic would make an error for each."""
-        unknown = (
-            next((name for name in data if name not in cls.model_fields), None) if isinstance(data, dict) else None
-        )
-        if unknown is None:
-            return data
-        return {**{name: data[name] for name in cls.model_fields if name in data}, unknown: data[unknown]}
-
-
-class Parameters(Wire):
-    """Parameters of every task: what happens to a document that is longer than the model."""
-
-    on_long: Literal["window", "truncate", "error"] | None = Field(
-        default=None, description="Read it in overlapping windows (the default), read its beginning, or refuse it."
-    )
-    window_overlap: int | None = Field(default=None, ge=0, description="Tokens that neighbouring windows share.")
-    max_length: int | None = Field(
-        default=None, ge=3, description="Tokens of one window; the model's limit by default."
-    )
-
-    # Field on the wire -> field of the library's options, where the names differ; None: not an option of the
-    # library, but of the answer's shape.
-    renamed: ClassVar[dict[str, str | None]] = {}
-
-    def options(self) -> dict[str, Any]:
-        """The library's options this request sets; what is left out keeps the library's default."""
-        given = {name: value for name, value in self.model_dump().items() if value is not None}
-        named = {self.renamed.get(name, name): value for name, value in given.items()}
-        return {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in named.items()
-            if name is not None
-        }
-
-
-class FillMaskParameters(Parameters):
-    top_k: int | None = Field(default=None, ge=1, le=1000, description="Candidates for each mask; 5 by default.")
-    return_sequence: bool | None = Field(
-        default=None, description="Whether a candidate has `sequence`; by default where the text has one mask."
-    )
-    renamed = {"return_sequence": None}
-
-
-class TokenClassificationParameters(Parameters):
-    aggregation_strategy: Literal["none", "simple", "first", "average", "max", "words"] | None = Field(
-        default=None, description='What the checkpoint asks for, or "simple", by default.'
-    )
-    ignore_labels: Annotated[list[Text], Field(fail_fast=True, max_length=1000)] | None = Field(
-        default=None, description='["O"] by default.'
-    )
-    stride: int | None = Field(default=None, ge=0, description="Another name for window_overlap.")
-    renamed = {"stride": "window_overlap"}
-
-
-class TextClassificationParameters(Parameters):
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    top_k: int | None = Field(default=None, ge=1, description="Labels in the answer; all by default.")
-    combine: Literal["mean", "max"] | None = Field(
-        default=None, description="How the windows of a long text are joined."
-    )
-    renamed = {"top_k": None}
-
-
-class QuestionAnsweringParameters(Parameters):
-    max_answer_len: int | None = Field(default=None, ge=1, description="Longest answer, in tokens.")
-    max_question_len: int | None = Field(default=None, ge=1, description="Longest question, in tokens.")
-    max_seq_len: int | None = Field(default=None, ge=8, description="Another name for max_length.")
-    doc_stride: int | None = Field(default=None, ge=0, description="Another name for window_overlap.")
-    handle_impossible_answer: bool | None = Field(default=None, description="Whether the answer may be empty.")
-    top_k: int | None = Field(default=None, ge=1, le=1, description="Only the best answer is given.")
-    renamed = {
-        "max_seq_len": "max_length",
-        "doc_stride": "window_overlap",
-        "handle_impossible_answer": "allow_no_answer",
-        "top_k": None,
-    }
-
-
-class MultipleChoiceParameters(Parameters):
-    combine: Literal["mean", "max"] | None = Field(
-        default=None, description="How the windows of a long prompt are joined."
-    )
-
-
-class MaskedLMScoringParameters(Parameters):
-    num_passes: int | None = Field(
-        default=None, ge=2, le=64, description="Each token is masked in one of these passes."
-    )
-    return_tokens: bool | None = Field(default=None, description="Also answer with every token's own value.")
-
-
-class FeatureExtractionParameters(Parameters):
-    normalize: bool | None = Field(default=None, description="Scale each vector to length 1.")
-    pooling: Literal["mean", "cls"] | None = None
-    truncate: bool | None = Field(default=None, description='true is on_long "truncate", false is "error".')
-
-    def options(self) -> dict[str, Any]:
-        options = super().options()
-        truncate = options.pop("truncate", None)
-        if truncate is not None:
-            options["on_long"] = "truncate" if truncate else "error"
-        return options
+from serving.http.parameters import (
+    FeatureExtractionParameters,
+    FillMaskParameters,
+    MaskedLMScoringParameters,
+    MultipleChoiceParameters,
+    Parameters,
+    QuestionAnsweringParameters,
+    TextClassificationParameters,
+    TokenClassificationParameters,
+    ZeroShotClassificationParameters,
+)
+from serving.http.wire import MAX_INPUTS, Text, Wire
 
 
 class TextPair(Wire):
@@ -226,17 +110,30 @@ class MaskedLMScoringRequest(TaskRequest):
     parameters: MaskedLMScoringParameters = Field(default_factory=MaskedLMScoringParameters)
 
 
+class ZeroShotClassificationRequest(TaskRequest):
+    inputs: Annotated[list[Text], _inputs([_LONG_TEXT])]
+    parameters: ZeroShotClassificationParameters
+
+
 class FeatureExtractionRequest(TaskRequest):
     """Parameters may also stand beside `inputs`: that is where this task's clients put them."""
 
     inputs: Annotated[list[Text], _inputs([_LONG_TEXT])]
     parameters: FeatureExtractionParameters = Field(default_factory=FeatureExtractionParameters)
-    normalize: bool | None = None
-    truncate: bool | None = None
 
-    @model_validator(mode="after")
-    def _gather_parameters(self) -> FeatureExtractionRequest:
-        for name in ("normalize", "truncate"):
-            if getattr(self, name) is not None and getattr(self.parameters, name) is None:
-                setattr(self.parameters, name, getattr(self, name))
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_parameters(cls, data: Any) -> Any:
+        beside = {name: data[name] for name in _BESIDE if name in data} if isinstance(data, dict) else {}
+        if not beside:
+            return data
+        rest = {name: value for name, value in data.items() if name not in beside}
+        inside = rest.get("parameters")
+        if inside is not None and not isinstance(inside, dict):
+            return rest
+        if twice := next((name for name in beside if name in (inside or {})), None):
+            raise ValueError(f"{twice} stands beside inputs and in parameters; send it once")
+        return {**rest, "parameters": {**beside, **(inside or {})}}
+
+
+_BESIDE = frozenset(FeatureExtractionParameters.model_fields) - frozenset(Parameters.model_fields)

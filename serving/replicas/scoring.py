@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from serving.errors import ServingError, overloaded
+from serving.replicas import answer_size, relevance
 from serving.replicas.batching import BatchReport, TokenBudgetBatcher
 from serving.replicas.failures import failure
 from serving.replicas.health import ModelHealth
 from serving.replicas.metrics import HeadMetrics
 from serving.replicas.queue_limits import QueueLimits
 from serving.replicas.text_threads import TextThreads, pieces, texts_of
+from serving.replicas.token_lists import TokenLists
 from serving.settings import HeadArguments
 
 
-class ScoringReplica:
+class ScoringReplica(TokenLists):
     """One head's model, answering lists of inputs with lists of records.
 
     An input that needs more than one batch (a document of many windows) goes through the model as a whole. So there
@@ -48,6 +51,7 @@ class ScoringReplica:
             dtype=arguments.dtype,
             max_tokens_per_batch=arguments.max_tokens_per_batch,
         )
+        self._tokenizer, self._config = self._predictor.tokenizer, self._predictor.config
         self._metrics = HeadMetrics(name)
         self._load_s = time.monotonic() - started
         self._num_open = 0
@@ -67,6 +71,17 @@ class ScoringReplica:
 
         An input of a task that reads one text may be the text's token ids.
         """
+        return await self._admitted(request, self._score)
+
+    async def relevance(self, request: dict[str, Any]) -> dict[str, Any]:
+        """How relevant documents are to queries: see `relevance`. Gives results, records and timings_s."""
+        return await self._admitted(
+            request, partial(relevance.score, self._predictor, self._text, self._score, self._check_lengths)
+        )
+
+    async def _admitted(
+        self, request: dict[str, Any], answer: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
         try:
             # Before tokenizing: what is refused should cost next to nothing, and what waits for the tokenizer counts.
             self._ordinary.batcher.check(request["timeout_s"])
@@ -76,7 +91,7 @@ class ScoringReplica:
                 raise overloaded(reason, self._ordinary.batcher.estimated_wait_s(), for_all=True)
             self._num_open += 1
             try:
-                return await self._score(request)
+                return await answer(request)
             finally:
                 self._num_open -= 1
                 # Batches report this too, but none follows where everybody left.
@@ -125,6 +140,7 @@ class ScoringReplica:
             await self._check_lengths(piece, len(prepared), options)
             prepared += await self._text.run(piece, predictor.preprocess, piece, options)
             sizes += self._checked_sizes(prepared[len(sizes) :], len(sizes), sum(sizes))
+            answer_size.check(predictor, prepared, options)
         tokenize_s = time.monotonic() - started
         self._metrics.tokenized(tokenize_s)
         left_s = request["timeout_s"] - (time.monotonic() - started)

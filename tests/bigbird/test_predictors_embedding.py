@@ -64,3 +64,16 @@ def test_a_head_is_passed_over_for_its_encoder(predictor):
 def test_an_unknown_pooling_is_refused_by_name():
     with pytest.raises(InputError, match="pooling is 'last', expected one of cls, mean"):
         FeatureExtractionOptions(pooling="last")
+
+
+def test_truncation_from_the_left_reads_the_last_tokens_and_says_so(predictor):
+    tokenizer = predictor.tokenizer
+    ids = tokenizer.encode(TEXT, add_special_tokens=False)
+    (record,) = predictor([TEXT], FeatureExtractionOptions(on_long="truncate", max_length=7, truncation_side="left"))
+    expected = pooled(predictor, [tokenizer.cls_token_id, *ids[-5:], tokenizer.sep_token_id], "mean")
+    assert record["embedding"] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert (record["num_tokens"], record["truncated"]) == (5, True)
+    short = predictor(["the company"], FeatureExtractionOptions(on_long="truncate", truncation_side="left"))
+    assert not short[0]["truncated"]
+    with pytest.raises(InputError, match='truncation_side is "left", but on_long is "window"'):
+        FeatureExtractionOptions(truncation_side="left")

@@ -2,9 +2,10 @@
 
 import base64
 import hashlib
+import struct
 
 import pytest
-from serving_fakes import FACTS, INPUTS, RECORDS, Server, assert_error
+from serving_fakes import FACTS, INPUTS, RECORDS, Server, assert_error, body
 
 from serving.errors import ERROR_TABLE, ServingError
 from serving.http.auth import ApiKeys
@@ -18,8 +19,8 @@ def server() -> Server:
 
 @pytest.mark.parametrize("task", RECORDS)
 def test_one_input_is_answered_bare_and_a_list_with_a_list(server, task):
-    one = server.post(f"/v1/{task}", {"inputs": INPUTS[task]})
-    two = server.post(f"/v1/{task}", {"inputs": [INPUTS[task]] * 2})
+    one = server.post(f"/v1/{task}", body(task, INPUTS[task]))
+    two = server.post(f"/v1/{task}", body(task, [INPUTS[task]] * 2))
     assert (one.status_code, two.status_code) == (200, 200), one.text
     always_list = task in ("text-classification", "feature-extraction")
     assert two.json() == (one.json() * 2 if always_list else [one.json()] * 2)
@@ -34,8 +35,9 @@ def test_every_answer_fits_its_own_documentation(server, task):
 
     document = server.ask("GET", "/openapi.json").json()
     schema = document["paths"][f"/v1/{task}"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
-    for body in ({"inputs": INPUTS[task]}, {"inputs": [INPUTS[task]] * 2}):
-        jsonschema.validate(server.post(f"/v1/{task}", body).json(), {**schema, "components": document["components"]})
+    for inputs in (INPUTS[task], [INPUTS[task]] * 2):
+        answer = server.post(f"/v1/{task}", body(task, inputs)).json()
+        jsonschema.validate(answer, {**schema, "components": document["components"]})
 
 
 def test_fill_mask_gives_the_text_with_the_mask_replaced(server):
@@ -66,10 +68,18 @@ def test_several_masks_give_a_list_for_each(server):
     [
         ("token-classification", {"aggregation_strategy": "first", "ignore_labels": ["O", "X"], "stride": 3},
          {"aggregation_strategy": "first", "ignore_labels": ("O", "X"), "window_overlap": 3}),
-        ("text-classification", {"top_k": 1, "function_to_apply": "sigmoid"}, {"function_to_apply": "sigmoid"}),
-        ("feature-extraction", {"truncate": True}, {"on_long": "truncate"}),
+        ("text-classification", {"top_k": 1, "function_to_apply": "sigmoid", "return_windows": True},
+         {"top_k": 1, "function_to_apply": "sigmoid", "return_windows": True}),
+        ("zero-shot-classification", {"candidate_labels": ["a", "b"], "multi_label": True},
+         {"candidate_labels": ("a", "b"), "multi_label": True}),
+        ("feature-extraction", {"truncate": True, "truncation_direction": "Left", "dimensions": 1},
+         {"on_long": "truncate", "truncation_side": "left"}),
         ("masked-lm-scoring", {"return_tokens": True, "on_long": "error"}, {"return_tokens": True, "on_long": "error"}),
-        ("fill-mask", {}, {}),
+        ("question-answering", {"align_to_words": False, "top_k": 3, "doc_stride": 5, "max_answer_len": 4,
+         "max_question_len": 9, "max_seq_len": 64, "handle_impossible_answer": True},
+         {"align_to_words": False, "top_k": 3, "window_overlap": 5, "max_answer_len": 4, "max_question_len": 9,
+          "max_length": 64, "allow_no_answer": True}),
+        ("fill-mask", {"targets": ["a", "b"], "top_k": 2}, {"targets": ("a", "b"), "top_k": 2}),
     ],
 )  # fmt: skip
 def test_parameters_reach_the_head_under_the_library_names(server, task, parameters, options):
@@ -77,14 +87,58 @@ def test_parameters_reach_the_head_under_the_library_names(server, task, paramet
     assert server.heads[task].calls[-1][1]["options"] == options
 
 
-def test_top_k_cuts_the_labels(server):
-    response = server.post("/v1/text-classification", {"inputs": "a", "parameters": {"top_k": 1}})
-    assert response.json() == [[{"label": "good", "score": 0.8}]]
+@pytest.mark.parametrize(
+    ("task", "parameters", "param", "message"),
+    [
+        ("feature-extraction", {"prompt_name": "query"}, "parameters.prompt_name", "not served; put the prompt before"),
+        ("feature-extraction", {"truncate": True, "on_long": "error"}, "parameters", "another name for on_long"),
+        ("feature-extraction", {"dimensions": 3}, "dimensions", "the model's vectors have 2"),
+        ("token-classification", {"stride": 1, "window_overlap": 2}, "parameters", "another name for window_overlap"),
+        ("zero-shot-classification", {}, "parameters.candidate_labels", "Field required"),
+        ("zero-shot-classification", {"candidate_labels": ["a"] * 101}, "parameters.candidate_labels", "at most 100"),
+        ("zero-shot-classification", {"candidate_labels": ","}, "parameters.candidate_labels", "at least 1"),
+        ("fill-mask", {"targets": []}, "parameters.targets", "at least 1"),
+        ("fill-mask", {"return_windows": True}, "parameters.return_windows", "unknown field"),
+    ],
+)
+def test_a_parameter_that_cannot_be_applied_is_refused_by_name(server, task, parameters, param, message):
+    response = server.post(f"/v1/{task}", {"inputs": INPUTS[task], "parameters": parameters})
+    assert_error(response, "invalid_input", param)
+    assert message in response.json()["error"]["message"]
+
+
+def test_labels_times_texts_are_bounded_before_anything_is_tokenized():
+    server = Server(max_characters_per_request=100)
+    asked = {"inputs": "a" * 30, "parameters": {"candidate_labels": ["x", "y", "z", "w"]}}
+    assert_error(server.post("/v1/zero-shot-classification", asked), "invalid_input", "inputs")
+    assert server.heads["zero-shot-classification"].calls == []
 
 
 def test_feature_extraction_takes_its_parameters_beside_the_inputs_too(server):
     server.post("/v1/feature-extraction", {"inputs": "a", "normalize": True})
     assert server.heads["feature-extraction"].calls[-1][1]["options"] == {"normalize": True}
+    twice = {"inputs": "a", "normalize": True, "parameters": {"normalize": False}}
+    assert "send it once" in server.post("/v1/feature-extraction", twice).json()["error"]["message"]
+    packed = server.post("/v1/feature-extraction", {"inputs": "a", "encoding_format": "base64", "dimensions": 1})
+    assert packed.json() == [base64.b64encode(struct.pack("<f", 0.25)).decode()]
+
+
+def test_windows_come_with_the_answer_they_make(server):
+    """An answer that is a list has no room for them: it becomes an object."""
+    made = {
+        "text-classification": {"labels": RECORDS["text-classification"]["labels"]},
+        "question-answering": {"answers": [RECORDS["question-answering"]]},
+        "feature-extraction": {"embedding": [0.5, 0.5]},
+        "masked-lm-scoring": {"nll": 1.0},
+    }
+    for task, told in made.items():
+        windows = [{"start": 0, "end": 6, **told}]
+        server.heads[task].record = {**RECORDS[task], "windows": windows}
+        answer = server.post(f"/v1/{task}", {"inputs": INPUTS[task], "parameters": {"return_windows": True}}).json()
+        if isinstance(answer, list):
+            (answer,) = answer
+        assert answer["windows"] == windows
+        assert {name: answer[name] for name in RECORDS[task]} == RECORDS[task]
 
 
 def test_an_unknown_head_is_404_and_lists_those_there():

@@ -104,6 +104,7 @@ EXPECTED = {
     "fill-mask": ["Mask 1 of 2", "dumps", "75.0 %"],
     "token-classification": ["CLASS 2", "FUNCTION 3", "MODULE 2", "Archive"],
     "text-classification": ["good", "80.0 %", "bad"],
+    "zero-shot-classification": ["travel", "60.0 %"],
     "multiple-choice": ["✓", "50.0 %", "33.3 %"],
     "question-answering": ["json", "70.0 %"],
     "feature-extraction": ["128 dimensions"],

@@ -48,7 +48,9 @@ def replica(tiny_checkpoint):
     from serving.replicas.scoring import ScoringReplica
 
     checkpoint = str(tiny_checkpoint(BigBirdForTokenClassification, num_labels=3))
-    return ScoringReplica("token-classification", HeadArguments(checkpoint=checkpoint, max_tokens_per_request=90_000))
+    return ScoringReplica(
+        "legal", HeadArguments(task="token-classification", checkpoint=checkpoint, max_tokens_per_request=90_000)
+    )
 
 
 def _watched(replica, monkeypatch):

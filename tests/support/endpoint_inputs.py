@@ -11,9 +11,11 @@ INPUTS = {
     "feature-extraction": [TEXT, LONG],
     "token-classification": [TEXT, LONG],
     "text-classification": [TEXT, {"text": TEXT, "text_pair": "a lake"}, LONG],
+    "zero-shot-classification": [TEXT, LONG],
     "multiple-choice": [{"prompt": TEXT, "choices": ["a lake", "the capital", "blocks"]}],
     "question-answering": [{"question": "Which capital?", "context": TEXT}, {"question": "What?", "context": LONG}],
 }
+PARAMETERS = {"zero-shot-classification": {"candidate_labels": ["a lake", "a capital"]}}
 
 
 def post(url, path, body, **options):

@@ -40,6 +40,9 @@ class PageHead(FakeHead):
     def _text_classification(self, text: str) -> dict[str, Any]:
         return {}
 
+    def _zero_shot_classification(self, text: str) -> dict[str, Any]:
+        return {}
+
     def _multiple_choice(self, example: dict[str, Any]) -> dict[str, Any]:
         scores = [1 / (2 + index) for index in range(len(example["choices"]))]
         return {"choices": scores, "best": 0}

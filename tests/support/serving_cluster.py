@@ -34,6 +34,7 @@ from serving.settings import ServeArguments
 
 APP = "bigbird"
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
+NLI_LABELS = {0: "entailment", 1: "neutral", 2: "contradiction"}
 # Limits of what ends at once on a machine that is not busy with something else.
 START_TIMEOUT_S = 150.0
 REQUEST_TIMEOUT_S = 90.0
@@ -93,6 +94,7 @@ def tiny_heads(tiny_checkpoint: Callable[..., Path], vocab_size: int) -> dict[st
         "feature-extraction": masked_lm,
         "token-classification": str(tiny_checkpoint(BigBirdForTokenClassification, id2label=LABELS)),
         "text-classification": str(tiny_checkpoint(BigBirdForSequenceClassification, num_labels=3)),
+        "zero-shot-classification": str(tiny_checkpoint(BigBirdForSequenceClassification, id2label=NLI_LABELS)),
         "multiple-choice": str(tiny_checkpoint(BigBirdForMultipleChoice)),
         "question-answering": str(tiny_checkpoint(BigBirdForQuestionAnswering)),
         "text-generation": str(causal),

@@ -18,6 +18,7 @@ RECORDS: dict[str, dict[str, Any]] = {
         "entities": [{"entity_group": "PER", "score": 0.9, "word": "Marcus", "text": "Marcus", "start": 0, "end": 6}]
     },
     "text-classification": {"labels": [{"label": "good", "score": 0.8}, {"label": "bad", "score": 0.2}]},
+    "zero-shot-classification": {"labels": [{"label": "travel", "score": 0.6}, {"label": "food", "score": 0.4}]},
     "multiple-choice": {"choices": [0.1, 0.9], "best": 1},
     "question-answering": {"answer": "Rome", "score": 0.7, "start": 3, "end": 7},
     "feature-extraction": {"embedding": [0.25, -1.0]},
@@ -27,11 +28,18 @@ INPUTS: dict[str, Any] = {
     "fill-mask": "a [MASK] c",
     "token-classification": "Marcus spoke",
     "text-classification": {"text": "a", "text_pair": "b"},
+    "zero-shot-classification": "a text",
     "multiple-choice": {"prompt": "p", "choices": ["a", "b"]},
     "question-answering": {"question": "q", "context": "in Rome"},
     "feature-extraction": "a text",
     "masked-lm-scoring": "a text",
 }
+# What a task cannot do without.
+PARAMETERS: dict[str, Any] = {"zero-shot-classification": {"candidate_labels": ["travel", "food"]}}
+
+
+def body(task: str, inputs: Any) -> dict[str, Any]:
+    return {"inputs": inputs, **({"parameters": PARAMETERS[task]} if task in PARAMETERS else {})}
 
 
 class FakeHead:
@@ -40,6 +48,7 @@ class FakeHead:
     def __init__(self, task: str, name: str = "") -> None:
         self.name = name or task
         self.task = task
+        self.record = RECORDS.get(task, {})
         self.calls: list[tuple[str, dict[str, Any], float]] = []
         self.failure: Exception | None = None
         self.events: list[dict[str, Any] | Exception] = []
@@ -58,7 +67,7 @@ class FakeHead:
             choice = {"index": 0, "text": " there", "logprobs": None, "finish_reason": "length"}
             usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
             return {"choices": [choice], "usage": usage}
-        records = [{**RECORDS[self.task], **FACTS} for _ in request["inputs"]]
+        records = [{**self.record, **FACTS} for _ in request["inputs"]]
         return {"records": records, "timings_s": {"tokenize": 0.001}}
 
     async def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> AsyncIterator[dict[str, Any]]:

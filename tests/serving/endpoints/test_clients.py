@@ -1,4 +1,4 @@
-"""The clients people use, unmodified, against a real server: huggingface_hub, openai, curl."""
+"""openai's client, unmodified, and curl against a real server."""
 
 import json
 import subprocess
@@ -17,32 +17,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
 ]
-
-
-def test_huggingface_hub_s_client_works_unmodified(url, library):
-    from huggingface_hub import InferenceClient
-
-    def client(task):
-        return InferenceClient(model=f"{url}/v1/{task}", timeout=90)
-
-    masked = "Paris is [MASK] capital."
-    (mask,) = library("fill-mask")([masked])[0]["masks"]
-    filled = client("fill-mask").fill_mask(masked, top_k=5)
-    assert [item.token for item in filled] == [candidate["token"] for candidate in mask["candidates"]]
-    assert filled[0].sequence.startswith("Paris is")
-    entities = client("token-classification").token_classification(TEXT, aggregation_strategy="simple")
-    wanted = library("token-classification")([TEXT])[0]["entities"]
-    assert [(e.entity_group, e.start, e.end) for e in entities] == [
-        (e["entity_group"], e["start"], e["end"]) for e in wanted
-    ]
-    labels = client("text-classification").text_classification(TEXT, top_k=2)
-    assert [item.label for item in labels] == [i["label"] for i in library("text-classification")([TEXT])[0]["labels"]][
-        :2
-    ]
-    answer = client("question-answering").question_answering(question="Which capital?", context=TEXT)
-    assert TEXT[answer.start : answer.end] == answer.answer
-    vectors = client("feature-extraction").feature_extraction(TEXT)
-    np.testing.assert_allclose(vectors[0], library("feature-extraction")([TEXT])[0]["embedding"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture

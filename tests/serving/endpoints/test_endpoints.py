@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
-from endpoint_inputs import INPUTS, LONG, TEXT, close, post
+from endpoint_inputs import INPUTS, LONG, PARAMETERS, TEXT, close, post
 from serving_cluster import replica_pids, status, wait_until
 
 from bigbird.predictors import OPTIONS
@@ -27,10 +27,11 @@ pytestmark = [
 
 @pytest.mark.parametrize("task", INPUTS)
 def test_the_endpoint_answers_what_the_library_records(url, library, task):
-    response = post(url, f"/v1/{task}", {"inputs": INPUTS[task]})
+    parameters = PARAMETERS.get(task, {})
+    response = post(url, f"/v1/{task}", {"inputs": INPUTS[task], "parameters": parameters})
     assert response.status_code == 200, response.text
     answers = response.json()
-    records = library(task)(INPUTS[task])
+    records = library(task)(INPUTS[task], **parameters)
     kept = {
         "fill-mask": lambda r: [[{k: c[k] for k in ("score", "token", "token_str")} for c in m["candidates"]]
                                 for m in r["masks"]],
@@ -38,6 +39,7 @@ def test_the_endpoint_answers_what_the_library_records(url, library, task):
         "feature-extraction": lambda r: r["embedding"],
         "token-classification": lambda r: r["entities"],
         "text-classification": lambda r: r["labels"],
+        "zero-shot-classification": lambda r: r["labels"],
         "multiple-choice": lambda r: {"choices": r["choices"], "best": r["best"]},
         "question-answering": lambda r: {k: r[k] for k in ("answer", "score", "start", "end")},
     }[task]  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bigbird.linear.memory import on_large_pages
 from bigbird.linear.undrawn import Undrawn
 
 GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
@@ -133,10 +134,9 @@ def plain_rows(dtype: torch.dtype, out_features: int, in_features: int) -> int:
     if out_features * size < 2**20:
         return 0
     out_features = min(out_features, _PROBED_BYTES // size)
-    plain = [
-        torch.full((out_features, in_features), 0.01, dtype=dtype) for _ in range(_PROBED_BYTES // size // out_features)
-    ]
-    packed = [torch.ops.mkldnn._reorder_linear_weight(weight, 16) for weight in plain]
+    shape = out_features, in_features
+    plain = [on_large_pages(torch.full(shape, 0.01, dtype=dtype)) for _ in range(_PROBED_BYTES // size // out_features)]
+    packed = [_packed(weight, 16) for weight in plain]
 
     def seconds(product: Callable[[Tensor], Tensor], weights: list[Tensor]) -> float:
         began = time.perf_counter()
@@ -155,6 +155,10 @@ def plain_rows(dtype: torch.dtype, out_features: int, in_features: int) -> int:
             break
         most = num_rows
     return most
+
+
+def _packed(weight: Tensor, num_rows: int) -> Tensor:
+    return on_large_pages(torch.ops.mkldnn._reorder_linear_weight(weight, num_rows))
 
 
 def _packed_product(states: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: str | None = None) -> Tensor:
@@ -184,9 +188,8 @@ class PackedLinear(_LaidOut):
         self.approximate = None if activation is None else GELU[activation]
 
     def lay_out(self, plain: Tensor) -> Tensor:
-        self._plain = plain.clone() if self.plain_rows else None
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(plain.contiguous(), self.num_rows)
-        return packed
+        self._plain = on_large_pages(plain.clone()) if self.plain_rows else None
+        return _packed(plain.contiguous(), self.num_rows)
 
     def plain(self) -> Tensor:
         return super().plain() if self._plain is None else self._plain
@@ -214,8 +217,7 @@ def _saturates() -> bool:
 
 
 def _int8_pack(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
-    return packed
+    return on_large_pages(torch.ops.onednn.qlinear_prepack(weight, None))
 
 
 def _int8_product(states: Tensor, weight: Tensor, weight_scale: Tensor, zero: int) -> Tensor:

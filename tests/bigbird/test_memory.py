@@ -2,10 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from bigbird.linear import memory
+from bigbird.linear.packed import PackedLinear
 
 SCRIPT = """
 import json, resource, torch
@@ -50,3 +56,28 @@ def test_a_process_takes_no_fresh_pages_for_a_batch_like_the_last():
     left_alone = measured(MALLOC_TRIM_THRESHOLD_="131072")
     assert not left_alone["keeps"]
     assert left_alone["faults"] > 4 * kept["faults"]
+
+
+LARGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+AT_ONCE = LARGE.exists() and tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 1)
+
+
+@pytest.mark.skipif(not AT_ONCE or "[never]" in LARGE.read_text(), reason="no large pages at once here")
+def test_weights_lie_on_large_pages_and_keep_their_values():
+    weight = torch.randn(2048, 1024)
+    moved = memory.on_large_pages(weight.clone())
+    assert torch.equal(moved, weight)
+    linear = PackedLinear(torch.nn.Linear(1024, 2048), num_rows=16)
+    for start in (moved.data_ptr(), torch.ops.mkldnn.data_ptr(linear.weight)):
+        assert large_page_kib(start + memory.LARGE_PAGE) >= memory.LARGE_PAGE // 1024
+
+
+def large_page_kib(address: int) -> int:
+    """KiB on large pages of the mapping that holds an address, from /proc/self/smaps."""
+    holds = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            holds = int(span[1], 16) <= address < int(span[2], 16)
+        elif holds and line.startswith("AnonHugePages:"):
+            return int(line.split()[1])
+    raise AssertionError("no mapping holds the address")

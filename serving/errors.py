@@ -28,6 +28,7 @@ ERROR_TABLE: dict[str, ErrorKind] = {
     "payload_too_large": ErrorKind(status=413, meaning="The body is larger than the server accepts."),
     "unsupported_media_type": ErrorKind(status=415, meaning="The body is not application/json."),
     "invalid_input": ErrorKind(status=422, meaning="A field is missing, of the wrong type or beyond a limit."),
+    "context_length_exceeded": ErrorKind(status=422, meaning="Prompt and max_tokens are more than the model reads."),
     "overloaded": ErrorKind(status=429, meaning="The queue is full; try again after Retry-After seconds."),
     "headers_too_large": ErrorKind(status=431, meaning="Path and headers are larger than the server accepts."),
     "client_closed": ErrorKind(status=499, meaning="The client left before the answer; seen in logs only."),

@@ -23,7 +23,7 @@ from serving.settings import GENERATION
 logger = logging.getLogger("ray.serve.bigbird")
 
 # OpenAI's fields that are not served, and the value that changes nothing.
-NOT_SERVED = {"frequency_penalty": "0", "presence_penalty": "0", "logit_bias": "{}", "suffix": '""'}
+NOT_SERVED = {"frequency_penalty": "0", "presence_penalty": "0", "suffix": '""'}
 
 
 def install(app: FastAPI, models: Models) -> None:

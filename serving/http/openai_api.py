@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from serving.errors import ServingError
 from serving.http.error_handlers import COMPUTED, responses
@@ -76,14 +76,13 @@ def _add_completions(router: APIRouter, models: Models, arguments: GatewayArgume
         head = models.pick(request, GENERATION, body.model)
         prompts = body.prompts
         n = body.n or 1
-        check_size(prompts, arguments, "prompt", copies=n)
-        if body.best_of not in (None, n):
-            raise ServingError("invalid_input", f"best_of: has to equal n, which is {n}", param="best_of")
-        if body.echo and body.logprobs is not None:
-            raise ServingError("invalid_input", "echo: not served together with logprobs", param="echo")
+        best_of = body.best_of or n
+        body.check()
+        check_size(prompts, arguments, "prompt", copies=best_of)
         call = {
             "prompts": prompts,
             "n": n,
+            "best_of": best_of,
             "echo": bool(body.echo),
             "options": body.options(),
             "request_id": request.state.request_id,
@@ -98,7 +97,8 @@ def _add_completions(router: APIRouter, models: Models, arguments: GatewayArgume
         if not body.stream:
             outcome = await head.call("complete", call, timeout_s=timeout_s)
             request.state.num_tokens = outcome["usage"]["total_tokens"]
-            return JSONResponse({**frame, "choices": outcome["choices"], "usage": outcome["usage"]})
+            answer = {**frame, "choices": outcome["choices"], "usage": outcome["usage"]}
+            return await json_answer(request, lambda: answer, {})
         events = head.stream("stream", call, timeout_s=timeout_s)
         # The first event comes before the status line, so that a refused request has its own status.
         first = await anext(events)

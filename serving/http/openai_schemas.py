@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
+from serving.errors import ServingError
 from serving.http.answers import example
 from serving.http.wire import MAX_INPUTS, Text, Wire
 
@@ -34,11 +35,11 @@ class StreamOptions(Wire):
 
 
 class CompletionRequest(Wire):
-    """`logprobs` reports each chosen token's log-probability under the model; alternatives are not listed."""
+    """Log-probabilities are those of the model itself, before bias, penalties and temperature."""
 
     model: Text = Field(examples=["text-generation"])
     prompt: Text | _Texts | _TokenIds | _PromptsOfIds = Field(examples=["The history of the world"])
-    max_tokens: int | None = Field(default=16, ge=1)
+    max_tokens: int | None = Field(default=None, ge=0, description="16 by default, or as many as there is room for.")
     temperature: float | None = Field(default=1.0, ge=0, le=2)
     top_p: float | None = Field(default=1.0, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0, description="Not OpenAI's: draw among the k likeliest tokens.")
@@ -52,24 +53,48 @@ class CompletionRequest(Wire):
     n: int | None = Field(default=1, ge=1, le=16)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    logprobs: int | None = Field(default=None, ge=0, le=1)
+    logprobs: int | None = Field(
+        default=None, ge=0, le=5, description="So many alternatives beside each token; with `echo` also the prompt's."
+    )
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        default=None, max_length=1024, description="Token id -> number added to its logit."
+    )
     echo: bool | None = False
     stop: Text | Annotated[list[Text], Field(fail_fast=True, max_length=4)] | None = None
-    seed: int | None = Field(default=None, ge=0, lt=2**62)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     user: Text | None = None
 
-    best_of: int | None = Field(default=None, ge=1, le=16, description="Only as many as n.")
+    best_of: int | None = Field(
+        default=None, ge=1, le=16, description="Of so many continuations, the n that are likeliest a token."
+    )
     frequency_penalty: float | None = Field(default=None, ge=0, le=0, description="Not served.")
     presence_penalty: float | None = Field(default=None, ge=0, le=0, description="Not served.")
-    logit_bias: dict[str, Any] | None = Field(default=None, max_length=0, description="Not served.")
     suffix: Literal[""] | None = Field(default=None, description="Not served.")
 
     @field_validator("prompt")
     @classmethod
     def _check_prompt(cls, prompt: Any) -> Any:
-        if not prompt:
+        if prompt == []:
             raise ValueError("should not be empty")
         return prompt
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _check_logit_bias(cls, bias: Any) -> Any:
+        for token in bias or ():
+            if not token.isdecimal() or len(token) > 9:
+                raise ValueError(f"should have token ids as keys, got {token[:100]!r}")
+        return bias
+
+    def check(self) -> None:
+        """Raises ServingError for fields that do not go together."""
+        n, best_of = self.n or 1, self.best_of
+        if best_of is not None and best_of < n:
+            raise ServingError("invalid_input", f"best_of: {best_of}, and has to be at least n, {n}", param="best_of")
+        if self.stream and best_of is not None and best_of > n:
+            raise ServingError("invalid_input", f"best_of: {best_of}, which cannot be streamed", param="best_of")
+        if self.stream_options is not None and not self.stream:
+            raise ServingError("invalid_input", "stream_options: only with stream", param="stream_options")
 
     @field_validator("stop")
     @classmethod
@@ -87,18 +112,20 @@ class CompletionRequest(Wire):
     def options(self) -> dict[str, Any]:
         """The library's GenerationOptions this request sets, by name."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        temperature = self.temperature if self.temperature is not None else 1.0
         given = {
-            "max_new_tokens": self.max_tokens if self.max_tokens is not None else 16,
+            "max_new_tokens": self.max_tokens,
             "min_new_tokens": self.min_tokens,
-            "temperature": self.temperature if self.temperature is not None else 1.0,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "min_p": self.min_p,
+            "temperature": temperature,
             "repetition_penalty": self.repetition_penalty,
-            "seed": self.seed,
+            "logit_bias": tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
+            "seed": None if self.seed is None else self.seed % 2**62,
             "stop": tuple(stop),
             "logprobs": self.logprobs is not None,
+            "num_top_logprobs": self.logprobs or 0,
         }
+        if temperature > 0:  # at 0 the likeliest token is chosen, which none of them leaves out
+            given |= {"top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -135,7 +162,7 @@ class Completion(BaseModel):
                 "logprobs": {
                     "tokens": [" is", " long"],
                     "token_logprobs": [-0.21, -1.4],
-                    "top_logprobs": [],
+                    "top_logprobs": [{" is": -0.21}, {" short": -1.1, " long": -1.4}],
                     "text_offset": [0, 3],
                 },
                 "finish_reason": "stop",

@@ -12,17 +12,22 @@ from dataclasses import replace
 from typing import Any
 
 from serving.errors import ServingError
+from serving.replicas.choices import Choice, Prompt, join
+from serving.replicas.choices import usage as usage_of
+from serving.replicas.completion_limits import check_cost, client_error, room_for, too_long
 from serving.replicas.engine_loop import EngineLoop
 from serving.replicas.failures import failure
 from serving.replicas.metrics import HeadMetrics
 from serving.replicas.text_threads import TextThreads
+from serving.replicas.token_names import TokenNames, beginnings
 from serving.settings import HeadArguments
 
 
 class GenerationReplica:
     """One causal language model with a continuous-batching engine; many requests share every step.
 
-    A request: prompts (texts or token ids), n, echo, options (of the library, by name), timeout_s.
+    A request: prompts (texts or token ids); n, how many choices each gets, the likeliest a token of best_of; echo;
+    options (of the library, by name; without max_new_tokens, OpenAI's default), timeout_s.
     """
 
     def __init__(self, name: str, arguments: HeadArguments) -> None:
@@ -42,6 +47,7 @@ class GenerationReplica:
         self._arguments = arguments
         self._config = model.config
         self._tokenizer = BigBirdTokenizer.from_pretrained(arguments.checkpoint)
+        self._names = TokenNames(self._tokenizer)
         self._text = TextThreads()
         self._metrics = HeadMetrics(name)
         self._num_shared_tokens = 0
@@ -58,20 +64,33 @@ class GenerationReplica:
 
     async def complete(self, request: dict[str, Any]) -> dict[str, Any]:
         """All choices at once, and the usage."""
-        pieces: dict[int, dict[str, Any]] = {}
+        started, num_copies = time.monotonic(), _num_copies(request)
+        whole: dict[int, dict[str, Any]] = {}
         usage: dict[str, Any] = {}
-        async for event in self.stream(request):
-            if "failure" in event:
-                return event
-            usage = event.get("usage", usage)
-            for choice in event.get("choices", ()):
-                _join(pieces.setdefault(choice["index"], {**choice, "text": "", "logprobs": None}), choice)
-        return {"choices": [pieces[index] for index in sorted(pieces)], "usage": usage}
+        try:
+            choices = await self._choices(request)
+            async for event in self._events(choices, request, started):
+                usage = event.get("usage", usage)
+                for piece in event.get("choices", ()):
+                    join(whole.setdefault(piece["index"], {**piece, "text": "", "logprobs": None}), piece)
+        except ServingError as error:
+            return failure(error)
+        kept = []
+        for start in range(0, len(choices), num_copies):
+            of_prompt = choices[start : start + num_copies]
+            if request["n"] < num_copies:  # the likeliest a token
+                of_prompt.sort(key=lambda choice: choice.sum_logprobs / max(1, choice.num_tokens), reverse=True)
+            kept += of_prompt[: request["n"]]
+        return {
+            "choices": [{**whole[choice.index], "index": index} for index, choice in enumerate(kept)],
+            "usage": usage,
+        }
 
     async def stream(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Events with the choices that got text, and last one with the usage; or `{"failure": ...}`, which ends it."""
+        started = time.monotonic()
         try:
-            async for event in self._stream(request):
+            async for event in self._events(await self._choices(request), request, started):
                 yield event
         except ServingError as error:
             yield failure(error)
@@ -98,18 +117,16 @@ class GenerationReplica:
         self._report(0)
         self._loop.check_health()
 
-    async def _stream(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        started = time.monotonic()
-        # Before tokenizing, which a refused request should not cost, and after it, when others may have come first.
-        self._loop.check()
-        choices = await self._choices(request)
-        self._loop.check()
-        merged: asyncio.Queue[tuple[_Choice, Any]] = asyncio.Queue()
-        readers = [asyncio.create_task(choice.read(self._loop, merged)) for choice in choices]
+    async def _events(
+        self, choices: list[Choice], request: dict[str, Any], started: float
+    ) -> AsyncIterator[dict[str, Any]]:
+        merged: asyncio.Queue[tuple[Choice, Any]] = asyncio.Queue()
+        running = [choice for choice in choices if choice.needs_engine]
+        readers = [asyncio.create_task(choice.read(self._loop, merged)) for choice in running]
         try:
-            if request["echo"]:
-                yield {"choices": [choice.body(choice.prompt_text) for choice in choices]}
-            num_open = len(choices)
+            if bodies := [choice.begin() for choice in choices if choice.begins_at_once or not choice.needs_engine]:
+                yield {"choices": bodies}
+            num_open = len(running)
             first = True
             while num_open:
                 left_s = request["timeout_s"] - (time.monotonic() - started)
@@ -129,13 +146,13 @@ class GenerationReplica:
                 bodies = []
                 for choice, event in arrived:
                     if isinstance(event, Exception):
-                        raise _client_error(event)
+                        raise client_error(event)
                     body = choice.take(event)
                     if event.finish_reason is not None:
                         num_open -= 1
                         self._metrics.finished(
                             event.finish_reason,
-                            num_prompt_tokens=len(choice.prompt_ids),
+                            num_prompt_tokens=len(choice.prompt.ids),
                             num_tokens=choice.num_tokens,
                             decode_s=choice.decode_s,
                         )
@@ -143,51 +160,76 @@ class GenerationReplica:
                         bodies.append(body)
                 if bodies:
                     yield {"choices": bodies}
-            yield {"usage": _usage(choices, request["n"])}
+            yield {"usage": usage_of(choices, _num_copies(request))}
         finally:
             for reader in readers:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
 
-    async def _choices(self, request: dict[str, Any]) -> list[_Choice]:
-        """One choice for each prompt and each of its n continuations, in OpenAI's order."""
+    async def _choices(self, request: dict[str, Any]) -> list[Choice]:
+        """One choice for each prompt and each of its `best_of` continuations, in OpenAI's order."""
         from bigbird.errors import InputError
-        from bigbird.generation.generate import encode_prompt
         from bigbird.generation.options import GenerationOptions
 
-        try:
-            options = GenerationOptions(**request["options"])
-        except InputError as error:
-            raise ServingError("invalid_input", str(error)) from None
-        choices = []
-        for number, prompt in enumerate(request["prompts"]):
+        # Before tokenizing, which a refused request should not cost, and after it, when others may have come first.
+        self._loop.check()
+        echo, shown, num_copies = request["echo"], request["options"].get("logprobs", False), _num_copies(request)
+        scored = echo and shown
+        max_tokens = request["options"].get("max_new_tokens")
+        prompts = []
+        for prompt in request["prompts"]:
             tokenizing = time.monotonic()
-            if isinstance(prompt, str):
-                limit = self._config.max_position_embeddings
-                if await self._text.tokens_at_least(prompt, self._tokenizer, limit) > limit:
-                    raise ServingError(
-                        "invalid_input", f"prompt: more than {limit} tokens, the model's limit", param="prompt"
-                    )
-                ids = await self._text.run([prompt], encode_prompt, self._tokenizer, prompt)
-                text = prompt
-            else:
-                ids = list(prompt)
-                self._check_ids(ids)
-                text = await self._text.run([ids], self._tokenizer.decode, ids, True) if request["echo"] else ""
+            prompts.append(await self._prompt(prompt, with_text=echo, with_begins=scored, ends=max_tokens == 0))
             self._metrics.tokenized(time.monotonic() - tokenizing)
-            for copy in range(request["n"]):
+        num_ids = [len(prompt.ids) for prompt in prompts]
+        check_cost(
+            num_ids, request["options"], num_copies, echo=echo, max_tokens=self._arguments.max_tokens_per_request
+        )
+        choices: list[Choice] = []
+        for prompt in prompts:
+            asked = {
+                **request["options"],
+                "max_new_tokens": room_for(len(prompt.ids), max_tokens, self._config.max_position_embeddings),
+                "prompt_logprobs": scored or max_tokens == 0,
+                "logprobs": shown or num_copies > request["n"],
+            }
+            try:
+                options = GenerationOptions(**asked)
+            except InputError as error:
+                raise client_error(error) from None
+            for copy in range(num_copies):
                 seed = None if options.seed is None else options.seed + copy
-                index = number * request["n"] + copy
-                choices.append(_Choice(index, ids, text, replace(options, seed=seed), self._tokenizer, request["echo"]))
+                of_copy = replace(options, seed=seed)
+                choices.append(
+                    Choice(len(choices), prompt, of_copy, self._tokenizer, self._names, echo=echo, logprobs=shown)
+                )
+        self._loop.check()
         return choices
 
-    def _check_ids(self, ids: list[int]) -> None:
-        limit = self._config.vocab_size
-        for token in ids:
-            if token >= limit:
+    async def _prompt(self, prompt: str | list[int], *, with_text: bool, with_begins: bool, ends: bool) -> Prompt:
+        """ends: nothing is generated after it."""
+        from bigbird.generation.generate import encode_prompt
+
+        if isinstance(prompt, str):
+            limit = self._config.max_position_embeddings
+            if await self._text.tokens_at_least(prompt, self._tokenizer, limit) > limit:
+                raise too_long(limit, f"your prompt has more than {limit} tokens", "prompt")
+            ids = await self._text.run([prompt], encode_prompt, self._tokenizer, prompt)
+            text = prompt
+        else:
+            ids = list(prompt)
+            limit = min(self._config.vocab_size, len(self._tokenizer)) - 1
+            if max(ids) > limit:
                 raise ServingError(
-                    "invalid_input", f"prompt: token id {token}, the limit is {limit - 1}", param="prompt"
+                    "invalid_input", f"prompt: token id {max(ids)}, the limit is {limit}", param="prompt"
                 )
+            text = await self._text.run([ids], self._tokenizer.decode, ids, True) if with_text else ""
+            if not ends:  # a character that the prompt begins comes with the continuation
+                text = text.rstrip("\ufffd")
+        if not with_begins:
+            return Prompt(ids, text)
+        original = text if isinstance(prompt, str) else None
+        return Prompt(ids, text, await self._text.run([ids], beginnings, self._tokenizer, self._names, ids, original))
 
     def _report(self, num_tokens: int) -> None:
         stats = self._engine.stats
@@ -202,84 +244,6 @@ class GenerationReplica:
         self._num_shared_tokens = stats.num_shared_tokens
 
 
-class _Choice:
-    """One continuation on its way: its events become pieces of a completion's choice."""
-
-    def __init__(
-        self, index: int, prompt_ids: list[int], prompt_text: str, options: Any, tokenizer: Any, echo: bool
-    ) -> None:
-        self.index = index
-        self.prompt_ids = prompt_ids
-        self.prompt_text = prompt_text
-        self.num_tokens = 0
-        self.decode_s = 0.0  # from the first token to the last
-        self._first_token_at: float | None = None
-        self._options = options
-        self._tokenizer = tokenizer
-        self._offset = len(prompt_text) if echo else 0
-        self._waiting: list[Any] = []
-
-    async def read(self, loop: EngineLoop, merged: asyncio.Queue[tuple[_Choice, Any]]) -> None:
-        try:
-            async for event in loop.generate(self.prompt_ids, self._options):
-                merged.put_nowait((self, event))
-        except Exception as error:
-            merged.put_nowait((self, error))
-
-    def take(self, event: Any) -> dict[str, Any] | None:
-        """The piece this event makes, or None while its text is not final: its log-probability waits for it."""
-        if event.token_id is not None:
-            now = time.monotonic()
-            self._first_token_at = self._first_token_at or now
-            self.decode_s = now - self._first_token_at
-            self.num_tokens += 1
-            self._waiting.append(event)
-        if not event.text and event.finish_reason is None:
-            return None
-        logprobs = None
-        if self._options.logprobs:
-            logprobs = {
-                "tokens": [
-                    self._tokenizer.decode([item.token_id], skip_special_tokens=False) for item in self._waiting
-                ],
-                "token_logprobs": [item.logprob for item in self._waiting],
-                "top_logprobs": None,
-                "text_offset": [self._offset] * len(self._waiting),
-            }
-        self._waiting = []
-        self._offset += len(event.text)
-        return self.body(event.text, logprobs, event.finish_reason)
-
-    def body(
-        self, text: str, logprobs: dict[str, Any] | None = None, finish_reason: str | None = None
-    ) -> dict[str, Any]:
-        return {"index": self.index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-
-
-def _join(whole: dict[str, Any], piece: dict[str, Any]) -> None:
-    whole["text"] += piece["text"]
-    whole["finish_reason"] = piece["finish_reason"]
-    if piece["logprobs"] is not None:
-        if whole["logprobs"] is None:
-            whole["logprobs"] = {"tokens": [], "token_logprobs": [], "top_logprobs": None, "text_offset": []}
-        for name in ("tokens", "token_logprobs", "text_offset"):
-            whole["logprobs"][name] += piece["logprobs"][name]
-
-
-def _usage(choices: list[_Choice], n: int) -> dict[str, int]:
-    """Tokens read and generated; a prompt counts once, however many continuations it got."""
-    prompt_tokens = sum(len(choice.prompt_ids) for choice in choices[::n])
-    completion_tokens = sum(choice.num_tokens for choice in choices)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-
-
-def _client_error(error: Exception) -> Exception:
-    from bigbird.errors import InputError
-
-    if isinstance(error, InputError):
-        return ServingError("invalid_input", f"prompt: {error}", param="prompt")
-    return error
+def _num_copies(request: dict[str, Any]) -> int:
+    """How many continuations of each prompt are generated."""
+    return int(request.get("best_of", request["n"]))

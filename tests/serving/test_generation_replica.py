@@ -22,14 +22,14 @@ def replica(tiny_checkpoint):
 
 
 def test_a_client_that_leaves_just_when_a_token_comes_frees_its_slots(replica, monkeypatch):
-    from serving.replicas import generation
+    from serving.replicas.choices import Choice
 
     async def events():
         return [event async for event in replica.stream({**REQUEST, "request_id": "a"})]
 
     async def leave():
         client = asyncio.create_task(events())
-        read = generation._Choice.read
+        read = Choice.read
 
         async def read_and_leave(choice, loop, merged):
             put = merged.put_nowait
@@ -41,7 +41,7 @@ def test_a_client_that_leaves_just_when_a_token_comes_frees_its_slots(replica, m
             merged.put_nowait = put_and_leave
             await read(choice, loop, merged)
 
-        monkeypatch.setattr(generation._Choice, "read", read_and_leave)
+        monkeypatch.setattr(Choice, "read", read_and_leave)
         with pytest.raises(asyncio.CancelledError):
             await client
         while (await replica.describe({}))["details"]["num_running"]:

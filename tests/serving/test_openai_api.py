@@ -18,15 +18,17 @@ def server() -> Server:
 
 
 def test_a_completion_has_openai_s_shape(server):
-    body = {"model": "text-generation", "prompt": ["a", "b"], "max_tokens": 5, "seed": 7, "stop": "x", "logprobs": 1}
+    body = {"model": "text-generation", "prompt": ["a", "b"], "max_tokens": 5, "seed": 7, "stop": "x", "logprobs": 1,
+            "logit_bias": {"5": -1}}  # fmt: skip
     answer = server.post("/v1/completions", body).json()
     assert answer["object"] == "text_completion"
     assert answer["usage"]["total_tokens"] == 3
     method, call, _ = server.heads["text-generation"].calls[-1]
     assert method == "complete"
     assert call["prompts"] == ["a", "b"]
+    assert (call["n"], call["best_of"], call["echo"]) == (1, 1, False)
     assert call["options"] == {"max_new_tokens": 5, "temperature": 1.0, "top_p": 1.0, "seed": 7, "stop": ("x",),
-                               "logprobs": True}  # fmt: skip
+                               "logit_bias": ((5, -1),), "logprobs": True, "num_top_logprobs": 1}  # fmt: skip
 
 
 CHOICE = {"index": 0, "text": "x", "logprobs": None, "finish_reason": None}
@@ -83,10 +85,15 @@ def test_a_stream_with_a_defect_ends_with_an_error_event_that_tells_nothing(serv
     [
         ({"prompt": "a", "frequency_penalty": 1}, "frequency_penalty"),
         ({"prompt": "a", "suffix": "x"}, "suffix"),
-        ({"prompt": "a", "logit_bias": {"1": 2}}, "logit_bias"),
-        ({"prompt": "a", "logprobs": 5}, "logprobs"),
-        ({"prompt": "a", "n": 2, "best_of": 3}, "best_of"),
-        ({"prompt": ""}, "prompt"),
+        ({"prompt": "a", "logit_bias": {"x": 2}}, "logit_bias"),
+        ({"prompt": "a", "logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"prompt": "a", "logprobs": 6}, "logprobs"),
+        ({"prompt": "a", "n": 3, "best_of": 2}, "best_of"),
+        ({"prompt": "a", "stream": True, "best_of": 2}, "best_of"),
+        ({"prompt": "a", "stream_options": {}}, "stream_options"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": "a", "tools": []}, "tools"),
         ({"prompt": "a", "stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"prompt": "a", "temperature": -1}, "temperature"),
         ({}, "prompt"),

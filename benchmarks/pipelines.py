@@ -4,6 +4,9 @@
     python -m benchmarks.pipelines resume [--rows 1000000]
     python -m benchmarks.pipelines scheduling [--actors 8] [--units 2000]
     python -m benchmarks.pipelines growth [--rows 20000 200000]
+    python -m benchmarks.pipelines startup [--runs 5]
+    python -m benchmarks.pipelines inputs
+    python -m benchmarks.pipelines units [--units 1000000]
 
 throughput: tokens/s end to end (start-up included and apart), two actors of one thread against one of two, the bare
 predictor in this process, and transformers in `map_batches`, float32, truncated at 4,096, batches of 8 and of 1
@@ -11,6 +14,8 @@ predictor in this process, and transformers in `map_batches`, float32, truncated
 `--input` in turn; `pipelines.corpus --files` makes one of any folder of text. Ratios are of end-to-end rates.
 resume: what a start costs that finds its rows done. scheduling: units a second with actors that do nothing, and with
 actors that sleep. growth: time and peak memory of driver and actors, rows short with a tail of 50,000 tokens.
+startup: until the first batch and after the last. inputs: one huge row group, many tiny files, JSON lines;
+memory and requests counted. units: what a million of them cost the driver (`pipelines_parts`).
 Without a word: resume, then throughput with two layers.
 """
 
@@ -34,6 +39,7 @@ import ray
 from benchmarks.actor_memory import actor_pids, peak_rss_mib
 from benchmarks.idle import idle
 from benchmarks.measure import machine
+from benchmarks.pipelines_parts.startup import startup
 from bigbird import BigBirdConfig, BigBirdForTokenClassification
 from bigbird.predictors import load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
@@ -261,6 +267,7 @@ class _Watched(io.StringIO):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"throughput": throughput, "resume": resume, "scheduling": scheduling, "growth": growth, "peer": peer}
+    parts |= {"startup": startup}
     parser.add_argument("part", nargs="?", choices=parts)
     parser.add_argument("--layers", type=int, default=None)
     parser.add_argument("--documents", type=int, default=40)
@@ -270,8 +277,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rows", type=int, nargs="+", default=None)
     parser.add_argument("--actors", type=int, default=8)
-    parser.add_argument("--units", type=int, default=2000)
+    parser.add_argument("--units", type=int, default=None)
+    parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
+    options.units = options.units or (1_000_000 if options.part == "units" else 2000)
     chosen = [options.part] if options.part else ["resume", "throughput"]
     options.layers = options.layers or (12 if options.part else 2)
     options.rows = options.rows or ([20_000, 200_000] if options.part == "growth" else [1_000_000])

@@ -5,10 +5,11 @@ Does not know units, models or files.
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import ray
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
 
 INTERVAL_S = 5.0
 MEANINGFUL_ROWS = 20
@@ -24,7 +25,6 @@ class Progress:
         self._watch, self._rows, self._needs, self._out = watch, rows, needs, out
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._free_before = _free()
         self._first: tuple[float, float, float] | None = None  # when rows were first done, and how many, and tokens
 
     def __enter__(self) -> "Progress":
@@ -53,7 +53,7 @@ class Progress:
         if not done:
             if seen["started"]:
                 return f"{int(seen['started'])} actors are loading the model"
-            return waiting(self._needs, _cluster(), _free(), self._free_before)
+            return waiting(self._needs, _cluster(), _free(), _queued())
         line = f"{done:,}/{self._rows:,} documents ({done / self._rows:.0%})  {int(seen['tokens']):,} tokens"
         if self._first is None:
             self._first = (now, done, seen["tokens"])
@@ -68,14 +68,16 @@ class Progress:
 
 
 def waiting(
-    needs: Mapping[str, float], cluster: Mapping[str, float], free: Mapping[str, float], before: Mapping[str, float]
+    needs: Mapping[str, float],
+    cluster: Mapping[str, float],
+    free: Mapping[str, float],
+    queued: Sequence[Mapping[str, float]],
 ) -> str:
-    """Why no actor runs yet: what one needs, and what the cluster has of it.
+    """Why no actor runs yet: what one needs and what the cluster has of it, where its request is among the queued.
 
     A cluster that grows by demand may have none of it for minutes, and another job may hold all of it for hours.
-    before: what was free when the job began; what has gone since is held by the actors that it is starting.
     """
-    if all(before.get(name, 0) - free.get(name, 0) >= number for name, number in needs.items()):
+    if not any(all(abs(asked.get(name, 0) - needs[name]) < 1e-3 for name in needs) for asked in queued):
         return "starting actors"
     parts = [
         f"{number:g} {name}s, {free.get(name, 0):g} of {cluster.get(name, 0):g} are free"
@@ -83,6 +85,13 @@ def waiting(
         if number
     ]
     return f"waiting for an actor ({'; '.join(parts)} in the cluster)"
+
+
+def _queued() -> list[Mapping[str, float]]:
+    """Resources of what is asked of the cluster and nothing has room for, as Ray tells its autoscaler."""
+    worker: Any = ray._private.worker.global_worker
+    state = get_cluster_resource_state(worker.gcs_client)
+    return [dict(asked.request.resources_bundle) for asked in state.pending_resource_requests]
 
 
 def _cluster() -> Mapping[str, float]:

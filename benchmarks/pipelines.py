@@ -5,7 +5,7 @@
     python -m benchmarks.pipelines scheduling [--actors 8] [--units 2000]
     python -m benchmarks.pipelines growth [--rows 20000 200000]
     python -m benchmarks.pipelines startup [--runs 5]
-    python -m benchmarks.pipelines inputs
+    python -m benchmarks.pipelines inputs [--megabytes 800] [--files 20000]
     python -m benchmarks.pipelines units [--units 1000000]
 
 throughput: tokens/s end to end (start-up included and apart), two actors of one thread against one of two, the bare
@@ -39,7 +39,9 @@ import ray
 from benchmarks.actor_memory import actor_pids, peak_rss_mib
 from benchmarks.idle import idle
 from benchmarks.measure import machine
+from benchmarks.pipelines_parts.inputs import inputs
 from benchmarks.pipelines_parts.startup import startup
+from benchmarks.pipelines_parts.units import units
 from bigbird import BigBirdConfig, BigBirdForTokenClassification
 from bigbird.predictors import load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
@@ -267,7 +269,7 @@ class _Watched(io.StringIO):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"throughput": throughput, "resume": resume, "scheduling": scheduling, "growth": growth, "peer": peer}
-    parts |= {"startup": startup}
+    parts |= {"startup": startup, "inputs": inputs, "units": units}
     parser.add_argument("part", nargs="?", choices=parts)
     parser.add_argument("--layers", type=int, default=None)
     parser.add_argument("--documents", type=int, default=40)
@@ -279,6 +281,9 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=8)
     parser.add_argument("--units", type=int, default=None)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=800)
+    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     options.units = options.units or (1_000_000 if options.part == "units" else 2000)
     chosen = [options.part] if options.part else ["resume", "throughput"]

@@ -1,4 +1,4 @@
-"""What a job refuses before anything starts: a model without the head, options that do not exist, ids that repeat.
+"""What a job refuses before anything starts: a model without the head, options that do not exist.
 
 Every refusal is an InputError (or the library's CheckpointError) whose one line names what was expected and what
 was found. Does not know Ray Data or output directories.
@@ -15,17 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
 from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, InputError
 from bigbird.loading.hub import resolve
 from bigbird.predictors import HEADS
-from pipelines.scoring.inputs.listing import Listing
-from pipelines.scoring.inputs.reading import read_unit
-from pipelines.scoring.inputs.units import InputFile, Piece, Unit
 
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model")
 _BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -165,48 +160,3 @@ def _parse(text: str, hint: Any, name: str) -> Any:
         return hint(text) if hint in (int, float) else text
     except ValueError:
         raise InputError(f"{expected} {hint.__name__}") from None
-
-
-def check_ids(listing: Listing, id_column: str) -> None:
-    """Raises InputError naming ids that are null or occur twice. Reads that column of every file, once.
-
-    Holds eight bytes a row: a hash each. Only where two hashes agree are the ids themselves compared.
-    """
-    if id_column not in listing.schema.names:
-        names = ", ".join(listing.schema.names)
-        raise InputError(f"id column {id_column!r} is not in the input; its columns are {names}")
-    schema = pa.schema([listing.schema.field(id_column)])
-    hashes = []
-    for file in listing.files:
-        if not file.rows:
-            continue
-        column = _read_column(listing, schema, file)
-        if column.null_count:
-            row = column.is_null().to_pylist().index(True)
-            raise InputError(f"id column {id_column!r} is null in row {row} of {file.name!r}")
-        hashes.append(_hash(column))
-    every = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
-    values, counts = np.unique(every, return_counts=True)
-    suspects = values[counts > 1]
-    if not len(suspects):
-        return
-    seen: dict[Any, str] = {}
-    for file in listing.files:
-        column = _read_column(listing, schema, file)
-        for row in np.flatnonzero(np.isin(_hash(column), suspects)):
-            value, place = column[int(row)].as_py(), f"row {row} of {file.name!r}"
-            if value in seen:
-                raise InputError(f"id {value!r} occurs twice: {seen[value]} and {place}")
-            seen[value] = place
-
-
-def _read_column(listing: Listing, schema: pa.Schema, file: InputFile) -> pa.ChunkedArray:
-    unit = Unit(pieces=(Piece(file=file, start=0, stop=file.rows),))
-    return read_unit(unit, listing.filesystem, schema).column(0)
-
-
-def _hash(column: pa.ChunkedArray) -> np.ndarray:
-    from pandas.util import hash_array  # ray[data] brings pandas; only this check needs it
-
-    hashes: np.ndarray = hash_array(np.asarray(column.to_pylist(), dtype=object), categorize=False)
-    return hashes

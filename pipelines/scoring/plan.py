@@ -16,7 +16,8 @@ from bigbird.errors import InputError
 from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.actors.score_rows import Stage
 from pipelines.scoring.actors.stages import make_stage
-from pipelines.scoring.checks import ModelInfo, check_ids
+from pipelines.scoring.checks import ModelInfo
+from pipelines.scoring.ids import check_ids
 from pipelines.scoring.inputs.listing import Listing, list_inputs
 from pipelines.scoring.inputs.paths import holds
 from pipelines.scoring.report.report import NUM_EXTREMES

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from labelled_rows import choices, questions, tagged
 from ray_session import start_ray
@@ -188,9 +190,18 @@ def _is_ours(process: Path) -> bool:
     return False
 
 
+@pytest.fixture(scope="module")
+def three_cpus() -> Iterator[None]:
+    start_ray(3)
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # Ray Train copies Ray Data's context, deprecated fields and all
-def test_two_workers_of_which_one_is_killed_end_where_one_ends(tiny_checkpoint: Any, tmp_path: Path) -> None:
+def test_two_workers_of_which_one_is_killed_end_where_one_ends(
+    three_cpus: None, tiny_checkpoint: Any, tmp_path: Path
+) -> None:
     rows = tagged(40)
     pq.write_table(pa.Table.from_pylist(rows[:32]), tmp_path / "train.parquet")
     pq.write_table(pa.Table.from_pylist(rows[32:]), tmp_path / "eval.parquet")
@@ -225,15 +236,38 @@ def test_two_workers_of_which_one_is_killed_end_where_one_ends(tiny_checkpoint: 
         killed.extend(int(worker.name) for worker in workers if _is_ours(worker))
         os.kill(killed[0], signal.SIGKILL)
 
-    start_ray(3)
-    try:
-        threading.Thread(target=kill_one_worker, daemon=True).start()
-        finetune(replace(job, max_failures=3))
-    finally:
-        import ray
-
-        ray.shutdown()
+    threading.Thread(target=kill_one_worker, daemon=True).start()
+    finetune(replace(job, max_failures=3))
     assert killed
     # Losses, not weights: where a gradient is next to nothing, AdamW makes a whole step of its rounding.
     last = max((tmp_path / "out" / "training").rglob("state.pt"), key=lambda path: path.stat().st_mtime)
     assert torch.load(last, weights_only=True)["losses"] == pytest.approx(alone.losses, abs=1e-3)
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_a_run_whose_loss_rises_stops_and_keeps_what_it_was_before(
+    three_cpus: None, tiny_checkpoint: Any, tokenizer: BigBirdTokenizer, tmp_path: Path
+) -> None:
+    rows = tagged(40)
+    pq.write_table(pa.Table.from_pylist(rows[:32]), tmp_path / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[32:]), tmp_path / "eval.parquet")
+    options = TrainingOptions(epochs=30, learning_rate=0.05, tokens_per_step=300, warmup=0.1)
+    job = Job(
+        task="token-classification",
+        model=str(tiny_checkpoint(BigBirdForMaskedLM, **NO_DROPOUT)),
+        train=str(tmp_path / "train.parquet"),
+        held_out=str(tmp_path / "eval.parquet"),
+        output=str(tmp_path / "out"),
+        options=options,
+        num_workers=2,
+        evaluate_every=2,
+        patience=2,
+    )
+    stopped = finetune(job)
+    state = max((tmp_path / "out" / "training").rglob("state.pt"), key=lambda path: path.stat().st_mtime)
+    losses = [entry["loss"] for entry in torch.load(state, weights_only=True)["history"]]
+    assert losses[-1] > min(losses) == stopped["eval_loss"]
+    held_out, _ = to_rows(job.task, tokenizer, labels=("O", "B-LAKE", "I-LAKE")).rows(rows[32:])
+    kept = Run(Objective(load_model(tmp_path / "out", dtype=torch.float32), job.task, options, None), [], options)
+    assert kept.evaluate(held_out) == pytest.approx(min(losses), rel=1e-4)

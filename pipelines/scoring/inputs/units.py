@@ -5,10 +5,12 @@ know how files are listed or read. Nothing here, nor in `inputs.reading`, import
 that only read should not wait for torch.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 SOURCE_FILE = "source_file"
 SOURCE_ROW = "source_row"
@@ -49,6 +51,11 @@ class InputFile:
     def rows(self) -> int:
         return sum(rows for rows, _ in self.groups)
 
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first row of each group."""
+        return list(itertools.accumulate((rows for rows, _ in self.groups[:-1]), initial=0))
+
     @property
     def is_parquet(self) -> bool:
         return not self.name.lower().endswith(JSON_SUFFIXES)
@@ -66,11 +73,10 @@ class Piece:
     @property
     def without_groups(self) -> "Piece":
         """The same without the groups of its file, which may be many."""
-        near, first = (0, 0), 0
-        for (rows, _), offset in zip(self.file.groups, self.file.offsets, strict=False):
-            if first > self.start:
-                break
-            near, first = (first, offset), first + rows
+        near = (0, 0)
+        if self.file.offsets:
+            group = bisect.bisect_right(self.file.starts, self.start) - 1
+            near = (self.file.starts[group], self.file.offsets[group])
         return replace(self, file=replace(self.file, groups=(), offsets=()), near=near)
 
 

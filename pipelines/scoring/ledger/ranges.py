@@ -1,5 +1,6 @@
 """Rows of input files as ranges: made of origin columns, joined, and taken away from what is to be done."""
 
+import bisect
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -45,13 +46,15 @@ def subtract(units: Sequence[Unit], done: Ranges) -> list[Unit]:
     for unit in units:
         pieces = []
         for piece in unit.pieces:
-            start = piece.start
-            for low, high in done.get(piece.file.name, ()):
-                if high <= start or low >= piece.stop:
-                    continue
+            start, ranges = piece.start, done.get(piece.file.name, [])
+            first = bisect.bisect_right(ranges, start, key=lambda range_: range_[1])
+            for index in range(first, len(ranges)):
+                low, high = ranges[index]
+                if low >= piece.stop:
+                    break
                 if low > start:
                     pieces.append(Piece(file=piece.file, start=start, stop=low))
-                start = max(start, high)
+                start = high
             if start < piece.stop:
                 pieces.append(Piece(file=piece.file, start=start, stop=piece.stop))
         if pieces:

@@ -150,8 +150,12 @@ def _parse(text: str, hint: Any, name: str) -> Any:
                 parts = json.loads(text)
             except ValueError:
                 raise InputError(f"{expected} values with a comma between, or a JSON list") from None
-        inner = typing.get_args(hint)[0]
-        return tuple(_parse(part if isinstance(part, str) else json.dumps(part), inner, name) for part in parts)
+        kinds = typing.get_args(hint)
+        kinds = kinds[:1] * len(parts) if kinds[-1] is Ellipsis else kinds
+        if len(parts) != len(kinds):
+            raise InputError(f"{expected} {len(kinds)} values in each list, found {len(parts)}")
+        texts = [part if isinstance(part, str) else json.dumps(part) for part in parts]
+        return tuple(_parse(part, kind, name) for part, kind in zip(texts, kinds, strict=True))
     if hint is bool:
         if text.lower() not in ("true", "false"):
             raise InputError(f"{expected} true or false")

@@ -19,6 +19,7 @@ VALUES = {
     tuple[str, ...]: [("O,MISC", ("O", "MISC")), ('["a,b", "[c]"]', ("a,b", "[c]")), ("", ())],
     tuple[int, ...]: [("7,8", (7, 8)), ("[7]", (7,))],
     tuple[tuple[int, ...], ...]: [("[[1, 2], [3]]", ((1, 2), (3,)))],
+    tuple[tuple[int, float], ...]: [("[[7, 1.5], [8, -2]]", ((7, 1.5), (8, -2.0)))],
 }
 FIELDS = [
     pytest.param(kind, field.name, typing.get_type_hints(kind)[field.name], id=f"{task} {field.name}")
@@ -49,6 +50,7 @@ def test_each_value_of_an_option_is_read_as_it_is(kind, name, hint, monkeypatch)
         ("fill-mask", "return_sequence=1"),
         ("text-generation", "eos_token_ids=[1,"),
         ("text-generation", "bad_words_ids=1,x"),
+        ("text-generation", "logit_bias=[[7, 1.5, 2]]"),
         ("text-generation", "nothing"),
     ],
 )

@@ -1,6 +1,7 @@
 """pipelines.score with every kind of file and column at once, and over its own output."""
 
 import json
+import random
 import re
 import uuid
 from decimal import Decimal
@@ -15,8 +16,12 @@ from jobs import CountCharacters, command, model_info, write_corpus
 from ray.data.extensions import ArrowTensorArray, ArrowVariableShapedTensorArray
 from ray_session import ray_session
 
+from bigbird.errors import InputError
 from pipelines import score
+from pipelines.scoring import ids
 from pipelines.scoring.actors.pool import ScoreOptions
+from pipelines.scoring.ids import check_ids
+from pipelines.scoring.inputs.listing import list_inputs
 
 pytestmark = [
     pytest.mark.ray,
@@ -135,3 +140,30 @@ def test_two_scores_of_one_pipeline_have_a_prefix_or_are_refused(everything):
     assert row["nll"] == row["b_nll"] == 4 / 3
     with pytest.raises(Exception, match="column 'nll' is there already; give the results a prefix"):
         score.score(once, "masked-lm-scoring", "m", options[""], load=load).take_all()
+
+
+@pytest.mark.parametrize(("kind", "rows_a_task"), [(str, 40), (int, 1000)])
+def test_a_repeated_or_missing_id_is_named_wherever_it_stands_in_tasks_and_parts(
+    kind, rows_a_task, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(ids, "_ROWS_A_TASK", rows_a_task)
+    monkeypatch.setattr(ids, "_ROWS_A_PART", 50)
+    draw = random.Random(0)
+    values = [kind(number) for number in draw.sample(range(10**6), 300)]
+
+    def check(changed):
+        for number in range(3):
+            column = pa.array(changed[100 * number : 100 * (number + 1)])
+            pq.write_table(pa.table({"id": column, "text": ["x"] * 100}), tmp_path / f"{number}.parquet", 20)
+        check_ids(list_inputs([str(tmp_path)]), "id")
+
+    check(values)
+    first, second = 17, 261
+    twice = [*values[:second], values[first], *values[second + 1 :]]
+    places = rf"row 17 of '{tmp_path}/0.parquet' and row 61 of '{tmp_path}/2.parquet'"
+    with pytest.raises(InputError, match=f"id {values[first]!r} occurs twice: {places}"):
+        check(twice)
+    with pytest.raises(InputError, match=r"id .* occurs twice: row 0 of .*0.parquet' and row 1 of .*0.parquet'"):
+        check([values[0]] * 300)
+    with pytest.raises(InputError, match=r"id column 'id' is null in row 5 of .*1.parquet'"):
+        check([*values[:105], None, *values[106:]])

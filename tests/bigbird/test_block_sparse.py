@@ -166,3 +166,12 @@ def test_with_dropout_the_gradient_is_that_of_what_was_drawn():
         return BlockSparseAttention(plan, dropout=0.3)(1, *states.unbind(1))
 
     torch.autograd.gradcheck(attend, fused, fast_mode=True)
+
+
+def test_seeded_attention_forwards_and_backwards_asks_the_device_for_no_value():
+    plan = make_plan([130, 64, 7], seeded=True)
+    fused = torch.empty(sum(plan.lengths), 3, HEADS, DIM, device="meta", requires_grad=True)
+    attention = BlockSparseAttention(plan)  # on "meta", whatever reads a value raises
+    for layer in range(2):
+        attention(layer, *fused.unbind(1)).sum().backward()
+    assert fused.grad.shape == fused.shape

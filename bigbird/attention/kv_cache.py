@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigbird.errors import BigBirdError
+from bigbird.linear.memory import on_large_pages
 
 Indices = NDArray[np.int64]
 PAGE_SIZE = 64
@@ -255,7 +256,7 @@ class KVCache:
             for storage in (self.keys, self.values):
                 for layer, states in enumerate(storage):
                     # Zeros, not whatever memory holds: see `_take`.
-                    grown = states.new_zeros(size, *states.shape[1:])
+                    grown = on_large_pages(states.new_empty(size, *states.shape[1:])).zero_()
                     grown[: states.shape[0]] = states
                     storage[layer] = grown
         self.num_allocated_pages = size

@@ -49,7 +49,7 @@ def keep_freed_memory() -> bool:
 def on_large_pages(weight: Tensor) -> Tensor:
     """The same tensor, plain or packed by oneDNN, its memory moved to pages of LARGE_PAGE bytes where Linux has them.
 
-    At the weight's ends they hold what else lies there. Weights smaller than half a page stay where they are.
+    At its ends they hold what else lies there. Tensors smaller than half a page stay where they are.
     """
     if not sys.platform.startswith("linux") or weight.device.type != "cpu":
         return weight

@@ -88,7 +88,7 @@ def prepare_for_inference(
     if isinstance(head, LanguageModelHead):
         _speed_up(head, make)
     fast.eval().requires_grad_(False)
-    fast.is_prepared = fast_bert.is_prepared = True
+    fast.precision = fast_bert.precision = precision
     return fast
 
 

@@ -24,8 +24,8 @@ class BigBirdModule(nn.Module):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     framework = "pt"
-    is_prepared = False
-    """Whether `prepare_for_inference` made it: then it keeps its mode, device and type."""
+    precision: str | None = None
+    """What `prepare_for_inference` made it for, such as "bfloat16": then it keeps its mode, device and type."""
 
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ class BigBirdModule(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As nn.Module. Raises ConfigError for a model that is prepared for inference."""
-        if mode and self.is_prepared:
+        if mode and self.precision is not None:
             raise ConfigError("a model prepared for inference does not train; train the loaded one")
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `.to`, `.half` and the like go through."""
-        if self.is_prepared:
+        if self.precision is not None:
             kept = torch.empty(0, dtype=self.dtype, device=self.device)
             changed = fn(kept)
             if (changed.dtype, changed.device) != (kept.dtype, kept.device):

@@ -104,7 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "int8", "auto"), default=None,
+        help="of the models (default: bfloat16 on GPUs, else float32; auto: bfloat16 where it is faster)",
+    )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--num-cpus", type=float, default=None, help="CPUs a replica reserves")
     parser.add_argument(

@@ -46,7 +46,10 @@ class HeadDefaults(Arguments):
     """What a replica of a head needs, how many there are, and its queue."""
 
     device: str = Field(default="cpu", description="cpu, cuda, cuda:0, ...")
-    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    dtype: Literal["float32", "bfloat16", "int8", "auto"] | None = Field(
+        default=None,
+        description="None: bfloat16 on GPUs, else float32. auto: bfloat16 where the replica computes it faster.",
+    )
 
     num_cpus: PositiveFloat = Field(default=1.0, description="CPUs of a replica; also the threads of its model.")
     num_gpus: float = Field(default=0.0, ge=0)

@@ -20,7 +20,7 @@ PROG = "bigbird-score"
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", re.IGNORECASE)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_DTYPES = ("float32", "bfloat16", "float16", "int8")
+_DTYPES = ("float32", "bfloat16", "float16", "int8", "auto")
 
 _EXAMPLES = f"""\
 examples:
@@ -85,7 +85,12 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is done")
     add = group.add_argument
     add("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the task (below), repeatable")
-    add("--dtype", default="", choices=_DTYPES, help="of the model (default: bfloat16 on GPUs, else float32)")
+    add(
+        "--dtype",
+        default="",
+        choices=_DTYPES,
+        help="of the model (default: bfloat16 on GPUs, else float32; auto: bfloat16 where it is faster)",
+    )
     add("--limit", type=int, metavar="N", help="only the first N rows; without it later, the job goes on")
     add("--overwrite", action="store_true", help="replace what another run left, or this one finished; go on otherwise")
     share = "stop when more of all rows fail in one way (default: 0.01, and 10 rows in any case)"

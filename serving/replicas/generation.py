@@ -102,7 +102,7 @@ class GenerationReplica:
             "details": {
                 "max_position_embeddings": self._config.max_position_embeddings,
                 "device": self._arguments.device,
-                "dtype": self._arguments.dtype,
+                "dtype": self._engine.model.precision,
                 "max_slots": self._arguments.max_slots,
                 "num_running": stats.num_prefilling + stats.num_decoding,
                 "num_waiting": stats.num_waiting,

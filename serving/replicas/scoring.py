@@ -107,7 +107,7 @@ class ScoringReplica(TokenLists):
                 "max_position_embeddings": config.max_position_embeddings,
                 "labels": [config.id2label[index] for index in sorted(config.id2label)],
                 "device": self._arguments.device,
-                "dtype": self._arguments.dtype,
+                "dtype": self._predictor.model.precision,
                 "num_open": self._num_open,
                 "queued_tokens": self._queued_tokens,
             }

@@ -176,6 +176,7 @@ def test_actors_with_gpus_compute_in_bfloat16_and_each_takes_its_share_of_the_me
     assert ScoreOptions().dtype == "float32"
     assert ScoreOptions(num_gpus_per_actor=0.5).dtype == "bfloat16"
     assert ScoreOptions(num_gpus_per_actor=0.5, dtype="float16").dtype == "float16"
+    assert ScoreOptions(dtype="auto").dtype == "auto"
     shares = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
     for share in (0.5, 1.0):

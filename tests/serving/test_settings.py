@@ -63,7 +63,7 @@ def test_nothing_to_serve_is_an_error_that_says_where_it_looked(tmp_path):
         ({"heads": "fill-mask"}, "'fill-mask' is not of the form task=checkpoint"),
         ({"heads": {"fill-mask": {"checkpoint": "x", "replicas": 3}}}, "replicas"),
         ({"heads": {"fill-mask": {"checkpoint": "x", "min_replicas": 3}}}, "max_replicas is 1, below min_replicas"),
-        ({"heads": {"fill-mask": {"checkpoint": "x", "dtype": "float8"}}}, "dtype"),
+        ({"heads": {"fill-mask": {"checkpoint": "x", "dtype": "float8"}}}, "'float32', 'bfloat16', 'int8' or 'auto'"),
         ({"head": "fill-mask=x"}, "head"),
         ({"head_defaults": {"checkpoint": "x"}}, "checkpoint"),
     ],

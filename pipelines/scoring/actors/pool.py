@@ -27,7 +27,8 @@ Resources = Mapping[str, float]
 class ScoreOptions:
     """How rows are scored, whatever they come from and go to.
 
-    dtype: of the model; "" is bfloat16 where actors have GPUs, else float32.
+    dtype: of the model; "" is bfloat16 where actors have GPUs, else float32. "auto" is each actor's own choice, so that
+    scores may differ between unlike machines as the two types do.
     task_options: the task's options dataclass of `bigbird.predictors`, None for its defaults. num_actors: size of
     a fixed pool (None: as many as fit the cluster); min_actors and max_actors: a pool that grows and shrinks.
     num_cpus_per_actor: also the threads an actor computes with. num_gpus_per_actor: may be a fraction.

@@ -28,6 +28,7 @@ from serving.replicas.generation import GenerationReplica
 from serving.replicas.scoring import ScoringReplica
 from serving.settings import GATEWAY, GENERATION, GatewayArguments, HeadArguments, ServeArguments
 from serving.stopping import APP_NAME, StopRequested, StopSignals, drain
+from serving.versions import code_digest, digest, files_of, with_version
 
 # The queue that counts tokens is in the replica. Serve's own bounds lie well above it, so that requests get there
 # to be counted, and are the net below it while a replica starts.
@@ -38,6 +39,9 @@ _SERVE_QUEUE_FACTOR = 2
 _MAX_SURGE_PERCENT = 100
 
 _ROUTER = RequestRouterConfig.model_validate({"request_router_class": "serving.http.routing:AroundRefusals"})
+
+# What Serve changes of a deployment while its replicas run.
+_SCALING = {"min_replicas", "max_replicas", "target_ongoing_requests", "upscale_delay_s", "downscale_delay_s"}
 
 # Requests are held here while heads queue them; beyond twice that the proxy refuses, before memory does.
 _GATEWAY_REQUESTS = 1000
@@ -50,9 +54,10 @@ def build(args: ServeArguments) -> serve.Application:
     """One deployment a head, with the head's name, behind the gateway."""
     heads = args.resolved_heads()
     logging_config = LoggingConfig(encoding=args.log_encoding, enable_access_log=False)
-    handles = {name: _head(name, arguments, logging_config) for name, arguments in heads.items()}
+    code = code_digest()
+    handles = {name: _head(name, arguments, logging_config, code) for name, arguments in heads.items()}
     gateway = args.gateway
-    return serve.deployment(
+    application = serve.deployment(
         name=GATEWAY,
         max_ongoing_requests=_GATEWAY_REQUESTS,
         max_queued_requests=_GATEWAY_REQUESTS,
@@ -66,13 +71,15 @@ def build(args: ServeArguments) -> serve.Application:
         max_surge_percent=_MAX_SURGE_PERCENT,
         graceful_shutdown_timeout_s=gateway.request_timeout_s,
         logging_config=logging_config,
-    )(Gateway).bind(handles, heads, gateway)
+    )(Gateway).bind(handles, heads, args.routes, frozenset(args.defaults), gateway)
+    read = args.model_copy(update={"heads": heads}).model_dump(mode="json", exclude={"gateway": _SCALING})
+    return with_version(application, digest(code, read))
 
 
-def _head(name: str, arguments: HeadArguments, logging_config: LoggingConfig) -> serve.Application:
+def _head(name: str, arguments: HeadArguments, logging_config: LoggingConfig, code: str) -> serve.Application:
     replica = GenerationReplica if arguments.task == GENERATION else ScoringReplica
     accepted = arguments.max_queued_requests * _SERVE_QUEUE_FACTOR
-    return serve.deployment(
+    application = serve.deployment(
         name=name,
         max_ongoing_requests=accepted,
         max_queued_requests=accepted,
@@ -92,6 +99,8 @@ def _head(name: str, arguments: HeadArguments, logging_config: LoggingConfig) ->
         graceful_shutdown_timeout_s=60.0,
         logging_config=logging_config,
     )(replica).bind(name, arguments)
+    read = arguments.model_dump(mode="json", exclude=_SCALING | {"default"})
+    return with_version(application, digest(code, [read, files_of(arguments.checkpoint), logging_config.encoding]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

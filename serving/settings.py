@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -99,6 +99,18 @@ class HeadArguments(HeadDefaults):
     )
 
 
+class RouteArguments(Arguments):
+    """A name that leads to heads of one task, and changes where it leads without any head being started anew."""
+
+    split: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        min_length=1, description="Head -> its share of the requests, such as {a: 95, b: 5}."
+    )
+    shadow: str | None = Field(
+        default=None, description="A head that answers every request too, unseen: differences are counted and logged."
+    )
+    default: bool = Field(default=False, description="As a head's.")
+
+
 class GatewayArguments(Arguments):
     """The HTTP side: replicas, limits on what a request may hold, keys."""
 
@@ -133,7 +145,8 @@ class GatewayArguments(Arguments):
 class ServeArguments(Arguments):
     """Everything. `heads` maps a name to `HeadArguments`, or a task to its checkpoint.
 
-    Any number of heads may have the same task: requests choose by name, and one of them is the task's default.
+    Any number of heads may have the same task: requests choose by name, and one of them is the task's default. `routes`
+    maps further names to `RouteArguments`.
 
     Without `heads`, every checkpoint in `checkpoints` whose directory is named after a task is served, and the
     heads that need no weights of their own (masked-lm-scoring, feature-extraction) on the fill-mask checkpoint.
@@ -142,6 +155,7 @@ class ServeArguments(Arguments):
 
     head_defaults: HeadDefaults = Field(default_factory=HeadDefaults)
     heads: dict[str, HeadArguments] = Field(default_factory=dict)
+    routes: dict[str, RouteArguments] = Field(default_factory=dict)
     checkpoints: str = "checkpoints"
     gateway: GatewayArguments = Field(default_factory=GatewayArguments)
     log_encoding: Literal["JSON", "TEXT"] = "JSON"
@@ -155,7 +169,7 @@ class ServeArguments(Arguments):
             value = json.loads(value, object_pairs_hook=_distinct) if is_json else _distinct(_pairs(value))
         return {name: _with_task(name, head) for name, head in value.items()} if isinstance(value, dict) else value
 
-    @field_validator("head_defaults", "gateway", mode="before")
+    @field_validator("head_defaults", "routes", "gateway", mode="before")
     @classmethod
     def _read_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
@@ -169,12 +183,45 @@ class ServeArguments(Arguments):
                 raise ValueError(f"{what}; the heads are {', '.join(ALL_HEADS)}, or NAME with one of them as its task")
             if name in ALL_HEADS and head.task != name:
                 raise ValueError(f"head {name}: its task is {head.task}; a task's name is for a head of that task")
-        defaults = Counter(head.task for head in self.heads.values() if head.default)
-        for task, number in defaults.items():
+        tasks = {name: head.task for name, head in self.heads.items()}
+        for name, route in self.routes.items():
+            tasks[name] = self._task_of_route(name, route)
+        for task, number in Counter(tasks[name] for name in self.defaults).items():
             if number > 1:
-                named = ", ".join(name for name, head in self.heads.items() if head.default and head.task == task)
-                raise ValueError(f"{task} has {number} defaults, {named}; it can have one")
+                of_task = ", ".join(name for name in self.defaults if tasks[name] == task)
+                raise ValueError(f"{task} has {number} defaults, {of_task}; it can have one")
         return self
+
+    @property
+    def defaults(self) -> list[str]:
+        """The heads and routes that say they are their task's default."""
+        heads = [name for name, head in self.heads.items() if head.default]
+        return heads + [name for name, route in self.routes.items() if route.default]
+
+    def _task_of_route(self, name: str, route: RouteArguments) -> str:
+        """The one task of its heads. Raises ValueError for a route that cannot be."""
+        _check_name(name)
+        if name in self.heads:
+            raise ValueError(f"route {name}: a head has this name")
+        asked = [*route.split, *([route.shadow] if route.shadow else [])]
+        for head in asked:
+            if head not in self.heads:
+                raise ValueError(
+                    f"route {name}: no head {head!r}; the heads are {', '.join(self.heads) or 'not named'}"
+                )
+        named = {head: self.heads[head].task for head in asked}
+        task = next(iter(named.values()))
+        if len(set(named.values())) > 1:
+            raise ValueError(f"route {name}: {', '.join(f'{head} is for {its}' for head, its in named.items())}")
+        if name in ALL_HEADS and name != task:
+            raise ValueError(f"route {name}: its heads are for {task}")
+        if not any(route.split.values()):
+            raise ValueError(f"route {name}: the shares of split are all 0")
+        if route.shadow and route.split.get(route.shadow):
+            raise ValueError(f"route {name}: shadow {route.shadow} has a share of the requests itself")
+        if route.shadow and task == GENERATION:
+            raise ValueError(f"route {name}: shadow compares records, and {GENERATION} gives none")
+        return task
 
     def resolved_heads(self) -> dict[str, HeadArguments]:
         """The heads to serve, local checkpoints as absolute paths, because replicas run in other directories.

@@ -185,7 +185,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("score", "finetune", "corpus"),
     ),
     "serving": (
-        ("errors", "settings", "texts"),
+        ("errors", "settings", "texts", "versions"),
         ("replicas",),
         ("http",),
         ("preflight", "stopping"),

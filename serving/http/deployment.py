@@ -16,7 +16,8 @@ from serving.http.gateway import create_app
 from serving.http.metrics import GatewayMetrics
 from serving.http.outages import Outages
 from serving.http.remote import RemoteHead
-from serving.settings import GatewayArguments, HeadArguments
+from serving.http.routes import routes_to
+from serving.settings import GatewayArguments, HeadArguments, RouteArguments
 
 
 @serve.ingress()
@@ -27,6 +28,8 @@ class Gateway:
         self,
         handles: dict[str, DeploymentHandle[Any]],
         head_arguments: dict[str, HeadArguments],
+        route_arguments: dict[str, RouteArguments],
+        defaults: frozenset[str],
         arguments: GatewayArguments,
     ) -> None:
         # Where Serve's proxies listen; nothing public says it.
@@ -54,6 +57,8 @@ class Gateway:
             keys=keys,
             versions=_versions(),
             metrics=metrics,
+            routes=routes_to(heads, route_arguments, metrics.compared),
+            defaults=defaults,
         )
         threading.Thread(target=outages.watch, name="outages", daemon=True).start()
 

@@ -6,7 +6,7 @@ either. What a request means is in `schemas` and `tasks`, what failures look lik
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from importlib.resources import files
@@ -28,6 +28,7 @@ from serving.http.json_bodies import OneLargeBodyAtATime, json_answer
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
 from serving.http.models import ModelPaths, Models
 from serving.http.probes import Probes
+from serving.http.routes import Route
 from serving.http.tasks import TASKS, Task
 from serving.settings import GatewayArguments, HeadArguments
 
@@ -53,12 +54,15 @@ def create_app(
     keys: ApiKeys,
     versions: Mapping[str, str],
     metrics: RequestMetrics,
+    routes: Sequence[Route] = (),
+    defaults: frozenset[str] = frozenset(),
 ) -> FastAPI:
     """The application that serves `heads`, each under its name.
 
+    defaults: heads and routes that answer requests to their task that name no model.
     versions: name to version of what runs here, shown by /info; `bigbird-on-ray` is the application's own.
     """
-    models = Models(heads, frozenset(name for name, head in head_arguments.items() if head.default))
+    models = Models(heads, routes, defaults)
     app = FastAPI(
         title="BigBird on Ray",
         version=versions.get("bigbird-on-ray", "0"),

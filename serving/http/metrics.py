@@ -33,6 +33,17 @@ class GatewayMetrics:
             tag_keys=("head",),
         )
         self._in_flight = Gauge("bigbird_requests_in_flight", description="Requests that a gateway is at work on.")
+        self._compared = Counter(
+            "bigbird_shadow_answers",
+            description="Answers that a second head gave too, by whether it said the same.",
+            tag_keys=_tags("head", "shadow", "outcome"),
+        )
+        self._apart = Histogram(
+            "bigbird_shadow_difference",
+            description="Largest difference of two numbers in the same place of both heads' answers.",
+            boundaries=[1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10],
+            tag_keys=_tags("head", "shadow"),
+        )
         self._retries = Counter(
             "bigbird_retries", description="Calls repeated because a replica went away.", tag_keys=("head",)
         )
@@ -45,6 +56,11 @@ class GatewayMetrics:
 
     def in_flight(self, num_requests: int) -> None:
         self._in_flight.set(num_requests)
+
+    def compared(self, head: str, shadow: str, outcome: str, difference: float | None) -> None:
+        self._compared.inc(1, tags={"head": head, "shadow": shadow, "outcome": outcome})
+        if difference is not None:
+            self._apart.observe(max(difference, 1e-9), tags={"head": head, "shadow": shadow})
 
     def retry(self, head: str) -> None:
         self._retries.inc(1, tags={"head": head})

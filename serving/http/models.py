@@ -7,13 +7,14 @@ Whoever names none, or the task itself, gets the task's default. It knows names 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import ServingError
 from serving.http.heads import Head
+from serving.http.routes import Route
 from serving.settings import GENERATION
 
 EMBEDDING = "feature-extraction"
@@ -31,16 +32,19 @@ def task_at(path: str) -> str:
 
 
 class Models:
-    """The heads of a server, by name; `defaults` are those that answer where no model is named.
+    """The heads of a server and the routes to them, by name; `defaults` are those that answer where none is named.
 
-    The first head of a task is its default, unless another one is among `defaults`.
+    The first head of a task is its default, unless another name is among `defaults`.
     """
 
-    def __init__(self, heads: Mapping[str, Head], defaults: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, heads: Mapping[str, Head], routes: Iterable[Route] = (), defaults: frozenset[str] = frozenset()
+    ) -> None:
         self._heads = dict(heads)
+        self._named: dict[str, Head | Route] = {**heads, **{route.name: route for route in routes}}
         self._of_task: dict[str, list[str]] = {}
-        for name, head in heads.items():
-            names = self._of_task.setdefault(head.task, [])
+        for name, named in self._named.items():
+            names = self._of_task.setdefault(named.task, [])
             names.insert(0 if name in defaults else len(names), name)
 
     def __iter__(self) -> Iterator[Head]:
@@ -48,22 +52,29 @@ class Models:
         return iter(self._heads.values())
 
     @property
+    def named(self) -> list[Head | Route]:
+        """Every head and every route."""
+        return list(self._named.values())
+
+    @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._heads)
+        return tuple(self._named)
 
     def serves(self, task: str) -> bool:
         return task in self._of_task
 
     def is_default(self, head: Head) -> bool:
-        return self._of_task[head.task][0] == head.name
+        """Whether it answers requests to its task that name no model, or a share of them."""
+        default = self._named[self._of_task[head.task][0]]
+        return head.name in (default.name, *(arm.name for arm, share in getattr(default, "shares", ()) if share))
 
-    def named(self, name: str) -> Head:
+    def find(self, name: str) -> Head | Route:
         """Raises ServingError `unknown_head`, which lists the names there are."""
-        if name not in self._heads:
+        if name not in self._named:
             raise ServingError(
-                "unknown_head", f"no model {name[:100]!r}; the models are {', '.join(self._heads)}", param="model"
+                "unknown_head", f"no model {name[:100]!r}; the models are {', '.join(self._named)}", param="model"
             )
-        return self._heads[name]
+        return self._named[name]
 
     def pick(self, request: Request, task: str, model: str | None = None) -> Head:
         """The head of `task` that a request asks for; `model`: the body's, None where it names none.
@@ -78,22 +89,24 @@ class Models:
             )
         names = self._of_task[task]
         asked = in_path if in_path is not None else model
-        if asked is None or (asked == task and asked not in self._heads):
+        if asked is None or (asked == task and asked not in self._named):
             asked = names[0]
         if asked not in names:
-            known = self._heads.get(asked)
+            known = self._named.get(asked)
             said = f"{asked!r} is a model for {known.task}" if known else f"no model {asked[:100]!r}"
             raise ServingError("unknown_head", f"{said}; for {task} there are {', '.join(names)}", param="model")
-        request.state.head = asked
+        found = self._named[asked]
+        head = found.head_for(request.state.request_id) if isinstance(found, Route) else found
+        request.state.head = head.name
         # Only then may the proxy repeat a refusal to everybody at this path.
-        request.state.path_decides = in_path is not None or len(names) == 1
-        return self._heads[asked]
+        request.state.path_decides = head is found and (in_path is not None or len(names) == 1)
+        return head
 
     def at(self, path: str) -> str:
         """The name of the head that a path asks, or `other`: for a request that failed before one was picked."""
         by_model = _MODEL_PATH.fullmatch(path)
         if by_model:
-            return by_model[1] if by_model[1] in self._heads else OTHER
+            return by_model[1] if by_model[1] in self._named else OTHER
         names = self._of_task.get(task_at(path))
         return names[0] if names else OTHER
 

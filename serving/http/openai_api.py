@@ -31,6 +31,7 @@ from serving.http.openai_schemas import (
     Model,
     ModelList,
 )
+from serving.http.routes import Route
 from serving.http.tasks import TASKS
 from serving.settings import GENERATION, GatewayArguments
 
@@ -46,13 +47,13 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
     @router.get("/models", tags=["openai"], summary="The heads as models.", responses=responses("invalid_api_key"))
     async def listed() -> ModelList:
         # A client's documentation takes the first one and completes with it.
-        data = [_model(head) for head in models]
+        data = [_model(head) for head in models.named]
         return ModelList(object="list", data=sorted(data, key=lambda model: model.task != GENERATION))
 
     @router.get("/models/{model}", tags=["openai"], summary="One head as a model.",
                 responses=responses("invalid_api_key", "unknown_head"))  # fmt: skip
     async def retrieve(model: str) -> Model:
-        return _model(models.named(model))
+        return _model(models.find(model))
 
     if models.serves(GENERATION):
         _add_completions(router, models, arguments)
@@ -175,7 +176,7 @@ def _add_embeddings(router: APIRouter, models: Models, arguments: GatewayArgumen
         )
 
 
-def _model(head: Head) -> Model:
+def _model(head: Head | Route) -> Model:
     paths = [f"/v1/{name}" for name in _PATHS.get(head.task, ())]
     if head.task in TASKS:
         paths += [f"/v1/{head.task}", f"/v1/models/{head.name}/{head.task}"]

@@ -1,14 +1,18 @@
 """serving.http.models and what the settings allow: several models a task, chosen by name, below Ray."""
 
+import asyncio
 import json
+import math
 
+import httpx
 import pytest
 from pydantic import ValidationError
 from serving_fakes import INPUTS, Server, assert_error
 
 from serving.errors import ServingError
 from serving.http.models import task_at
-from serving.settings import ServeArguments
+from serving.http.routes import distance
+from serving.settings import RouteArguments, ServeArguments
 
 NER = "token-classification"
 BODY = {"inputs": INPUTS[NER]}
@@ -159,3 +163,85 @@ def test_named_heads_come_from_pairs_json_and_mappings_alike():
         "legal": (NER, "a"),
         "fill-mask": ("fill-mask", "b"),
     }
+
+
+def test_a_route_gives_each_head_its_share_and_the_same_request_always_to_the_same_head():
+    routes = {"ner": RouteArguments(split={"first": 80, "legal": 20, NER: 0}, default=True)}
+    server = Server({name: {"task": NER} for name in ("first", "legal", NER)}, routes=routes)
+    answered = [call_with_id(server, f"/v1/{NER}", f"r{number}") for number in range(300)]
+    assert 210 <= answered.count("first") <= 270
+    assert set(answered) == {"first", "legal"}
+    assert [call_with_id(server, f"/v1/models/ner/{NER}", f"r{number}") for number in range(40)] == answered[:40]
+    assert {head for head, _, _ in server.metrics.requests} == {"first", "legal"}
+    info = server.ask("GET", "/info").json()["heads"]
+    assert [head["default"] for head in info] == [True, True, False]
+    assert "ner" in [model["id"] for model in server.ask("GET", "/v1/models").json()["data"]]
+
+
+def call_with_id(server: Server, path: str, request_id: str) -> str:
+    """The head that answers the request with this id."""
+    assert server.post(path, BODY, headers={"X-Request-ID": request_id}).status_code == 200
+    (name,) = asked(server)
+    return name
+
+
+def test_a_shadow_is_asked_too_and_what_it_says_or_fails_with_is_only_counted():
+    route = {"ner": RouteArguments(split={"first": 1}, shadow="legal", default=True)}
+    server = Server({name: {"task": NER} for name in ("first", "legal")}, routes=route)
+    shadow = server.heads["legal"]
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(app=server.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            for delay_s, failure in (
+                (0.0, None),
+                (0.0, ServingError("overloaded", "full")),
+                (0.0, OSError()),
+                (60, None),
+            ):
+                shadow.delay_s, shadow.failure = delay_s, failure
+                response = await client.post(f"/v1/{NER}", json=BODY)
+                assert response.status_code == 200, "and at once, whatever the shadow does"
+                await asyncio.sleep(0.05)
+
+    asyncio.run(ask())
+    assert len(shadow.calls) == 4
+    outcomes = [outcome for _, _, outcome, _ in server.metrics.comparisons]
+    assert outcomes == ["same", "overloaded", "internal"], "the last one was still at work"
+    assert server.metrics.comparisons[0] == ("first", "legal", "same", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "apart"),
+    [
+        ({"labels": [{"label": "a", "score": 0.5}]}, {"labels": [{"label": "a", "score": 0.75}]}, 0.25),
+        ({"labels": [{"label": "a", "score": 0.5}]}, {"labels": [{"label": "b", "score": 0.5}]}, math.inf),
+        ({"entities": []}, {"entities": [{"start": 1}]}, math.inf),
+        ({"start": 1}, {"start": 2}, math.inf),
+        ({"a": 1}, {"b": 1}, math.inf),
+        ({"embedding": [0.0, -1.0, math.inf]}, {"embedding": [0.5, 1.0, math.inf]}, 2.0),
+    ],
+)
+def test_records_lie_apart_by_their_numbers_unless_something_else_differs(left, right, apart):
+    assert distance(left, right) == distance(right, left) == apart
+
+
+@pytest.mark.parametrize(
+    ("route", "message"),
+    [
+        ({"split": {"c": 1}}, "route r: no head 'c'; the heads are a, b, words, writer"),
+        ({"split": {"a": 1, "words": 1}}, f"route r: a is for {NER}, words is for fill-mask"),
+        ({"split": {"a": 0, "b": 0}}, "route r: the shares of split are all 0"),
+        ({"split": {"a": -1}}, "greater than or equal to 0"),
+        ({"split": {}}, "at least 1 item"),
+        ({"split": {"a": 1}, "shadow": "a"}, "route r: shadow a has a share of the requests itself"),
+        ({"split": {"writer": 1}, "shadow": "writer"}, "route r: shadow"),
+    ],
+)
+def test_a_route_that_cannot_be_is_refused_by_name(route, message):
+    heads = "a:token-classification=a,b:token-classification=b,words:fill-mask=c,writer:text-generation=d"
+    with pytest.raises(ValidationError) as caught:
+        ServeArguments.model_validate({"heads": heads, "routes": {"r": route}})
+    assert message in str(caught.value)
+    with pytest.raises(ValidationError, match="route a: a head has this name"):
+        ServeArguments.model_validate({"heads": heads, "routes": {"a": {"split": {"b": 1}}}})

@@ -9,6 +9,7 @@ import httpx
 from serving.errors import ERROR_TABLE
 from serving.http.auth import ApiKeys
 from serving.http.gateway import create_app
+from serving.http.routes import routes_to
 from serving.settings import ALL_HEADS, GatewayArguments, HeadArguments
 
 FACTS = {"num_tokens": 7, "num_windows": 2, "truncated": False}
@@ -90,10 +91,14 @@ class FakeHead:
 class RecordedMetrics:
     def __init__(self) -> None:
         self.requests: list[tuple[str, int, str | None]] = []
+        self.comparisons: list[tuple[str, str, str, float | None]] = []
 
     def request(self, head: str, status: int, seconds: float, error_kind: str | None) -> None:
         assert seconds >= 0
         self.requests.append((head, status, error_kind))
+
+    def compared(self, head: str, shadow: str, outcome: str, difference: float | None) -> None:
+        self.comparisons.append((head, shadow, outcome, difference))
 
     def in_flight(self, num_requests: int) -> None:
         assert num_requests >= 0
@@ -105,7 +110,7 @@ class Server:
     tasks: the tasks, a head each, or names with fields of HeadArguments.
     """
 
-    def __init__(self, tasks=ALL_HEADS, *, keys: ApiKeys | None = None, **arguments: Any) -> None:
+    def __init__(self, tasks=ALL_HEADS, *, keys: ApiKeys | None = None, routes=(), **arguments: Any) -> None:
         heads = tasks if isinstance(tasks, dict) else {task: {"task": task} for task in tasks}
         self.heads = {name: FakeHead(head["task"], name) for name, head in heads.items()}
         self.metrics = RecordedMetrics()
@@ -118,6 +123,8 @@ class Server:
             keys=keys or ApiKeys([]),
             versions={"bigbird-on-ray": "1.2.3"},
             metrics=self.metrics,
+            routes=routes_to(self.heads, dict(routes), self.metrics.compared),
+            defaults=frozenset(name for name, named in {**heads, **dict(routes)}.items() if dict(named).get("default")),
         )
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:

@@ -17,11 +17,15 @@ from serving.replicas.token_names import Beginnings, TokenNames
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, their text, and where in it each of them begins, where that was asked for."""
+    """Token ids, their text, and where in it each of them begins, where that was asked for.
+
+    num_added: tokens at the beginning that the client did not send.
+    """
 
     ids: list[int]
     text: str = ""
     begins: Sequence[int] = ()
+    num_added: int = 0
 
 
 class Choice:
@@ -97,10 +101,11 @@ class Choice:
         return {"index": self.index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
     def _add_prompt(self, logprobs: dict[str, Any], scored: Sequence[Any]) -> None:
-        first = self.prompt.ids[0]
-        _add(logprobs, self._names, first, None, (), self.prompt.begins[0])
-        for item, begin in zip(scored, self.prompt.begins[1:], strict=True):
-            _add(logprobs, self._names, item.token_id, item.logprob, item.top, begin)
+        """The prompt's own tokens, the first without a log-probability, as OpenAI has it. scored: ids[1:]."""
+        first = self.prompt.num_added
+        for place in range(first, len(self.prompt.ids)):
+            logprob, top = (scored[place - 1].logprob, scored[place - 1].top) if place > first else (None, ())
+            _add(logprobs, self._names, self.prompt.ids[place], logprob, top, self.prompt.begins[place])
 
 
 def empty_logprobs() -> dict[str, Any]:

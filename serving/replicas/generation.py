@@ -228,8 +228,9 @@ class GenerationReplica:
                 text = text.rstrip("\ufffd")
         if not with_begins:
             return Prompt(ids, text)
-        original = text if isinstance(prompt, str) else None
-        return Prompt(ids, text, await self._text.run([ids], beginnings, self._tokenizer, self._names, ids, original))
+        original, num_added = (text, 1) if isinstance(prompt, str) else (None, 0)
+        begins = await self._text.run([ids], beginnings, self._tokenizer, self._names, ids, original)
+        return Prompt(ids, text, begins, num_added)
 
     def _report(self, num_tokens: int) -> None:
         stats = self._engine.stats

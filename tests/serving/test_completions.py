@@ -65,10 +65,11 @@ def complete(replica, loop):
     return call
 
 
-def check_logprobs(logprobs, ids, wanted, num_top):
-    """wanted: (n, V), the log-probabilities after each of the tokens."""
-    for place, token in enumerate(ids):
-        row = wanted[place - 1]
+def check_logprobs(logprobs, ids, wanted, num_top, num_added=0):
+    """wanted: (n, V), the log-probabilities after each of the tokens; the first num_added are not in `logprobs`."""
+    assert len(logprobs["tokens"]) == len(ids) - num_added
+    for place, token in enumerate(ids[num_added:]):
+        row = wanted[place + num_added - 1]
         given, top = logprobs["token_logprobs"][place], logprobs["top_logprobs"][place]
         if place == 0:
             assert (given, top) == (None, None)
@@ -90,16 +91,18 @@ def test_an_echoed_prompt_and_its_continuation_have_the_model_s_own_logprobs(
         [TEXT, *by_ids, ""], echo=True, max_new_tokens=4, temperature=0.0, logprobs=True, num_top_logprobs=num_top
     )
     prompts = [encode_prompt(tokenizer, TEXT), *by_ids, [tokenizer.cls_token_id]]
+    added = [1, 0, 0, 1]
     assert outcome["usage"]["prompt_tokens"] == sum(map(len, prompts))
-    for choice, prompt in zip(outcome["choices"], prompts, strict=True):
+    for choice, prompt, num_added in zip(outcome["choices"], prompts, added, strict=True):
         logprobs = choice["logprobs"]
         ids = list(prompt)
-        while len(ids) < len(logprobs["tokens"]):
+        while len(ids) < len(logprobs["tokens"]) + num_added:
             ids.append(int(logprobs_after(ids)[-1].argmax()))
         assert len(ids) == len(prompt) + 4 or ids[-1] == tokenizer.sep_token_id
-        check_logprobs(logprobs, ids, logprobs_after(ids), num_top)
+        if prompt != [tokenizer.cls_token_id]:
+            check_logprobs(logprobs, ids, logprobs_after(ids), num_top, num_added)
         assert choice["text"] == tokenizer.decode(ids, skip_special_tokens=True)
-        for token, name, begin in zip(ids, logprobs["tokens"], logprobs["text_offset"], strict=True):
+        for token, name, begin in zip(ids[num_added:], logprobs["tokens"], logprobs["text_offset"], strict=True):
             if token not in tokenizer.all_special_ids and not name.startswith(("bytes:", "token_id:")):
                 assert choice["text"][begin : begin + len(name)] == name
 

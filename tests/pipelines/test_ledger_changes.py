@@ -64,6 +64,21 @@ def test_an_input_that_changed_costs_its_own_files_and_no_other(corpus, tmp_path
     assert not (tmp_path / "out.replaced").exists()
 
 
+def test_many_inputs_that_changed_are_told_in_few_lines_and_files_that_hold_several_go_once(corpus, tmp_path):
+    for number in range(3, 30):
+        pq.write_table(pa.table({"id": [100 + number], "text": ["some text"]}), corpus / f"{number}.parquet")
+    ledger, listing = begin(corpus, tmp_path / "out", unit_bytes=10_000)
+    names = [write(ledger, listing, unit) for unit in ledger.units_left(listing)]
+    assert len(names) < 29
+    for path in corpus.iterdir():
+        if path.name != "0.parquet":
+            touch(path)
+    ledger, listing = begin(corpus, tmp_path / "out")
+    assert len(ledger.notes) == 11
+    assert ledger.notes[-1] == "and 19 more inputs that changed or went"
+    assert len(rows_of(ledger.units_left(listing))) + ledger.num_done == listing.rows
+
+
 def test_an_output_of_other_inputs_is_refused(corpus, tmp_path):
     names = finished(corpus, tmp_path / "out")
     (tmp_path / "others").mkdir()

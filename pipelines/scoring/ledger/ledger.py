@@ -46,6 +46,8 @@ from pipelines.scoring.storage import Place, make_writable, names_in
 
 REPLACED_SUFFIX = ".replaced"
 
+_MOST_NOTES = 10
+
 
 class MissingRowsError(RuntimeError):
     """Rows that a job is done with are not in its output."""
@@ -240,11 +242,17 @@ def _compare_inputs(ledger: Ledger, listing: Listing, changes: Changes) -> None:
             stale[name] = f"input {name!r} is not there any more"
         elif any(getattr(file, what) != entry[what] for what in ("size", "mtime_ns", "rows")):
             stale[name] = f"input {name!r} changed since"
+    parts_of: dict[str, list[str]] = {}
+    for part, footer in ledger.parts.items():
+        for name in {file for file, *_ in footer.ranges}:
+            parts_of.setdefault(name, []).append(part)
     for name, reason in stale.items():
-        parts = [part for part, footer in ledger.parts.items() if any(file == name for file, *_ in footer.ranges)]
+        parts = [part for part in parts_of.get(name, ()) if part in ledger.parts]
         changes.stale += parts
         rows = sum(ledger.parts.pop(part).num_rows for part in parts)
         ledger.notes.append(f"{reason}: {len(parts):,} files with {rows:,} rows are done again")
+    if len(ledger.notes) > _MOST_NOTES:
+        ledger.notes[_MOST_NOTES:] = [f"and {len(ledger.notes) - _MOST_NOTES:,} more inputs that changed or went"]
     added = 1 + max((entry["generation"] for entry in known.values()), default=-1)
     ledger.generations = {name: known[name]["generation"] if name in known else added for name in present}
     changes.inputs = bool(stale) or present.keys() != known.keys()

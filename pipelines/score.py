@@ -30,28 +30,33 @@ from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, ScoreOptions, step_pool
 from pipelines.scoring.actors.score_rows import ScoreRows
 from pipelines.scoring.actors.stages import add_scoring, make_stage
-from pipelines.scoring.arguments import PROG, job_of, parser, score_options
+from pipelines.scoring.arguments import PROG, job_of, parser, score_options, scores_given
 from pipelines.scoring.checks import inspect_model
 from pipelines.scoring.failures import explain
 from pipelines.scoring.job import run_job
 from pipelines.scoring.plan import list_columns
 from pipelines.scoring.report.report import redraw_report
 from pipelines.scoring.schemas import InputColumns, check_input_types, output_schema, result_fields
+from pipelines.scoring.scores import Score, scores_of
 from pipelines.scoring.storage import locate
 from pipelines.scoring.work import look, told
 
-__all__ = ["InputColumns", "ScoreOptions", "main", "score"]
+__all__ = ["InputColumns", "Score", "ScoreOptions", "main", "score"]
 
 
 def score(
     dataset: Dataset,
-    task: str,
-    model: str,
+    task: str | None = None,
+    model: str | None = None,
     options: ScoreOptions | None = None,
     *,
+    scores: Sequence[Score] = (),
     load: Callable[..., Any] | None = None,
 ) -> Dataset:
     """The dataset with the result columns of `task` and an `error` column (null where fine).
+
+    scores: in the place of a task and a model, several of them in one pass, each with a name before its columns and
+    its `error`: `score(dataset, scores=[Score(name="ner", task="token-classification", model="my-tagger"), ...])`.
 
     Lazy, like every step of Ray Data; one row in, one row out, whatever is in it. Blocks are scored as they
     come: `dataset.repartition(...)` first where few large ones would leave actors idle. The pool of actors grows
@@ -62,7 +67,8 @@ def score(
     with the name of a result.
     """
     options = options or ScoreOptions()
-    stage, _ = make_stage(task, model, options, load=load or load_predictor, inspect=inspect_model)
+    asked = scores_of(task, model, options.task_options, scores)
+    stage, _ = make_stage(asked, options, load=load or load_predictor, inspect=inspect_model)
     known = dataset.schema(fetch_if_missing=False)
     if known is not None and hasattr(known.base_schema, "remove_metadata"):
         check_input_types(known.base_schema, stage.columns)
@@ -96,10 +102,9 @@ def _job_arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments = known.parse_args(argv)
     if arguments.report_only:
         needed = ["output"]
-    elif arguments.print_schema:
-        needed = ["task"]
     else:
-        needed = ["task", "model", "input", "output"]
+        by = [] if arguments.score else ["task", "model"]
+        needed = by[:1] if arguments.print_schema else [*by, "input", "output"]
     for name in needed:
         if not getattr(arguments, name):
             known.error(f"--{name} is required")
@@ -138,13 +143,17 @@ def _print(arguments: argparse.Namespace, text: str) -> None:
 def _print_schema(arguments: argparse.Namespace) -> None:
     """The columns of the output: without --input, those the job adds."""
     options = score_options(arguments)
-    embedding_size = None
-    if arguments.model:
-        embedding_size = inspect_model(arguments.task, arguments.model).embedding_size
-    results = result_fields(arguments.task, options=options.task_options, embedding_size=embedding_size)
+    results: dict[str, Any] = {}
+    columns: dict[str, str] = {}
+    one = Score(task=arguments.task or "", model=arguments.model or "", options=options.task_options)
+    given = scores_given(arguments)
+    for score in scores_of(arguments.task, arguments.model, None, given) if given else (one,):
+        size = inspect_model(score.task, score.model).embedding_size if score.model else None
+        results[score.prefix] = result_fields(score.task, options=score.options, embedding_size=size)
+        columns |= options.columns.of_task(score.task)
     kept = pa.schema([])
     if arguments.input:
-        _, kept = list_columns(arguments.input, options.columns.of_task(arguments.task), arguments.columns)
+        _, kept = list_columns(arguments.input, columns, arguments.columns)
     for column in output_schema(kept, results, arguments.prefix):
         print(f"{column.name}: {column.type}")
 

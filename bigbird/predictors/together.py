@@ -23,6 +23,10 @@ class Together:
             lambda one: id(one.encoder.encoder) if isinstance(one, EncoderPredictor) and one.model else id(one)
         )
 
+    def alone(self) -> list["Together"]:
+        """Each predictor by itself."""
+        return [Together([predictor]) for predictor in self.predictors]
+
     def preprocess(self, examples: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
         """For each predictor, its prepared examples. examples: those of each predictor."""
         return self._in_groups(self._by_tokenizer, lambda one, own: one.preprocess(own), preprocess_together, examples)

@@ -15,6 +15,7 @@ from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.checks import parse_options
 from pipelines.scoring.plan import Job
 from pipelines.scoring.schemas import TASKS, InputColumns
+from pipelines.scoring.scores import FORM, Score
 
 PROG = "bigbird-score"
 
@@ -28,6 +29,9 @@ examples:
       score a corpus; the same command goes on with what a stopped one left
   {PROG} --task masked-lm-scoring --model m --input 'in/**/*.jsonl' --output s3://bucket/scored --option metric=exact
       with an option of the task, files of JSON lines, and an output in an object store
+  {PROG} --score ner=token-classification:my-tagger --score topic=text-classification:my-topics:top_k=1 \
+      --input corpus.parquet --output scored
+      two scores in one pass: columns ner_entities, ner_error, topic_labels, topic_error
   {PROG} ... --dry-run
       what it would do: files, rows, units, actors, what is done already
   {PROG} --report-only --output scored
@@ -54,6 +58,8 @@ def parser() -> Parser:
     add = parser.add_argument
     add("--task", metavar="TASK", help=f"one of {', '.join(TASKS)}")
     add("--model", metavar="DIR_OR_HUB_ID", help="a Hugging Face directory, or the id of one on the hub")
+    several = "several scores in one pass, in the place of --task and --model: NAME_ begins the columns of each"
+    add("--score", action="append", default=[], metavar=FORM, help=several)
     add("--input", nargs="+", metavar="PATH", help="files, folders, globs or URIs; Parquet or JSON lines")
     add("--output", metavar="DIR", help="a directory or URI; its own ledger, so the same one continues a job")
     _add_columns(parser)
@@ -117,8 +123,9 @@ def _add_actors(parser: argparse.ArgumentParser) -> None:
 def job_of(arguments: argparse.Namespace) -> Job:
     """The job that a command line describes. Raises InputError for a value that is none."""
     return Job(
-        task=arguments.task,
-        model=arguments.model,
+        task=arguments.task or "",
+        model=arguments.model or "",
+        scores=scores_given(arguments),
         inputs=arguments.input,
         output=arguments.output,
         options=score_options(arguments),
@@ -132,16 +139,26 @@ def job_of(arguments: argparse.Namespace) -> Job:
     )
 
 
+def scores_given(arguments: argparse.Namespace) -> list[Score]:
+    """The scores of `--score`. Raises InputError for a text that is none."""
+    return [Score.parse(text) for text in arguments.score]
+
+
 def score_options(arguments: argparse.Namespace) -> ScoreOptions:
     """How rows are scored. Raises InputError for an unknown task or option, or a value that is none."""
     text = {"text": arguments.text_column} if arguments.text_column else {}
     named = ("text_pair", "question", "context", "prompt", "choices")
     given = {name: getattr(arguments, f"{name}_column") for name in named}
     columns = InputColumns(**text, **{name: value for name, value in given.items() if value})
-    columns.of_task(arguments.task)  # refuses an unknown task
+    task_options = None
+    if not arguments.score:
+        columns.of_task(arguments.task)  # refuses an unknown task
+        task_options = parse_options(OPTIONS[arguments.task], arguments.option)
+    elif arguments.option:
+        raise InputError(f"--option is for --task; a score has its options in itself: {FORM}")
     return ScoreOptions(
         columns=columns,
-        task_options=parse_options(OPTIONS[arguments.task], arguments.option),
+        task_options=task_options,
         dtype=arguments.dtype,
         prefix=arguments.prefix,
         num_actors=arguments.num_actors,

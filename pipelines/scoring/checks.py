@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from bigbird.checkpoint import encoder_digest
 from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, InputError
 from bigbird.loading.hub import resolve
@@ -29,10 +30,11 @@ _CHUNK_BYTES = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a job needs to know of a model without loading it.
+    """What a job needs to know of a model without loading it, or of several.
 
     digest: covers weights, config and tokenizer. location: where actors load exactly these files from, a hub id at
     its revision; None where there is nothing to load. files: path and size of each, where all nodes must have them.
+    encoder: digest of what is below the head, where that is asked for, and encoder_bytes of weight_bytes are its.
     """
 
     digest: str
@@ -40,6 +42,8 @@ class ModelInfo:
     weight_bytes: int
     location: str | None = None
     files: tuple[tuple[str, int], ...] = ()
+    encoder: str | None = None
+    encoder_bytes: int = 0
 
     @property
     def actor_bytes(self) -> int:
@@ -79,6 +83,28 @@ def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelInfo:
         weight_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4),
         location=f"hf://{model.removeprefix('hf://').partition('@')[0]}@{directory.name}" if from_hub else model,
         files=tuple((str(path), sizes[path]) for path in files) if here else (),
+    )
+
+
+def with_encoder(model: ModelInfo, dtype: str) -> ModelInfo:
+    """The same, and which encoder the model has. Reads its weights."""
+    if model.location is None:
+        return model
+    digest, num_weights = encoder_digest(model.location)
+    return dataclasses.replace(model, encoder=digest, encoder_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4))
+
+
+def held_together(models: Sequence[ModelInfo]) -> ModelInfo:
+    """What a process needs that holds these models: an encoder that several have is there once."""
+    if len(models) == 1:
+        return models[0]
+    encoders = {model.encoder: model.encoder_bytes for model in models if model.encoder}
+    heads = sum(model.weight_bytes - model.encoder_bytes for model in models)
+    return ModelInfo(
+        digest=hashlib.sha256("".join(model.digest for model in models).encode()).hexdigest(),
+        embedding_size=0,
+        weight_bytes=heads + sum(encoders.values()),
+        files=tuple(dict.fromkeys(file for model in models for file in model.files)),
     )
 
 

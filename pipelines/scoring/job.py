@@ -86,7 +86,8 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
         before, units = ledger.num_done, ledger.units_left(plan.listing, limit=job.limit)
         rows = sum(unit.rows for unit in units)
         files = f"{len(plan.listing.files):,} files, {plan.listing.rows:,} rows"
-        say(f"{job.task}: {files}; {before:,} done before, {rows:,} to score")
+        scores = ", ".join(score.title for score in plan.stage.scores)
+        say(f"{scores}: {files}; {before:,} done before, {rows:,} to score")
         for note in (*plan.listing.notes, *ledger.notes):
             say(f"  {note}")
         summaries = _score(job, plan, ledger, units, lease, out) if units else {}

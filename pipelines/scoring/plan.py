@@ -20,8 +20,9 @@ from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.ids import check_ids
 from pipelines.scoring.inputs.listing import Listing, list_inputs
 from pipelines.scoring.inputs.paths import holds
-from pipelines.scoring.report.report import NUM_EXTREMES
+from pipelines.scoring.report.summaries import NUM_EXTREMES
 from pipelines.scoring.schemas import check_input_types, output_schema, top_level
+from pipelines.scoring.scores import Score, scores_of
 from pipelines.scoring.storage import Place, locate
 
 
@@ -29,16 +30,18 @@ from pipelines.scoring.storage import Place, locate
 class Job:
     """What is scored, and where the result goes.
 
-    keep: input columns beside the results, None for all. id_column: a column whose values must differ in all
-    rows. unit_bytes: bytes of input text to an output file, None to choose by input and device. max_error_share: the
-    share of all rows that may fail in one way; None for a hundredth, and ten rows in any case. report_documents:
-    documents at each end of the scores whose texts the report shows.
+    task, model: what by, with `options.task_options`; or, in their place, `scores`: several ways at once. keep: input
+    columns beside the results, None for all. id_column: a column whose values must differ in all rows. unit_bytes:
+    bytes of input text to an output file, None to choose by input and device. max_error_share: the share of all rows
+    that may fail in one way; None for a hundredth, and ten rows in any case. report_documents: documents at each end
+    of the scores whose texts the report shows.
     """
 
-    task: str
-    model: str
     inputs: Sequence[str]
     output: str
+    task: str = ""
+    model: str = ""
+    scores: Sequence[Score] = ()
     options: ScoreOptions = field(default_factory=ScoreOptions)
     keep: Sequence[str] | None = None
     id_column: str | None = None
@@ -69,7 +72,8 @@ def plan_job(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInf
         raise InputError(f"max_error_share is {job.max_error_share}, expected 0 to 1")
     if not 0 <= job.report_documents <= NUM_EXTREMES:
         raise InputError(f"report_documents is {job.report_documents}, expected 0 to {NUM_EXTREMES}")
-    stage, model = make_stage(job.task, job.model, job.options, load=load, inspect=inspect)
+    scores = scores_of(job.task, job.model, job.options.task_options, job.scores)
+    stage, model = make_stage(scores, job.options, load=load, inspect=inspect)
     columns = stage.columns
     output = locate(job.output)
     _refuse_output_among_inputs(output, job.inputs)
@@ -105,14 +109,19 @@ def list_columns(
 
 def fingerprint(job: Job, plan: Plan) -> dict[str, Any]:
     """What must be equal for two starts to be one run. Pool, threads and limit may differ: results do not."""
-    task_options = job.options.task_options
+    scores = {
+        score.name: {
+            "task": score.task,
+            "model": score.digest,
+            "task_options": dataclasses.asdict(score.options) if score.options is not None else {},
+            "input_columns": dict(score.columns),
+        }
+        for score in plan.stage.scores
+    }
     return {
-        "task": job.task,
-        "model": plan.model.digest,
+        **scores.get("", {"scores": scores}),
         "library": _library_version(),
-        "task_options": dataclasses.asdict(task_options) if task_options is not None else {},
         "dtype": job.options.dtype,
-        "input_columns": dict(plan.stage.columns),
         "output_columns": [f"{field.name}: {field.type}" for field in plan.schema],
         **({"prefix": plan.stage.prefix} if plan.stage.prefix else {}),
     }

@@ -1,12 +1,14 @@
 """What goes into a task and what comes out: input columns, examples, and one declared Arrow schema a task.
 
 A row of the output is: the input's own columns, the result columns of the task, `error`, and the row's origin
-(`source_file`, `source_row`). Types are declared here and never inferred from a batch, so a file in which every
-row failed has the same schema as all others.
+(`source_file`, `source_row`). Of a job of several scores each has result columns and an `error` of its own, with the
+score's name before theirs: `ner_entities`, `ner_error`. Types are declared here and never inferred from a batch, so a
+file in which every row failed has the same schema as all others.
 
 Does not know what the numbers mean (`bigbird.predictors` decides that), nor Ray, nor files.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,20 +137,25 @@ TASKS = (
 )
 
 
-def output_schema(kept: pa.Schema, results: Sequence[pa.Field], prefix: str = "") -> pa.Schema:
-    """Schema of an output file: kept input columns, and with `prefix` result columns, `error`, origin.
+def score_fields(results: Sequence[pa.Field], prefix: str) -> list[pa.Field]:
+    """The columns of one score: its results and `error`, `prefix` before their names."""
+    return [field.with_name(f"{prefix}{field.name}") for field in (*results, ERROR_FIELD)]
 
-    Raises InputError when an input column has the name of a column the job writes, or one is there twice.
+
+def output_schema(kept: pa.Schema, scores: Mapping[str, Sequence[pa.Field]], prefix: str = "") -> pa.Schema:
+    """Schema of an output file: kept input columns, and with `prefix` the columns of every score, and the origin.
+
+    scores: by what stands before the names of its columns, the result columns of each. Raises InputError when an input
+    column has the name of a column the job writes, or one is there twice.
     """
-    ours = [field.with_name(f"{prefix}{field.name}") for field in (*results, ERROR_FIELD, *ORIGIN_FIELDS)]
-    twice = (
-        sorted({name for name in kept.names if kept.names.count(name) > 1})
-        if len(set(kept.names)) < len(kept.names)
-        else []
-    )
-    if twice:
-        raise InputError(f"input column {twice[0]!r} is there twice; leave it out or rename it")
-    taken = sorted({field.name for field in ours} & set(kept.names))
+    ours = [field for own, results in scores.items() for field in score_fields(results, prefix + own)]
+    ours += [field.with_name(f"{prefix}{field.name}") for field in ORIGIN_FIELDS]
+    names = [field.name for field in ours]
+    if clash := _twice(names):
+        raise InputError(f"two scores write column {clash!r}; give one of them another name")
+    if twice := _twice(kept.names):
+        raise InputError(f"input column {twice!r} is there twice; leave it out or rename it")
+    taken = sorted(set(names) & set(kept.names))
     if taken:
         raise InputError(
             f"input columns {', '.join(map(repr, taken))} have the names of columns the job writes; "
@@ -157,10 +164,16 @@ def output_schema(kept: pa.Schema, results: Sequence[pa.Field], prefix: str = ""
     return pa.schema([*(pa.field(field.name, field.type) for field in kept), *ours], metadata=kept.metadata)
 
 
-def own_columns(table: pa.Table, results: Sequence[pa.Field], prefix: str) -> pa.Table:
-    """The columns of an output that a job wrote, by their names without the prefix."""
-    names = [field.name for field in (*results, ERROR_FIELD, *ORIGIN_FIELDS)]
-    return table.select([f"{prefix}{name}" for name in names]).rename_columns(names)
+def _twice(names: Sequence[str]) -> str | None:
+    """The first by name of those that are there twice."""
+    return min((name for name, count in Counter(names).items() if count > 1), default=None)
+
+
+def own_columns(table: pa.Table, results: Sequence[pa.Field], prefix: str, score_prefix: str = "") -> pa.Table:
+    """The columns of an output that a job wrote for one score, and the origin, by their names without the prefixes."""
+    own, origin = [field.name for field in (*results, ERROR_FIELD)], [field.name for field in ORIGIN_FIELDS]
+    written = [f"{prefix}{score_prefix}{name}" for name in own] + [f"{prefix}{name}" for name in origin]
+    return table.select(written).rename_columns(own + origin)
 
 
 def check_input_types(schema: pa.Schema, columns: Mapping[str, str], names: Sequence[str] = ()) -> None:
@@ -180,9 +193,18 @@ def check_input_types(schema: pa.Schema, columns: Mapping[str, str], names: Sequ
             raise InputError(f"column {name!r} has type {found}; expected {expected}")
 
 
-def examples(table: pa.Table, task: str, columns: Mapping[str, str]) -> list[Any]:
-    """The predictor's examples, one a row; a null in any column the task reads makes the example None."""
-    values = {role: _values(column_at(table, name)) for role, name in columns.items()}
+def examples(table: pa.Table, columns: Sequence[Mapping[str, str]]) -> list[tuple[Any, ...]]:
+    """Of each row the examples of predictors that read these columns, one a predictor.
+
+    A null in any column that a predictor reads makes its example None.
+    """
+    read = {name for of_one in columns for name in of_one.values()}
+    known = {name: _values(column_at(table, name)) for name in read}
+    of_each = (_examples({role: known[name] for role, name in of_one.items()}) for of_one in columns)
+    return list(zip(*of_each, strict=True))
+
+
+def _examples(values: Mapping[str, list[Any]]) -> list[Any]:
     if len(values) == 1:
         return next(iter(values.values()))
     rows = (dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True))

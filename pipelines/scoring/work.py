@@ -66,7 +66,10 @@ def told(job: Job, work: Work) -> list[str]:
     listing, ledger, changes = work.plan.listing, work.ledger, work.changes
     size = sum(file.size for file in listing.files)
     lines = [
-        f"task       {job.task}, {job.options.dtype}, model {job.model} ({work.plan.model.digest[:12]})",
+        *(
+            f"task       {score.title}, {job.options.dtype}, model {score.model} ({score.digest[:12]})"
+            for score in work.plan.stage.scores
+        ),
         f"files      {len(listing.files):,}, {size:,} bytes",
         f"rows       {listing.rows:,}: {ledger.num_done:,} done before, {work.rows:,} to score",
         f"units      {len(work.units):,}, an output file each",

@@ -153,6 +153,7 @@ TRIED_BY_RUNNING = {
     "--task",
     "--model",
     "--output",
+    "--score",
     "--quiet",
     "--verbose",
     "--dry-run",

@@ -19,7 +19,8 @@ from pipelines.scoring.ledger.ledger import open_output
 from pipelines.scoring.ledger.parts import Footer, part_name, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.ledger.records import INPUTS_FILE, RUN_FILE, read_record
-from pipelines.scoring.report.report import summarize, write_report
+from pipelines.scoring.report.report import write_report
+from pipelines.scoring.report.summaries import summarize
 from pipelines.scoring.schemas import ERROR_TYPE, output_schema, result_fields
 from pipelines.scoring.storage import locate
 
@@ -29,7 +30,7 @@ RESULTS = result_fields("masked-lm-scoring")
 
 def begin(folder, **more):
     listing = list_inputs([str(folder / "in")])
-    schema = output_schema(listing.schema, RESULTS)
+    schema = output_schema(listing.schema, {"": RESULTS})
     fingerprint = {"task": "masked-lm-scoring", "input_columns": {"text": "text"}, **more}
     output = locate(str(folder / "out"))
     return open_output(output, fingerprint=fingerprint, listing=listing, schema=schema, unit_bytes=40), listing, schema

@@ -13,7 +13,8 @@ from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.ledger.records import RUN_FILE, write_record
 from pipelines.scoring.report.chart import Bar, bar_chart
 from pipelines.scoring.report.page import page
-from pipelines.scoring.report.report import SCORES, collect, scores, summarize, write_report
+from pipelines.scoring.report.report import collect, write_report
+from pipelines.scoring.report.summaries import SCORES, scores, summarize
 from pipelines.scoring.schemas import TASKS, output_schema, record_columns, result_fields
 from pipelines.scoring.storage import locate
 
@@ -49,7 +50,7 @@ EXPECTED |= {
 def scored(task, records, texts, start=0):
     fields = result_fields(task)
     given = pa.table({"text": pa.array(texts, pa.string())})
-    schema = output_schema(given.schema, fields)
+    schema = output_schema(given.schema, {"": fields})
     origin = [pa.array(["in.parquet"] * len(texts)), pa.array(range(start, start + len(texts)))]
     return pa.table([given["text"], *record_columns(records, task, fields), *origin], schema=schema)
 

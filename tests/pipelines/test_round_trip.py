@@ -29,7 +29,7 @@ SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=list(H
 def scored(folder, unit_bytes=500, **listed):
     """The rows of `folder` as a job reads and writes them, without results; what was wrong with a row last."""
     listing = list_inputs([str(folder)], **listed)
-    schema = output_schema(listing.schema, [])
+    schema = output_schema(listing.schema, {"": []})
     names = []
     with tempfile.TemporaryDirectory() as out:
         for number, unit in enumerate(cut_units(listing.files, unit_bytes)):

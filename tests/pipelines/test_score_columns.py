@@ -167,3 +167,51 @@ def test_a_repeated_or_missing_id_is_named_wherever_it_stands_in_tasks_and_parts
         check([values[0]] * 300)
     with pytest.raises(InputError, match=r"id column 'id' is null in row 5 of .*1.parquet'"):
         check([*values[:105], None, *values[106:]])
+
+
+def test_two_scores_are_one_job_with_errors_of_their_own(tmp_path, capsys, monkeypatch):
+    marker = tmp_path / "memory-is-back"
+    markers = {"m": str(tmp_path), "n": str(marker)}  # of two models, of which one runs out of memory at first
+    monkeypatch.setattr(score, "load_predictor", lambda task, model, **_: CountCharacters(markers[model]))
+    monkeypatch.setattr(score, "inspect_model", model_info)
+    write_corpus(tmp_path / "in" / "a.parquet", ["one", "memory", None, "three"])
+    both = ["--score", "a=masked-lm-scoring:m", "--score", "b=masked-lm-scoring:n:return_tokens=false"]
+    arguments = [*both, *command(tmp_path, "--max-error-share", "1")[4:]]
+    assert score.main(arguments) == 3
+    said = capsys.readouterr()
+    assert "a=masked-lm-scoring, b=masked-lm-scoring: 1 files, 4 rows" in said.err
+    assert "(a: InputError 1, b: InputError 1, b: MemoryError 1)" in said.out
+    names = ["nll", "pseudo_perplexity", "num_tokens", "num_windows", "truncated", "error"]
+    kept, origin = ["id", "text"], ["source_file", "source_row"]
+    table = pq.read_table(tmp_path / "out")
+    assert table.column_names == kept + [f"{name}_{field}" for name in "ab" for field in names] + origin
+    assert [row["a_nll"] for row in table.to_pylist()] == [1.0, 2.0, None, 5 / 3]
+    assert [row["b_nll"] for row in table.to_pylist()] == [1.0, None, None, 5 / 3]
+    marker.touch()
+    assert score.main(arguments) == 3
+    assert "b: MemoryError" not in capsys.readouterr().out
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert [(row["a_nll"], row["b_nll"]) for row in rows] == [(1.0, 1.0), (2.0, 2.0), (None, None), (5 / 3, 5 / 3)]
+    report = json.loads((tmp_path / "out.report.json").read_text())
+    assert [section["errors"] for section in report["sections"].values()] == [{"InputError": 1}, {"InputError": 1}]
+    html = (tmp_path / "out.report.html").read_text()
+    assert all(f"{name}: masked-lm-scoring</h1>" in html for name in "ab")
+    assert score.main([*arguments[:2], *arguments[4:]]) == 2
+    assert "model of b was" in capsys.readouterr().err
+    assert score.main(["--task", "fill-mask", *arguments]) == 2
+    assert "task together with scores: each score has its own" in capsys.readouterr().err
+    assert score.main([*arguments, "--option", "top_k=1"]) == 2
+    assert score.main([*arguments, "--score", "q=question-answering:m"]) == 2
+    assert "column 'question' is not in the input" in capsys.readouterr().err
+
+
+def test_a_pipeline_scores_in_several_ways_in_one_step(everything):
+    texts = ray.data.from_arrow(pa.table({"text": ["four"]}))
+    options = ScoreOptions(num_actors=1, num_cpus_per_actor=0.5, prefix="x_")
+    asked = [score.Score(name=name, task="masked-lm-scoring", model="m") for name in "ab"]
+    (row,) = score.score(texts, scores=asked, options=options, load=score.load_predictor).take_all()
+    assert row["x_a_nll"] == row["x_b_nll"] == 4 / 3
+    with pytest.raises(InputError, match="task and model together with scores"):
+        score.score(texts, "masked-lm-scoring", "m", scores=asked)
+    with pytest.raises(InputError, match="score name 'a' is there 2 times"):
+        score.score(texts, scores=[*asked, asked[0]])

@@ -17,7 +17,7 @@ from bigbird.errors import CheckpointError
 from pipelines import score
 from pipelines.scoring.actors import watch
 from pipelines.scoring.actors.probe import missing
-from pipelines.scoring.actors.score_rows import Stage
+from pipelines.scoring.actors.score_rows import Stage, StagedScore
 from pipelines.scoring.actors.score_unit import ScoreUnit
 from pipelines.scoring.failures import ErrorCount, TooManyErrorsError
 from pipelines.scoring.inputs.listing import list_inputs
@@ -196,19 +196,14 @@ def test_a_unit_that_is_already_written_is_not_scored_again(tmp_path):
     rows = read_unit(unit, listing.filesystem, listing.schema)
     rows = rows.append_column(REPLACES, pa.nulls(2, pa.string()))
     results = result_fields("masked-lm-scoring")
-    stage = Stage(
-        task="masked-lm-scoring",
-        model="m",
-        columns={"text": "text"},
-        results=results,
-        load=lambda *args, **kwargs: CountCharacters(""),
-    )
+    score_ = StagedScore(task="masked-lm-scoring", model="m", columns={"text": "text"}, results=results)
+    stage = Stage(scores=[score_], load=lambda *args, **kwargs: CountCharacters(""))
     output = locate(str(tmp_path / "out"))
     os.mkdir(output.path)
     observer = watch.start_watch()
-    scorer = ScoreUnit(stage, output, "run", output_schema(listing.schema, results), observer, 1.0)
+    scorer = ScoreUnit(stage, output, "run", output_schema(listing.schema, {"": results}), observer, 1.0)
     first = scorer(rows)
-    scorer.scorer.predictor.forward = None
+    scorer.scorer.predictors = None
     assert scorer(rows).equals(first)
     (name,) = first["part"].to_pylist()
     (tmp_path / "out" / name).write_bytes(b"PAR1 cut short")

@@ -5,84 +5,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rows_to_score import CONFIG_OF, HEAD, OPTIONS_OF, TABLE, Refusing
 
-import bigbird
 from bigbird.predictors import OPTIONS, load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
-from pipelines.scoring.actors.score_rows import WINDOW_CHARS, ScoreRows, Stage
+from pipelines.scoring.actors.score_rows import WINDOW_CHARS, ScoreRows, Stage, StagedScore
 from pipelines.scoring.actors.score_unit import replace_rows
 from pipelines.scoring.actors.tokenize_rows import PREPARED, TokenizeRows
-from pipelines.scoring.schemas import InputColumns, examples, output_schema, result_fields
-
-HEAD = {
-    "fill-mask": bigbird.BigBirdForMaskedLM,
-    "masked-lm-scoring": bigbird.BigBirdForMaskedLM,
-    "token-classification": bigbird.BigBirdForTokenClassification,
-    "text-classification": bigbird.BigBirdForSequenceClassification,
-    "zero-shot-classification": bigbird.BigBirdForSequenceClassification,
-    "multiple-choice": bigbird.BigBirdForMultipleChoice,
-    "question-answering": bigbird.BigBirdForQuestionAnswering,
-    "feature-extraction": bigbird.BigBirdForMaskedLM,
-    "text-generation": bigbird.BigBirdForCausalLM,
-}
-TEXTS = [
-    "Paris is the [MASK] of France; Zürich lies on a [MASK].",
-    None,
-    "",
-    "  \n ",
-    "long documents are read in blocks [MASK] " * 90,
-    "😀 emoji [MASK] שלום nul \0 byte",
-    "naïve",
-]
-TABLE = pa.table(
-    {
-        "id": range(len(TEXTS)),
-        "text": TEXTS,
-        "pair": ["another text"] * len(TEXTS),
-        "question": ["Where is Paris?"] * len(TEXTS),
-        "context": TEXTS,
-        "prompt": TEXTS,
-        "choices": [["one", "another choice"], ["one"], [], None, ["a", "b", "c"], ["a", None], ["x"]],
-    }
-)
-OPTIONS_OF = {
-    "text-generation": {"max_new_tokens": 4},
-    "zero-shot-classification": {"candidate_labels": ("city", "lake")},
-    "fill-mask": {"return_sequence": True, "targets": ("a", "e")},
-    "question-answering": {"top_k": 3, "return_windows": True},
-    "text-classification": {"return_windows": True, "max_length": 40},
-    "masked-lm-scoring": {"return_windows": True, "max_length": 40},
-    "feature-extraction": {"pooling": "none"},
-}
-CONFIG_OF = {
-    "text-generation": {"is_decoder": True},
-    "zero-shot-classification": {"id2label": {0: "entailment", 1: "contradiction"}},
-}
-
-
-class Refusing:
-    """Raises for batches that hold a bad row, as a bug in a predictor would; counts the calls."""
-
-    def __init__(self, bad):
-        self.bad, self.calls = bad, 0
-
-    def preprocess(self, rows, options=None):
-        return list(rows)
-
-    def forward(self, prepared):
-        self.calls += 1
-        if self.bad & set(prepared):
-            raise ArithmeticError(f"{len(prepared)} rows")
-        return prepared
-
-    def postprocess(self, prepared, outputs, options=None):
-        return [{"nll": float(row), "num_tokens": 1} for row in outputs]
+from pipelines.scoring.schemas import InputColumns, output_schema, result_fields
 
 
 def stage(task, model="", load=load_predictor, options=None, columns=None, **more):
     fields = result_fields(task, options=options, embedding_size=32)
     columns = (columns or InputColumns()).of_task(task)
-    return Stage(task=task, model=str(model), columns=columns, results=fields, load=load, task_options=options, **more)
+    scores = [StagedScore(task=task, model=str(model), columns=columns, results=fields, options=options)]
+    return Stage(scores=scores, load=load, **more)
 
 
 @pytest.mark.parametrize("task", OPTIONS)
@@ -94,16 +31,18 @@ def test_the_job_writes_what_the_library_gives(task, tiny_checkpoint):
     scored = scorer(TABLE)
     given = TABLE.drop_columns(["choices"] if task != "multiple-choice" else [])
     schema = output_schema(TABLE.schema, scorer.stage.results)
+    (score,) = scorer.stage.scores
     assert scored.schema == pa.schema(list(schema)[:-2])
     assert scored.select(given.column_names).equals(TABLE.select(given.column_names))
-    records = load_predictor(task, model, options=options)(examples(TABLE, task, scorer.stage.columns))
+    rows = scorer.stage.examples(TABLE)
+    records = load_predictor(task, model, options=options)([example for (example,) in rows])
     renamed = {"scores": "choices"} if task == "multiple-choice" else {}
     for row, record in zip(scored.to_pylist(), records, strict=True):
         if "error" in record:
             assert {key: row["error"][key] for key in ("type", "message")} == record["error"]
-            assert all(row[field.name] is None for field in scorer.stage.results)
+            assert all(row[field.name] is None for field in score.results)
         else:
-            found = {renamed.get(field.name, field.name): row[field.name] for field in scorer.stage.results}
+            found = {renamed.get(field.name, field.name): row[field.name] for field in score.results}
             assert found == record
             assert row["error"] is None
     assert any(row["error"] is None for row in scored.to_pylist())
@@ -116,7 +55,7 @@ def test_the_job_writes_what_the_library_gives(task, tiny_checkpoint):
 @given(st.lists(st.integers(0, WINDOW_CHARS), max_size=30), st.integers(1, 7))
 def test_windows_hold_every_row_once_and_few_characters(sizes, window_rows):
     scorer = ScoreRows(stage("masked-lm-scoring", load=lambda *a, **k: None, window_rows=window_rows))
-    rows = [{"text": "x" * (size // 10_000)} for size in sizes]
+    rows = [({"text": "x" * (size // 10_000)},) for size in sizes]
     windows = scorer.windows(rows)
     assert [row for start, stop in windows for row in range(start, stop)] == list(range(len(rows)))
     assert all(stop - start <= window_rows for start, stop in windows)
@@ -125,14 +64,15 @@ def test_windows_hold_every_row_once_and_few_characters(sizes, window_rows):
 def test_a_window_ends_before_it_has_too_many_characters():
     scorer = ScoreRows(stage("masked-lm-scoring", load=lambda *a, **k: None))
     half = "x" * (WINDOW_CHARS // 2)
-    assert scorer.windows([half, half, "x", half * 3, "x"]) == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    assert scorer.windows([(text,) for text in (half, half, "x", half * 3, "x")]) == [(0, 2), (2, 3), (3, 4), (4, 5)]
 
 
 def test_rows_that_make_a_batch_raise_are_found_by_halving():
     predictor = Refusing({13, 77})
     scorer = ScoreRows(stage("masked-lm-scoring", load=lambda *a, **k: predictor))
     rows = list(range(128))
-    records = list(scorer.records(rows, scorer.windows(rows), [None] * len(rows)))
+    given = [(row,) for row in rows]
+    records = [record for (record,) in scorer.records(given, scorer.windows(given), [None] * len(rows))]
     assert [row for row in rows if records[row].get("error")] == [13, 77]
     assert records[13]["error"] == {"type": "ArithmeticError", "message": "1 rows", "retryable": False}
     assert [record["nll"] for row, record in enumerate(records) if row not in (13, 77)] == [
@@ -166,7 +106,7 @@ def test_the_threads_of_an_actor_are_those_it_was_given():
 
     before = torch.get_num_threads()
     try:
-        stage("masked-lm-scoring", load=lambda *a, **k: None, num_threads=before + 1).predictor()
+        stage("masked-lm-scoring", load=lambda *a, **k: None, num_threads=before + 1).predictors()
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
@@ -180,5 +120,5 @@ def test_actors_with_gpus_compute_in_bfloat16_and_each_takes_its_share_of_the_me
     shares = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
     for share in (0.5, 1.0):
-        Stage(task="t", model="m", columns={}, results=(), load=lambda *_, **__: None, gpu_share=share).predictor()
+        Stage(scores=[], load=lambda *_, **__: None, gpu_share=share).predictors()
     assert shares == [0.5]

@@ -1,4 +1,4 @@
-"""Scoring rows with one predictor an actor: rows in, rows with results out.
+"""Scoring rows with one predictor a score in every actor: rows in, rows with results out.
 
 A worked example, task masked-lm-scoring, a unit of two rows of which one is empty:
 
@@ -7,7 +7,8 @@ A worked example, task masked-lm-scoring, a unit of two rows of which one is emp
     ScoreRows    adds       nll=2.31 ... num_tokens=4     error=None
                             nll=None ... num_tokens=None  error={"type": "InputError", ...}
 
-Nothing a row holds stops a job: what the predictor raises becomes that row's `error`.
+Several scores each add theirs: `a_nll ... a_error`, `b_labels ... b_error`. Nothing a row holds stops a job: what a
+predictor raises becomes that row's error of that score.
 
 Knows predictors by their contract only, and nothing of command lines or of what is already done.
 """
@@ -18,13 +19,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from bigbird.errors import InputError
-from pipelines.scoring.actors.tokenize_rows import PREPARED, prepared_rows, unpack
+from bigbird.predictors import Together
+from pipelines.scoring.actors.tokenize_rows import PREPARED, of_each, prepared_rows, unpack
 from pipelines.scoring.checks import check_same
 from pipelines.scoring.schemas import ERROR_FIELD, examples, record_columns
+from pipelines.scoring.scores import Score
 
+Row = tuple[Any, ...]
+"""One row as the predictors take it: the example of each score."""
 Record = dict[str, Any]
+Records = tuple[Record, ...]
+"""What becomes of one row: the record of each score."""
 Window = tuple[int, int]
 
 # A window is what a predictor sees at once and sorts by length: enough rows to fill token budgets evenly, few
@@ -39,22 +47,31 @@ RETRYABLE = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What an actor needs to make its predictor and to read rows. Travels to the actors by pickle.
+class StagedScore(Score):
+    """A score with what an actor needs to compute it.
 
-    `columns` maps the example's fields to columns, `results` are the declared result columns, written with `prefix`,
-    and `load` is `bigbird.load_predictor` or a stand-in with its signature. `gpu_share`: of a GPU's memory, for an
-    actor. `digest`: of the checkpoint's files, which an actor compares with those it is about to load; None for no
-    comparison.
+    `columns` maps the example's fields to columns, `results` are the declared result columns. location: where the
+    model is loaded from, as the files whose digest is `digest`; None for no comparison. encoder: digest of the
+    encoder, where scores of one encoder are to share it.
     """
 
-    task: str
-    model: str
     columns: Mapping[str, str]
     results: Sequence[pa.Field]
+    digest: str = ""
+    location: str | None = None
+    encoder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What an actor needs to make its predictors and to read rows. Travels to the actors by pickle.
+
+    `load` is `bigbird.load_predictor` or a stand-in with its signature. `gpu_share`: of a GPU's memory, for an
+    actor. `prefix`: of the names of all columns that are added.
+    """
+
+    scores: Sequence[StagedScore]
     load: Callable[..., Any]
-    digest: str | None = None
-    task_options: Any = None
     device: str = "cpu"
     gpu_share: float = 1.0
     dtype: str = "float32"
@@ -63,30 +80,51 @@ class Stage:
     window_rows: int = WINDOW_ROWS
     prefix: str = ""
 
-    def predictor(self, *, weights: bool = True) -> Any:
-        """Load the model, with the threads and the share of a GPU this actor was given; without weights, only its
-        tokenizer.
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that any score reads, by the names of examples' fields."""
+        return {role: name for score in self.scores for role, name in score.columns.items()}
 
-        Raises CheckpointError for files that are not those of `digest`.
+    @property
+    def results(self) -> dict[str, Sequence[pa.Field]]:
+        """The result columns of each score, by what stands before their names."""
+        return {score.prefix: score.results for score in self.scores}
+
+    def examples(self, table: pa.Table) -> list[Row]:
+        """The rows of a table as the predictors take them."""
+        return examples(table, [score.columns for score in self.scores])
+
+    def predictors(self, *, weights: bool = True) -> Together:
+        """Load the models, with the threads and the share of a GPU this actor was given; without weights, only their
+        tokenizers. An encoder that several have is held once.
+
+        Raises CheckpointError for files that are not those that the job started with.
         """
-        if self.digest and weights:
-            check_same(self.model, self.digest)
-        if weights and (self.num_threads or self.gpu_share < 1):
-            import torch  # here, so that the driver and readers, which never compute, need not load it
-
+        if weights:
+            for location, digest in {(score.location, score.digest) for score in self.scores if score.location}:
+                check_same(location, digest)
             if self.num_threads:
                 torch.set_num_threads(self.num_threads)
             if self.gpu_share < 1:
                 torch.cuda.set_per_process_memory_fraction(self.gpu_share)
-        return self.load(
-            self.task,
-            self.model,
-            device=self.device,
-            dtype=self.dtype,
-            max_tokens_per_batch=self.max_tokens_per_batch,
-            options=self.task_options,
-            weights=weights,
-        )
+        encoders: dict[str, Any] = {}
+        loaded = []
+        for score in self.scores:
+            shared = {"encoder": encoders[score.encoder]} if score.encoder in encoders else {}
+            predictor = self.load(
+                score.task,
+                score.location or score.model,
+                device=self.device,
+                dtype=self.dtype,
+                max_tokens_per_batch=self.max_tokens_per_batch,
+                options=score.options,
+                weights=weights,
+                **shared,
+            )
+            if weights and score.encoder:
+                encoders.setdefault(score.encoder, predictor.model.base_model)
+            loaded.append(predictor)
+        return Together(loaded)
 
 
 class ScoreRows:
@@ -97,16 +135,16 @@ class ScoreRows:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.predictor = stage.predictor()
+        self.predictors = stage.predictors()
         self._ahead = ThreadPoolExecutor(1)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = examples(table, self.stage.task, self.stage.columns)
+        rows = self.stage.examples(table)
         records = list(self.records(rows, self.windows(rows), prepared_rows(table)))
         kept = [name for name in table.column_names if name != PREPARED]
         return self.with_results(table.select(kept), records)
 
-    def windows(self, rows: Sequence[Any]) -> list[Window]:
+    def windows(self, rows: Sequence[Row]) -> list[Window]:
         """Cut rows into windows of bounded rows and characters."""
         windows: list[Window] = []
         start = chars = 0
@@ -119,8 +157,8 @@ class ScoreRows:
         return [*windows, (start, len(rows))] if len(rows) > start else windows
 
     def records(
-        self, rows: Sequence[Any], windows: Sequence[Window], prepared: Sequence[bytes | None]
-    ) -> Iterator[Record]:
+        self, rows: Sequence[Row], windows: Sequence[Window], prepared: Sequence[bytes | None]
+    ) -> Iterator[Records]:
         """Records of all rows in order, tokenizing (or unpacking `prepared`) one window ahead of the model."""
         ahead = [self._ahead.submit(self._prepare, rows[a:b], prepared[a:b]) for a, b in windows[:1]]
         for index, (start, stop) in enumerate(windows):
@@ -129,43 +167,60 @@ class ScoreRows:
             ahead = [self._ahead.submit(self._prepare, rows[a:b], prepared[a:b]) for a, b in following]
             yield from self._finish(rows[start:stop], ready)
 
-    def with_results(self, table: pa.Table, records: Sequence[Record]) -> pa.Table:
+    def with_results(self, table: pa.Table, records: Sequence[Records]) -> pa.Table:
         """The table with the records as columns of the declared types."""
-        fields = [*self.stage.results, ERROR_FIELD]
-        for field, column in zip(fields, record_columns(records, self.stage.task, self.stage.results), strict=True):
-            name = f"{self.stage.prefix}{field.name}"
-            if name in table.column_names:  # of a pipeline whose schema nobody knew before
-                raise InputError(f"column {name!r} is there already; give the results a prefix")
-            table = table.append_column(field.with_name(name), column)
+        for number, score in enumerate(self.stage.scores):
+            fields = [*score.results, ERROR_FIELD]
+            columns = record_columns([of_row[number] for of_row in records], score.task, score.results)
+            for field, column in zip(fields, columns, strict=True):
+                name = f"{self.stage.prefix}{score.prefix}{field.name}"
+                if name in table.column_names:  # of a pipeline whose schema nobody knew before
+                    raise InputError(f"column {name!r} is there already; give the results a prefix")
+                table = table.append_column(field.with_name(name), column)
         return table
 
-    def score_alone(self, rows: Sequence[Any]) -> list[Record]:
+    def score_alone(self, rows: Sequence[Row]) -> list[Records]:
         """Records of some rows without tokenizing ahead, so that whatever happens, happened to these rows."""
         return self._finish(rows, self._prepare(rows, [None] * len(rows)))
 
-    def _prepare(self, rows: Sequence[Any], prepared: Sequence[bytes | None]) -> Any:
+    def _prepare(self, rows: Sequence[Row], prepared: Sequence[bytes | None]) -> Any:
         try:
             if None not in prepared:
-                return [unpack(value) for value in prepared if value is not None]
-            return self.predictor.preprocess(rows)
+                return of_each([unpack(value) for value in prepared if value is not None])
+            return self.predictors.preprocess(of_each(rows))
         except Exception:  # which row it was, `_finish` finds out
             return None
 
-    def _finish(self, rows: Sequence[Any], prepared: Any) -> list[Record]:
+    def _finish(self, rows: Sequence[Row], prepared: Any) -> list[Records]:
         try:
-            if prepared is None:
-                prepared = self.predictor.preprocess(rows)
-            records = self.predictor.postprocess(prepared, self.predictor.forward(prepared))
-            if len(records) != len(rows):
-                raise AssertionError(f"{len(records)} records for {len(rows)} examples")
-            return [_marked(record) for record in records]
+            return _scored(self.predictors, rows, prepared)
         except Exception as error:
             failed = error_record(error)
         _free_memory(failed)
-        if len(rows) == 1:
-            return [failed]
-        middle = len(rows) // 2
-        return [record for half in (rows[:middle], rows[middle:]) for record in self._finish(half, None)]
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            return [records for half in (rows[:middle], rows[middle:]) for records in self._finish(half, None)]
+        alone = self.predictors.alone()
+        if len(alone) == 1:
+            return [(failed,)]
+        return [tuple(map(_scored_or_failed, alone, rows[0]))]
+
+
+def _scored(predictors: Together, rows: Sequence[Row], prepared: Any = None) -> list[Records]:
+    if prepared is None:
+        prepared = predictors.preprocess(of_each(rows))
+    records = predictors.postprocess(prepared, predictors.forward(prepared))
+    for of_score in records:
+        if len(of_score) != len(rows):
+            raise AssertionError(f"{len(of_score)} records for {len(rows)} examples")
+    return [tuple(map(_marked, of_row)) for of_row in zip(*records, strict=True)]
+
+
+def _scored_or_failed(predictor: Together, example: Any) -> Record:
+    try:
+        return _scored(predictor, [(example,)])[0][0]
+    except Exception as error:
+        return error_record(error)
 
 
 def error_record(error: Exception) -> Record:
@@ -186,14 +241,13 @@ def _marked(record: Record) -> Record:
 def _num_chars(row: Any) -> int:
     if isinstance(row, str):
         return len(row)
+    if isinstance(row, tuple):  # scores read the same texts, most often
+        return max(map(_num_chars, row))
     if isinstance(row, Mapping):
         return sum(_num_chars(value) for value in row.values())
     return sum(map(_num_chars, row)) if isinstance(row, list) else 0
 
 
 def _free_memory(failed: Record) -> None:
-    if failed["error"]["type"] in ("OutOfMemoryError", "AcceleratorError"):
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if failed["error"]["type"] in ("OutOfMemoryError", "AcceleratorError") and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -16,16 +16,18 @@ import pyarrow.parquet as pq
 import ray
 from ray.util.metrics import Counter
 
-from pipelines.scoring.actors.score_rows import Record, ScoreRows, Stage, Window
+from pipelines.scoring.actors.score_rows import Record, Records, Row, ScoreRows, Stage, Window
 from pipelines.scoring.actors.tokenize_rows import prepared_rows
 from pipelines.scoring.actors.watch import DEATHS_TO_MARK_A_ROW, Verdict, split_windows
 from pipelines.scoring.inputs.reading import READ_ERROR
 from pipelines.scoring.inputs.units import REPLACES, SOURCE_FILE, SOURCE_ROW
 from pipelines.scoring.ledger.parts import DamagedPartError, Footer, part_name, read_footer, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
-from pipelines.scoring.report.report import summarize
-from pipelines.scoring.schemas import examples, own_columns
+from pipelines.scoring.report.summaries import join_scores, summarize
+from pipelines.scoring.schemas import own_columns
 from pipelines.scoring.storage import Place
+
+COUNTED = ("documents", "tokens", "errors")
 
 _WRITE_ATTEMPTS = 5
 
@@ -45,10 +47,10 @@ class ScoreUnit:
         self.schema = schema
         self.watch = watch
         self.worker = f"{ray.get_runtime_context().get_node_id()[:8]}-{os.getpid()}-{uuid.uuid4().hex[:4]}"
-        self._counts = dict.fromkeys(("documents", "tokens", "errors", "busy_s"), 0.0)
+        self._counts = dict.fromkeys((*COUNTED, "busy_s"), 0.0)
         self._report_interval_s = report_interval_s
         self._reported = 0.0
-        self._metrics = _metrics(stage.task)
+        self._metrics = _metrics()
         self._report(now=True)  # there is a process; that it is loading the model is another kind of waiting
         self.scorer = ScoreRows(stage)
 
@@ -84,9 +86,10 @@ class ScoreUnit:
         except DamagedPartError:
             return None
 
-    def _score(self, table: pa.Table, unit: str, verdict: Verdict) -> list[Record]:
-        """Records of all rows. Rows that are unreadable or marked reach the predictor as None, which costs nothing."""
-        rows = examples(table, self.scorer.stage.task, self.scorer.stage.columns)
+    def _score(self, table: pa.Table, unit: str, verdict: Verdict) -> list[Records]:
+        """Records of all rows. Rows that are unreadable or marked reach the predictors as None, which costs nothing."""
+        rows = self.scorer.stage.examples(table)
+        num_scores = len(self.scorer.stage.scores)
         known: dict[int, Record] = {}
         for index, message in enumerate(table[READ_ERROR].to_pylist()):
             if message is not None:
@@ -94,19 +97,19 @@ class ScoreUnit:
         for index in verdict.marked:
             message = f"the process that scored this row died {DEATHS_TO_MARK_A_ROW} times"
             known[index] = {"error": {"type": "ProcessDied", "message": message, "retryable": False}}
-        rows = [None if index in known else row for index, row in enumerate(rows)]
+        rows = [(None,) * num_scores if index in known else row for index, row in enumerate(rows)]
         windows = self.scorer.windows(rows)
         if verdict.deaths:
             stream = self._carefully(unit, rows, split_windows(windows, verdict.suspects))
         else:
             stream = self.scorer.records(rows, windows, prepared_rows(table))
         records = []
-        for index, record in enumerate(stream):
-            records.append(known.get(index, record))
+        for index, of_row in enumerate(stream):
+            records.append((known[index],) * num_scores if index in known else of_row)
             self._count(records[-1])
         return records
 
-    def _carefully(self, unit: str, rows: Sequence[Any], windows: Sequence[Window]) -> Iterator[Record]:
+    def _carefully(self, unit: str, rows: Sequence[Row], windows: Sequence[Window]) -> Iterator[Records]:
         for start, stop in windows:
             ray.get(self.watch.enter.remote(unit, start, stop))
             yield from self.scorer.score_alone(rows[start:stop])
@@ -124,7 +127,12 @@ class ScoreUnit:
 
     def _summary(self, table: pa.Table) -> dict[str, Any]:
         stage = self.scorer.stage
-        return summarize(own_columns(table, stage.results, stage.prefix), stage.task)
+        return join_scores(
+            {
+                score.name: summarize(own_columns(table, score.results, stage.prefix, score.prefix), score.task)
+                for score in stage.scores
+            }
+        )
 
     def _write(self, name: str, table: pa.Table, footer: Footer) -> None:
         for attempt in range(_WRITE_ATTEMPTS):
@@ -136,13 +144,14 @@ class ScoreUnit:
                     raise
                 time.sleep(2**attempt)
 
-    def _count(self, record: Record) -> None:
-        tokens = record.get("num_tokens") or 0
-        failed = record.get("error") is not None
-        for key, value in (("documents", 1), ("tokens", tokens), ("errors", int(failed))):
-            self._counts[key] += value
-            if value:
-                self._metrics[key].inc(value)
+    def _count(self, records: Records) -> None:
+        """Progress counts rows, their tokens once, and those that any score failed on; metrics count each score."""
+        found = [(1, record.get("num_tokens") or 0, int(record.get("error") is not None)) for record in records]
+        for key, values in zip(COUNTED, zip(*found, strict=True), strict=True):
+            self._counts[key] += max(values)
+            for score, value in zip(self.scorer.stage.scores, values, strict=True):
+                if value:
+                    self._metrics[key].inc(value, {"task": score.task})
         self._report()
 
     def _report(self, now: bool = False) -> None:
@@ -172,10 +181,8 @@ def _answer(names: list[str], summaries: list[Mapping[str, Any]]) -> pa.Table:
     return pa.table({"part": pa.array(names, pa.string()), "summary": pa.array(texts, pa.string())})
 
 
-def _metrics(task: str) -> dict[str, Any]:
-    counters = {}
-    for what in ("documents", "tokens", "errors"):
-        counter = Counter(f"bigbird_scored_{what}", description=f"{what} scored by jobs", tag_keys=("task",))
-        counter.set_default_tags({"task": task})
-        counters[what] = counter
-    return counters
+def _metrics() -> dict[str, Any]:
+    return {
+        what: Counter(f"bigbird_scored_{what}", description=f"{what} scored by jobs", tag_keys=("task",))
+        for what in COUNTED
+    }

@@ -4,39 +4,53 @@ rows -> TokenizeRows (CPU workers, where GPUs score) -> the scorer (a pool of ac
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.data import ActorPoolStrategy, Dataset
 
 from pipelines.scoring.actors.pool import Pool, ScoreOptions
-from pipelines.scoring.actors.score_rows import Stage
+from pipelines.scoring.actors.score_rows import Stage, StagedScore
 from pipelines.scoring.actors.tokenize_rows import TokenizeRows
-from pipelines.scoring.checks import ModelInfo
+from pipelines.scoring.checks import ModelInfo, held_together, with_encoder
 from pipelines.scoring.schemas import result_fields
+from pipelines.scoring.scores import Score
 
 
 def make_stage(
-    task: str, model: str, options: ScoreOptions, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo]
+    scores: Sequence[Score], options: ScoreOptions, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo]
 ) -> tuple[Stage, ModelInfo]:
-    """What an actor needs to score rows, and what is known of its model.
+    """What an actor needs to score rows, and what is known of its models, taken together.
 
     `load` makes a predictor in an actor (`bigbird.load_predictor`), `inspect` describes its checkpoint beforehand
     (`pipelines.scoring.checks.inspect_model`). Raises InputError or CheckpointError: an unknown task, a model
     without its head, options that the model cannot meet.
     """
-    columns = options.columns.of_task(task)
-    info = inspect(task, model, options.dtype)
-    # Its tokenizer; a device and options that it cannot meet.
-    load(task, model, device=options.device, options=options.task_options, weights=False)
+    staged, models = [], []
+    for score in scores:
+        columns = options.columns.of_task(score.task)
+        model = inspect(score.task, score.model, options.dtype)
+        if len(scores) > 1:
+            model = with_encoder(model, options.dtype)
+        # Its tokenizer; a device and options that it cannot meet.
+        load(score.task, score.model, device=options.device, options=score.options, weights=False)
+        models.append(model)
+        staged.append(
+            StagedScore(
+                name=score.name,
+                task=score.task,
+                model=score.model,
+                options=score.options,
+                columns=columns,
+                results=result_fields(score.task, options=score.options, embedding_size=model.embedding_size),
+                digest=model.digest,
+                location=model.location,
+                encoder=model.encoder,
+            )
+        )
     stage = Stage(
-        task=task,
-        model=info.location or model,
-        digest=info.digest if info.location else None,
-        columns=columns,
-        results=result_fields(task, options=options.task_options, embedding_size=info.embedding_size),
+        scores=tuple(staged),
         load=load,
-        task_options=options.task_options,
         device=options.device,
         gpu_share=min(1.0, options.num_gpus_per_actor) or 1.0,
         dtype=options.dtype,
@@ -44,7 +58,7 @@ def make_stage(
         window_rows=options.window_rows,
         prefix=options.prefix,
     )
-    return stage, info
+    return stage, held_together(models)
 
 
 def add_scoring(rows: Dataset, stage: Stage, pool: Pool, scorer: type, *arguments: Any, watch: Any = None) -> Dataset:

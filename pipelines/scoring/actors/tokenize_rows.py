@@ -2,9 +2,9 @@
 
     read -> TokenizeRows (CPU workers) -> ScoreUnit or ScoreRows (actors with GPUs)
 
-A value is one row's prepared example, pickled and compressed: offsets of characters are most of it, and shrink to a
-fraction. A row for itself, so that a block may be cut anywhere. Null means that tokenizing failed:
-the actor, which can find out which row is to blame, does it itself.
+A value is one row's prepared examples, one a score, pickled and compressed: offsets of characters are most of it, and
+shrink to a fraction. A row for itself, so that a block may be cut anywhere. Null means that tokenizing failed: the
+actor, which can find out which row is to blame, does it itself.
 
 Where actors score on CPUs there is no such column: an actor tokenizes one window ahead of its model.
 """
@@ -17,7 +17,6 @@ import pyarrow as pa
 import ray
 
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
-from pipelines.scoring.schemas import examples
 
 PREPARED = "__prepared"
 
@@ -27,7 +26,7 @@ _ZSTD = pa.Codec("zstd", compression_level=1)
 
 
 class TokenizeRows:
-    """`map_batches` class: a table in, the same table with PREPARED out. Holds a predictor without weights.
+    """`map_batches` class: a table in, the same table with PREPARED out. Holds predictors without weights.
 
     stage: a `actors.score_rows.Stage`. watch: the job's `actors.watch` actor, by which a table that killed the
     process that tokenized it is handed on as it is; None where nobody watches.
@@ -36,12 +35,12 @@ class TokenizeRows:
     def __init__(self, stage: Any, watch: Any = None) -> None:
         self.stage = stage
         self.watch = watch
-        self.predictor = stage.predictor(weights=False)
+        self.predictors = stage.predictors(weights=False)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         prepared: list[bytes | None] = [None] * table.num_rows
         if table.num_rows and not self._killed_one(table):
-            rows = examples(table, self.stage.task, self.stage.columns)
+            rows = self.stage.examples(table)
             prepared = [
                 value
                 for start in range(0, len(rows), _ROWS_A_CALL)
@@ -50,9 +49,10 @@ class TokenizeRows:
             self._finished(table)
         return table.append_column(PREPARED, pa.array(prepared, pa.large_binary()))
 
-    def _prepare(self, rows: Sequence[Any]) -> list[bytes | None]:
+    def _prepare(self, rows: Sequence[tuple[Any, ...]]) -> list[bytes | None]:
         try:
-            return [pack(example) for example in self.predictor.preprocess(rows)]
+            prepared = self.predictors.preprocess(of_each(rows))
+            return [pack(of_row) for of_row in zip(*prepared, strict=True)]
         except Exception:  # which row it was, the actor finds out
             return [None] * len(rows)
 
@@ -64,6 +64,11 @@ class TokenizeRows:
             self.watch.finish.remote(_name(table, self.stage.prefix))
 
 
+def of_each(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """For each score what it has of every row; rows: at least one, of each what the scores have of it."""
+    return [list(of_score) for of_score in zip(*rows, strict=True)]
+
+
 def prepared_rows(table: pa.Table) -> list[bytes | None]:
     """The values of PREPARED, all null where the table has no such column."""
     if PREPARED not in table.column_names:
@@ -73,14 +78,14 @@ def prepared_rows(table: pa.Table) -> list[bytes | None]:
 
 
 def pack(prepared: Any) -> bytes:
-    """A prepared example as bytes."""
+    """The prepared examples of a row as bytes."""
     content = pickle.dumps(prepared, protocol=pickle.HIGHEST_PROTOCOL)
     compressed: bytes = _ZSTD.compress(content, asbytes=True)
     return len(content).to_bytes(_SIZE_BYTES, "little") + compressed
 
 
 def unpack(value: bytes) -> Any:
-    """The prepared example that `pack` made bytes of."""
+    """The prepared examples that `pack` made bytes of."""
     size = int.from_bytes(value[:_SIZE_BYTES], "little")
     return pickle.loads(_ZSTD.decompress(value[_SIZE_BYTES:], decompressed_size=size))
 

@@ -12,10 +12,11 @@ def refuse_differences(output: Place, begun: Mapping[str, Any], wanted: Mapping[
     """Raises InputError naming each difference between the fingerprint an output was begun with and this start's."""
     if "library" not in begun:
         wanted = _as_version_0_1(begun, wanted)
+    was, is_ = _by_score(begun), _by_score(wanted)
     differences = [
-        f"{key} was {_short(begun.get(key))}, is {_short(wanted.get(key))}"
-        for key in sorted({*begun, *wanted})
-        if begun.get(key) != wanted.get(key)
+        f"{key} was {_short(was.get(key))}, is {_short(is_.get(key))}"
+        for key in sorted({*was, *is_})
+        if was.get(key) != is_.get(key)
     ]
     if differences:
         raise InputError(
@@ -24,11 +25,19 @@ def refuse_differences(output: Place, begun: Mapping[str, Any], wanted: Mapping[
         )
 
 
+def _by_score(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint in which what a score has is found by the score's name and its own."""
+    flat = {key: value for key, value in fingerprint.items() if key != "scores"}
+    for name, score in fingerprint.get("scores", {}).items():
+        flat |= {f"{key} of {name}": value for key, value in score.items()}
+    return flat
+
+
 def _as_version_0_1(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """A fingerprint without what version 0.1, which did not write its number, knew nothing of."""
     known = {key: value for key, value in wanted.items() if key != "library"}
     if isinstance(begun.get("task_options"), dict):
-        options = wanted["task_options"].items()
+        options = wanted.get("task_options", {}).items()
         known["task_options"] = {key: value for key, value in options if key in begun["task_options"]}
     return known
 

@@ -20,6 +20,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
@@ -58,7 +59,7 @@ class Ledger:
     """An output directory opened for a run: its identity, the size of a unit, and the finished files.
 
     generations: for each input file, at which of the starts it came. notes: what a person should know of the opening.
-    prefix: of the names of the columns that the job writes.
+    prefix: of the names of the columns that the job writes; scores: the names of its scores.
     """
 
     output: Place
@@ -69,6 +70,7 @@ class Ledger:
     parts: dict[str, Footer] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     prefix: str = ""
+    scores: Sequence[str] = ("",)
 
     @property
     def done(self) -> Ranges:
@@ -109,7 +111,7 @@ class Ledger:
         left = subtract(units, self.done)
         files = {file.name: file for file in listing.files}
         return left + [
-            _retry_unit(self.output, name, files, self.prefix)
+            _retry_unit(self, name, files)
             for name, footer in sorted(self.parts.items())
             if footer.summary.get("retryable")
         ]
@@ -191,7 +193,14 @@ def read_output(
     changes.leftovers = [name for name in ours if name.endswith(".tmp")]  # of a process that was killed
     begun = run["fingerprint"]
     refuse_differences(output, begun, wanted)
-    ledger = Ledger(output, digest(begun), run["unit_bytes"], schema, prefix=wanted.get("prefix", ""))
+    ledger = Ledger(
+        output,
+        digest(begun),
+        run["unit_bytes"],
+        schema,
+        prefix=wanted.get("prefix", ""),
+        scores=[*wanted.get("scores", [""])],
+    )
     damaged = changes.stale
     ledger.parts = read_parts(output, run=ledger.run, damaged=damaged)
     if damaged:
@@ -281,14 +290,14 @@ def _is_ours(name: str) -> bool:
     return part or name == SUCCESS_FILE or name in FORMER_FILES
 
 
-def _retry_unit(output: Place, name: str, files: Mapping[str, InputFile], prefix: str) -> Unit:
-    """The rows of a finished file whose error may have passed."""
-    place = output.child(name)
-    names = [SOURCE_FILE, SOURCE_ROW, "error"]
-    columns = [f"{prefix}{name}" for name in names]
+def _retry_unit(ledger: Ledger, name: str, files: Mapping[str, InputFile]) -> Unit:
+    """The rows of a finished file on which a score failed for a cause that may have passed."""
+    place = ledger.output.child(name)
+    origin = [ledger.prefix + column for column in (SOURCE_FILE, SOURCE_ROW)]
+    errors = [f"{ledger.prefix}{score}_error" if score else f"{ledger.prefix}error" for score in ledger.scores]
+    columns = [*origin, *errors]
     table = pq.read_table(place.path, filesystem=place.filesystem, columns=columns, partitioning=None)
-    table = table.select(columns).rename_columns(names)
-    failed = table.filter(pc.fill_null(pc.struct_field(table["error"], "retryable"), False))
-    ranges = ranges_of(failed[SOURCE_FILE], failed[SOURCE_ROW])
+    failed = reduce(pc.or_, (pc.fill_null(pc.struct_field(table[error], "retryable"), False) for error in errors))
+    ranges = ranges_of(*(table[column].filter(failed) for column in origin))
     pieces = (Piece(file=files[file], start=start, stop=stop) for file, start, stop in ranges)
     return Unit(pieces=tuple(pieces), replaces=name)

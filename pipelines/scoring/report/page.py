@@ -19,7 +19,7 @@ _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #667085; --bar: #2f6fde; --line: #8884; --card: #8881; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #98a2b3; --bar: #6ea0ff; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+h1 { font-size: 1.5rem; margin: 0; } h1.score { margin-top: 3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
 .soft, figcaption, th { color: var(--soft); font-weight: normal; }
 .boxes { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1.2rem; }
 .boxes div { background: var(--card); border-radius: .5rem; padding: .6rem 1rem; }
@@ -39,12 +39,14 @@ mark small { color: var(--soft); margin-left: .25rem; }
 def page(report: Mapping[str, Any]) -> str:
     """The page for the report that `pipelines.scoring.report.report.collect` gives."""
     errors = sum(report["errors"].values())
+    sections = report.get("sections", {"": report})
+    what = ", ".join(f"{name}: {section['task']}" if name else section["task"] for name, section in sections.items())
     rates = [point["tokens_per_s"] for point in report["throughput"]]
     boxes = [
         ("documents", f"{report['documents']:,}"),
         ("tokens", f"{report['tokens']:,}"),
         ("errors", f"{errors:,}"),
-        ("truncated", f"{report['truncated']:,}"),
+        ("truncated", f"{sum(section['truncated'] for section in sections.values()):,}"),
         ("tokens/s, mean", f"{sum(rates) / max(len(rates), 1):,.0f}"),
         ("files", f"{report['files']:,}"),
     ]
@@ -52,30 +54,37 @@ def page(report: Mapping[str, Any]) -> str:
         boxes.append(("seconds of starting", f"{report['starting_s']:,.1f}"))
     parts = [
         "<header>",
-        f"<h1>{escape(report['task'])}</h1><div class=soft>{escape(report['output'])}</div>",
+        f"<h1>{escape(what)}</h1><div class=soft>{escape(report['output'])}</div>",
         f"<div class=boxes>{''.join(f'<div><b>{value}</b>{name}</div>' for name, value in boxes)}</div>",
         "</header>",
         _errors(report),
-        _charts(report),
+        _throughput(report),
         _actors(report["actors"]),
-        *(_documents(end["end"], end["documents"]) for end in report["documents_at_the_ends"]),
+        *(_section(name, section) for name, section in sections.items()),
     ]
-    title = f"{escape(report['task'])}: {report['documents']:,} documents"
+    title = f"{escape(what)}: {report['documents']:,} documents"
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
-def _charts(report: Mapping[str, Any]) -> str:
+def _throughput(report: Mapping[str, Any]) -> str:
     times = [(point["after_s"], point["tokens_per_s"]) for point in report["throughput"]]
     width = times[1][0] - times[0][0] if len(times) > 1 else 1.0
     rates = [Bar(after, after + width, rate) for after, rate in times]
-    tokens = [Bar(b["from"], b["to"] + 1, b["documents"]) for b in report["tokens_per_document"]]
-    scores = [Bar(b["from"], b["to"], b["documents"]) for b in report["scores"]]
+    return bar_chart("Throughput over time", rates, below="seconds of scoring", beside="tokens a second")
+
+
+def _section(name: str, section: Mapping[str, Any]) -> str:
+    """What is said of one score; name: "" of the only one."""
+    tokens = [Bar(b["from"], b["to"] + 1, b["documents"]) for b in section["tokens_per_document"]]
+    scores = [Bar(b["from"], b["to"], b["documents"]) for b in section["scores"]]
+    heading = f"<h1 class=score>{escape(name)}: {escape(section['task'])}</h1>" if name else ""
     return "".join(
         (
-            bar_chart("Throughput over time", rates, below="seconds of scoring", beside="tokens a second"),
+            heading,
             bar_chart("Documents by tokens", tokens, below="tokens of a document", beside="documents"),
-            bar_chart(f"Documents by {report['score']}", scores, below=report["score"], beside="documents"),
+            bar_chart(f"Documents by {section['score']}", scores, below=section["score"], beside="documents"),
+            *(_documents(end["end"], end["documents"]) for end in section["documents_at_the_ends"]),
         )
     )
 

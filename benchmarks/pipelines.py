@@ -7,6 +7,7 @@
     python -m benchmarks.pipelines startup [--runs 5]
     python -m benchmarks.pipelines inputs [--megabytes 800] [--files 20000]
     python -m benchmarks.pipelines units [--units 1000000]
+    python -m benchmarks.pipelines scores [--layers 12] [--documents 12] [--runs 3]
 
 throughput: tokens/s end to end (start-up included and apart), two actors of one thread against one of two, the bare
 predictor in this process, and transformers in `map_batches`, float32, truncated at 4,096, batches of 8 and of 1
@@ -40,6 +41,7 @@ from benchmarks.actor_memory import actor_pids, peak_rss_mib
 from benchmarks.idle import idle
 from benchmarks.measure import machine
 from benchmarks.pipelines_parts.inputs import inputs
+from benchmarks.pipelines_parts.scores import scores
 from benchmarks.pipelines_parts.startup import startup
 from benchmarks.pipelines_parts.units import units
 from bigbird import BigBirdConfig, BigBirdForTokenClassification
@@ -269,7 +271,7 @@ class _Watched(io.StringIO):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"throughput": throughput, "resume": resume, "scheduling": scheduling, "growth": growth, "peer": peer}
-    parts |= {"startup": startup, "inputs": inputs, "units": units}
+    parts |= {"startup": startup, "inputs": inputs, "units": units, "scores": scores}
     parser.add_argument("part", nargs="?", choices=parts)
     parser.add_argument("--layers", type=int, default=None)
     parser.add_argument("--documents", type=int, default=40)

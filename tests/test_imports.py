@@ -177,7 +177,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("scoring.inputs",),
         ("scoring.schemas",),
         ("scoring.ledger",),
-        ("scoring.report", "scoring.checks", "scoring.ids", "finetuning"),
+        ("scoring.report", "scoring.checks", "scoring.scores", "scoring.ids", "finetuning"),
         ("scoring.actors",),
         ("scoring.plan", "scoring.progress", "scoring.failures"),
         ("scoring.work", "scoring.arguments"),

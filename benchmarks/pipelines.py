@@ -4,10 +4,9 @@
     python -m benchmarks.pipelines resume [--rows 1000000]
     python -m benchmarks.pipelines scheduling [--actors 8] [--units 2000]
     python -m benchmarks.pipelines growth [--rows 20000 200000]
-    python -m benchmarks.pipelines startup [--runs 5]
+    python -m benchmarks.pipelines startup|scores [--runs 5] [--layers 12] [--documents 40]
     python -m benchmarks.pipelines inputs [--megabytes 800] [--files 20000]
     python -m benchmarks.pipelines units [--units 1000000]
-    python -m benchmarks.pipelines scores [--layers 12] [--documents 12] [--runs 3]
 
 throughput: tokens/s end to end (start-up included and apart), two actors of one thread against one of two, the bare
 predictor in this process, and transformers in `map_batches`, float32, truncated at 4,096, batches of 8 and of 1

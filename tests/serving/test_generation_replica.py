@@ -46,6 +46,8 @@ def test_a_client_that_leaves_just_when_a_token_comes_frees_its_slots(replica, m
             await client
         while (await replica.describe({}))["details"]["num_running"]:
             await asyncio.sleep(0.01)
-        return (await replica.describe({}))["details"]["num_generated_tokens"]
+        details = (await replica.describe({}))["details"]
+        assert details["dtype"] == "float32"
+        return details["num_generated_tokens"]
 
     assert asyncio.run(asyncio.wait_for(leave(), 60)) < 20

@@ -43,6 +43,17 @@ def test_too_many_open_requests_are_refused_for_all_as_long_as_the_model_has_wor
     assert failure["busy_s"] > 0
 
 
+@pytest.mark.parametrize(
+    ("dtype", "said"), [(None, {"float32"}), ("auto", {"float32", "bfloat16"}), ("int8", {"int8"})]
+)
+def test_the_description_names_the_type_that_is_computed_in(tiny_checkpoint, dtype, said):
+    from serving.replicas.scoring import ScoringReplica
+
+    checkpoint = str(tiny_checkpoint(BigBirdForTokenClassification, num_labels=3))
+    replica = ScoringReplica("legal", HeadArguments(task="token-classification", checkpoint=checkpoint, dtype=dtype))
+    assert asyncio.run(replica.describe({}))["details"]["dtype"] in said
+
+
 @pytest.fixture(scope="module")
 def replica(tiny_checkpoint):
     from serving.replicas.scoring import ScoringReplica

@@ -141,3 +141,10 @@ class Info(BaseModel):
     versions: dict[str, str]
     limits: dict[str, Any]
     heads: list[HeadInfo]
+    model_id: str = Field(
+        description="This and what follows as text-embeddings-inference has it: of the head at /embed."
+    )
+    max_input_length: int | None = Field(description="Tokens of one window; longer texts are read in several.")
+    max_batch_tokens: int
+    max_concurrent_requests: int
+    max_client_batch_size: int

@@ -18,7 +18,7 @@ from serving.errors import BUSY_HEADER, ERROR_TABLE, ServingError
 from serving.http.answers import ErrorBody
 from serving.http.error_response import error_response
 from serving.http.models import Models
-from serving.settings import GENERATION
+from serving.settings import ALL_HEADS
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -66,9 +66,8 @@ def install(app: FastAPI, models: Models) -> None:
 
 
 def _where(path: str, models: Models) -> str:
-    if path.removeprefix("/v1/") == GENERATION and models.serves(GENERATION):
-        return f"no {path} here; text is generated at /v1/completions, with model {GENERATION!r}"
-    return f"no {path[:100]} here; the heads are {', '.join(models.names)}"
+    what = f"no {path.removeprefix('/v1/')} head" if path.removeprefix("/v1/") in ALL_HEADS else f"no {path[:100]}"
+    return f"{what} here; the heads are {', '.join(models.names)}"
 
 
 def from_validation(errors: Sequence[Any], body: Any) -> ServingError:

@@ -18,7 +18,7 @@ from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
 from serving.errors import ServingError
-from serving.http import error_handlers, openai_api
+from serving.http import error_handlers, generation_api, openai_api, relevance_api, tei_api
 from serving.http.answers import HeadInfo, Info
 from serving.http.auth import ApiKeys
 from serving.http.edge import Edge, RequestMetrics
@@ -26,10 +26,11 @@ from serving.http.error_handlers import COMPUTED, responses
 from serving.http.heads import Head
 from serving.http.json_bodies import OneLargeBodyAtATime, json_answer
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
-from serving.http.models import ModelPaths, Models
+from serving.http.models import EMBEDDING, ModelPaths, Models
 from serving.http.probes import Probes
 from serving.http.routes import Route
 from serving.http.tasks import TASKS, Task
+from serving.http.wire import MAX_INPUTS
 from serving.settings import GatewayArguments, HeadArguments
 
 
@@ -81,8 +82,13 @@ def create_app(
     for task in TASKS.values():
         if models.serves(task.name):
             _add_task(v1, task, models, arguments)
+    generation_api.add_routes(v1, models, arguments)
     openai_api.add_routes(v1, models, arguments)
     app.include_router(v1)
+    root = APIRouter(dependencies=key_in_docs, route_class=OneLargeBodyAtATime)
+    relevance_api.add_routes(root, models, arguments)
+    tei_api.add_routes(root, models, arguments)
+    app.include_router(root)
     app.include_router(_operations(models, head_arguments, arguments, versions, key_in_docs))
     app.add_middleware(ModelPaths)
     app.add_middleware(Edge, keys=keys, max_body_bytes=arguments.max_body_bytes, head_at=models.at, metrics=metrics)
@@ -172,32 +178,64 @@ def _operations(
             raise ServingError("head_unavailable", message, retry_after_s=5)
         return {"heads": {name: state for name, (state, _) in states.items()}}
 
+    def told(head: Head, state: str, details: dict[str, Any] | None) -> HeadInfo:
+        given = head_arguments[head.name]
+        return HeadInfo(
+            name=head.name,
+            task=head.task,
+            default=models.is_default(head),
+            model=_shown(given.checkpoint),
+            ready=state == "ready",
+            limits=given.model_dump(include={"max_tokens_per_batch", "max_tokens_per_request", "max_queued_requests"}),
+            details=details,
+        )
+
     @router.get("/info", summary="Heads, limits and versions.", dependencies=key_in_docs,
                 responses=responses("invalid_api_key"))  # fmt: skip
     async def info() -> Info:
         states = await probes.states()
         limits = arguments.model_dump(include={"max_body_bytes", "max_inputs_per_request", "request_timeout_s"})
+        heads = [told(head, *states[head.name]) for head in models]
         return Info(
             version=versions.get("bigbird-on-ray", "0"),
             versions=dict(versions),
             limits=limits,
-            heads=[
-                HeadInfo(
-                    name=head.name,
-                    task=head.task,
-                    default=models.is_default(head),
-                    model=_shown(head_arguments[head.name].checkpoint),
-                    ready=states[head.name][0] == "ready",
-                    limits=head_arguments[head.name].model_dump(
-                        include={"max_tokens_per_batch", "max_tokens_per_request", "max_queued_requests"}
-                    ),
-                    details=states[head.name][1],
-                )
-                for head in models
-            ],
+            heads=heads,
+            **_for_embedders(heads),
         )
 
+    def default_head(task: str) -> Head:
+        for head in models:
+            if head.task == task and models.is_default(head):
+                return head
+        raise ServingError("unknown_head", f"no {task[:100]} here; the heads are {', '.join(models.names)}")
+
+    @router.get("/v1/{task}/health", summary="The head is served; huggingface_hub asks here.",
+                dependencies=key_in_docs, responses=responses("invalid_api_key", "unknown_head"))  # fmt: skip
+    async def head_health(task: str) -> dict[str, str]:
+        default_head(task)
+        return {"status": "ok"}
+
+    @router.get("/v1/{task}/info", summary="One head; huggingface_hub asks here.", dependencies=key_in_docs,
+                responses=responses("invalid_api_key", "unknown_head"))  # fmt: skip
+    async def head_info(task: str) -> HeadInfo:
+        head = default_head(task)
+        return told(head, *(await probes.states())[head.name])
+
     return router
+
+
+def _for_embedders(heads: list[HeadInfo]) -> dict[str, Any]:
+    """What text-embeddings-inference says of its one model: here of the head that /embed asks, or else of the first."""
+    embedders = [head for head in heads if head.task == EMBEDDING and head.default]
+    head = (embedders or heads)[0]
+    return {
+        "model_id": head.model,
+        "max_input_length": (head.details or {}).get("max_position_embeddings"),
+        "max_batch_tokens": head.limits["max_tokens_per_batch"],
+        "max_concurrent_requests": head.limits["max_queued_requests"],
+        "max_client_batch_size": MAX_INPUTS,
+    }
 
 
 def _shown(checkpoint: str) -> str:

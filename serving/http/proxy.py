@@ -38,7 +38,10 @@ logger = logging.getLogger("ray.serve.bigbird")
 PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.proxy:middlewares"}
 
 # Other applications behind the same proxy keep their own ways.
-_OURS = re.compile(r"/(v1/.*|health|ready|info|docs|openapi\.json)?")
+_OURS = re.compile(
+    r"/(v1/.*|v2/rerank|health|ready|info|docs|openapi\.json|"
+    r"rerank|score|similarity|embed|embed_all|predict|tokenize|decode)?"
+)
 
 # A request that kills its gateway must not go through every gateway there is: it is sent at most three times. By
 # the second pause a lost node is known, and no longer chosen.

@@ -19,11 +19,13 @@ from serving.replicas.engine_loop import EngineLoop
 from serving.replicas.failures import failure
 from serving.replicas.metrics import HeadMetrics
 from serving.replicas.text_threads import TextThreads
+from serving.replicas.token_lists import TokenLists
 from serving.replicas.token_names import TokenNames, beginnings
+from serving.replicas.token_streams import TokenStreams
 from serving.settings import HeadArguments
 
 
-class GenerationReplica:
+class GenerationReplica(TokenLists, TokenStreams):
     """One causal language model with a continuous-batching engine; many requests share every step.
 
     A request: prompts (texts or token ids); n, how many choices each gets, the likeliest a token of best_of; echo;

@@ -127,11 +127,9 @@ def test_embeddings_come_as_numbers_or_as_base64(server):
     assert_error(server.post("/v1/embeddings", {**body, "input": ["a"] * 2049}), "invalid_input", "input")
 
 
-def test_a_head_is_found_among_the_models_and_text_generation_says_where_it_is(server):
+def test_a_head_is_found_among_the_models(server):
     assert server.ask("GET", "/v1/models/fill-mask").json()["id"] == "fill-mask"
     assert_error(server.ask("GET", "/v1/models/gpt"), "unknown_head", "model")
-    told = server.post("/v1/text-generation", {"inputs": "a"}).json()["error"]["message"]
-    assert "text is generated at /v1/completions" in told
     refused = server.post("/v1/completions", {"model": "text-generation", "prompt": "a", "presence_penalty": 1})
     assert refused.json()["error"]["message"] == "presence_penalty: not served; leave it out or send 0"
 

@@ -50,6 +50,8 @@ class FakeHead:
         self.name = name or task
         self.task = task
         self.record = RECORDS.get(task, {})
+        self.labels: tuple[str, ...] = ("good", "bad")
+        self.answers: dict[str, dict[str, Any]] = {}
         self.calls: list[tuple[str, dict[str, Any], float]] = []
         self.failure: Exception | None = None
         self.events: list[dict[str, Any] | Exception] = []
@@ -62,8 +64,14 @@ class FakeHead:
         await asyncio.sleep(self.delay_s)
         if self.failure is not None:
             raise self.failure
+        if method in self.answers:
+            return self.answers[method]
         if method == "describe":
-            return {"details": {"max_position_embeddings": 4096}}
+            return {"details": {"max_position_embeddings": 4096, "labels": list(self.labels)}}
+        if method == "relevance":
+            scores = [0.1 * (index + 1) for index in range(len(request["documents"]))]
+            results = [{"score": score, "start": 0, "end": 1} for score in scores]
+            return {"results": results, "records": [FACTS] * len(results), "timings_s": {"tokenize": 0.001}}
         if method == "complete":
             choice = {"index": 0, "text": " there", "logprobs": None, "finish_reason": "length"}
             usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}

@@ -6,14 +6,10 @@ from endpoint_inputs import LONG, TEXT, close, post
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+from bigbird import BigBirdTokenizer, load_model
+from bigbird.generation.generate import GenerationOptions, generate
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # as Serve is imported
 QUESTION = "Which capital?"
 LABELS = ["a lake", "a capital"]
 # Of the endpoint and of the client's method: the call, the library's example with its options, and what of the record.
@@ -107,3 +103,55 @@ def test_each_window_s_result_and_place_come_with_the_answer(url, library, task,
     assert close(answer["windows"], record["windows"])
     assert len(answer["windows"]) == record["num_windows"] > 2
     assert all(answer[name] == record[name] or close(answer[name], record[name]) for name in answer if name in record)
+
+
+@pytest.fixture
+def generated(checkpoints):
+    """What the library generates, greedily, after a prompt."""
+    model, path = load_model(checkpoints["text-generation"]), checkpoints["text-generation"]
+    tokenizer = BigBirdTokenizer.from_pretrained(path)
+
+    def of(**options):
+        (result,) = generate(model, tokenizer, ["Paris is"], GenerationOptions(logprobs=True, **options))
+        return result
+
+    return of
+
+
+def test_text_generation_speaks_the_client_s_own_format_whole_and_streamed(url, generated):
+    endpoint = client(url, "text-generation")
+    wanted = generated(max_new_tokens=20)
+    assert endpoint.text_generation("Paris is", max_new_tokens=20) == wanted.text
+    whole = endpoint.text_generation("Paris is", max_new_tokens=20, details=True, decoder_input_details=True,
+                                     top_n_tokens=2, return_full_text=True)  # fmt: skip
+    assert whole.generated_text == "Paris is" + wanted.text
+    assert [token.id for token in whole.details.tokens] == list(wanted.token_ids)
+    np.testing.assert_allclose([token.logprob for token in whole.details.tokens], wanted.logprobs, atol=1e-3)
+    assert whole.details.generated_tokens == wanted.num_generated_tokens
+    assert len(whole.details.prefill) == wanted.num_prompt_tokens
+    assert all(top[0]["logprob"] >= token.logprob - 1e-4 for top, token in zip(
+        whole.details.top_tokens, whole.details.tokens, strict=True
+    ))  # fmt: skip
+    assert "".join(endpoint.text_generation("Paris is", max_new_tokens=20, stream=True)) == wanted.text
+    events = list(endpoint.text_generation("Paris is", max_new_tokens=20, stream=True, details=True))
+    assert [event.token.id for event in events] == list(wanted.token_ids)
+    assert events[-1].generated_text == wanted.text
+    assert events[-1].details.finish_reason == whole.details.finish_reason
+
+
+def test_text_generation_draws_stops_and_cuts_as_it_is_asked(url, generated):
+    endpoint = client(url, "text-generation")
+    drawn = endpoint.text_generation("Paris is", max_new_tokens=12, do_sample=True, temperature=0.7, top_k=20,
+                                     top_p=0.9, repetition_penalty=1.2, seed=3, details=True)  # fmt: skip
+    wanted = generated(max_new_tokens=12, temperature=0.7, top_k=20, top_p=0.9, repetition_penalty=1.2, seed=3)
+    assert drawn.generated_text == wanted.text
+    assert drawn.details.seed == 3
+    text = generated(max_new_tokens=20).text
+    stopped = endpoint.text_generation("Paris is", max_new_tokens=20, stop=[text[4:7]], details=True)
+    assert stopped.generated_text == text[: text.index(text[4:7])]
+    assert stopped.details.finish_reason == "stop_sequence"
+    by_end = endpoint.text_generation(LONG + "Paris is", max_new_tokens=5, truncate=4, details=True)
+    assert by_end.details.generated_tokens == 5
+    with pytest.raises(HfHubHTTPError) as refused:
+        endpoint.text_generation("Paris is", max_new_tokens=5000)
+    assert "parameters.max_new_tokens: 5000" in refused.value.response.json()["error"]["message"]

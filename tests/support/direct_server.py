@@ -1,0 +1,67 @@
+"""The gateway over HTTP with real replicas in its own process, without Ray: what clients get, at little cost."""
+
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+from serving_fakes import RecordedMetrics
+
+from serving.errors import ServingError
+from serving.http.auth import ApiKeys
+from serving.http.gateway import create_app
+from serving.settings import GENERATION, GatewayArguments, HeadArguments
+
+
+class DirectHead:
+    """A head whose one replica is called as Serve would call it."""
+
+    def __init__(self, name: str, arguments: HeadArguments) -> None:
+        from serving.replicas.generation import GenerationReplica
+        from serving.replicas.scoring import ScoringReplica
+
+        self.name, self.task = name, arguments.task
+        self._replica = (GenerationReplica if self.task == GENERATION else ScoringReplica)(name, arguments)
+
+    async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        return unwrapped(await getattr(self._replica, method)({**request, "timeout_s": timeout_s}))
+
+    async def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> Any:
+        async for event in getattr(self._replica, method)({**request, "timeout_s": timeout_s}):
+            yield unwrapped(event)
+
+    def outage(self) -> None:
+        return None
+
+    def asleep(self) -> bool:
+        return False
+
+
+def unwrapped(outcome: dict[str, Any]) -> dict[str, Any]:
+    if "failure" in outcome:
+        raise ServingError.from_wire(outcome["failure"])
+    return outcome
+
+
+class DirectServer:
+    """A running gateway; `heads` maps a name to its settings."""
+
+    def __init__(self, heads: dict[str, HeadArguments], arguments: GatewayArguments) -> None:
+        app = create_app(
+            {name: DirectHead(name, given) for name, given in heads.items()},
+            head_arguments=heads,
+            arguments=arguments,
+            keys=ApiKeys([]),
+            versions={},
+            metrics=RecordedMetrics(),
+        )
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._socket.close()

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.errors import ServingError
 from serving.http.auth import ApiKeys, KeyUse
 from serving.http.error_response import error_response
+from serving.http.request_bodies import BODY_IN_SCOPE, LOOKS_IN_SCOPE
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -88,6 +89,7 @@ class Edge:
             nonlocal status, finished
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message["headers"], (LOOKS_IN_SCOPE.encode(), b"1")]}
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 finished = True
             if head_only and message["type"] == "http.response.body":
@@ -137,23 +139,18 @@ class Edge:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
             raise ServingError("payload_too_large", f"the body has {length} bytes, the limit is {limit}")
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise ServingError("client_closed", "the client left before its request was whole")
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise ServingError("payload_too_large", f"the body has more than {limit} bytes")
-            if not message.get("more_body", False):
-                break
+        body: bytes | None = scope.pop(BODY_IN_SCOPE, None)
+        if body is None:
+            body = await _received(receive, limit)
+        elif len(body) > limit:
+            raise ServingError("payload_too_large", f"the body has {len(body)} bytes, the limit is {limit}")
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["method"] == "POST" and body and media_type != "application/json":
             raise ServingError(
                 "unsupported_media_type",
                 f"send Content-Type: application/json, not {json.dumps(media_type[:100]) if media_type else 'none'}",
             )
-        return bytes(body)
+        return body
 
     def _account(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
         path = scope["path"]
@@ -177,6 +174,19 @@ class Edge:
                 "num_tokens": state.get("num_tokens"),
             },
         )
+
+
+async def _received(receive: Receive, limit: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ServingError("client_closed", "the client left before its request was whole")
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise ServingError("payload_too_large", f"the body has more than {limit} bytes")
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -14,7 +14,9 @@ It knows ASGI, this application's paths and the error table, not Ray. Serve call
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import re
 import time
 from functools import partial
@@ -30,7 +32,7 @@ from serving.http.edge import RequestReport, request_id
 from serving.http.limits import TIMEOUT_HEADER
 from serving.http.models import OTHER, task_at
 from serving.http.proxy_answer import ProxyAnswer, RepeatedRefusals
-from serving.http.request_bodies import ClientLeft, HeldBody, RequestBodies
+from serving.http.request_bodies import BODY_IN_SCOPE, MAX_BYTES_IN_SCOPE, ClientLeft, HeldBody, RequestBodies
 from serving.settings import ALL_HEADS
 
 logger = logging.getLogger("ray.serve.bigbird")
@@ -46,6 +48,12 @@ _OURS = re.compile(
 # A request that kills its gateway must not go through every gateway there is: it is sent at most three times. By
 # the second pause a lost node is known, and no longer chosen.
 _PAUSES_S = (0.2, 3.0)
+
+# The gateway ends a request in time with a better answer than Serve's: it has so much longer.
+_GATEWAYS_WORD_S = 5.0
+
+# Task endpoints, and some: a scanner must not be able to fill the memory with paths.
+_MAX_PATHS = 1024
 
 # What a client says to Serve itself: a time limit of its own (or none), not to notice that it left, which replica.
 _SERVE_HEADERS = re.compile(
@@ -76,6 +84,10 @@ class Proxy:
         self._refusals = RepeatedRefusals()
         # Pages of these origins may call, by what the gateway answered them.
         self._allowed_origins: set[str] = set()
+        # Where the gateway takes a body out of the scope, by what it answered there.
+        self._look_in_scope: set[str] = set()
+        # Serve's own limit, which it would grant to each sending anew. Serve has put a layer around its proxy.
+        self._serve_limit_s = float(getattr(getattr(app, "_app", app), "request_timeout_s", None) or "inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _OURS.fullmatch(scope["path"]):
@@ -95,23 +107,50 @@ class Proxy:
                     self._report(refusal.task, 429, time.monotonic() - started, "overloaded")
                     return
                 answer.on_busy = partial(self._refusals.remember, place)
-                await self._send_on(scope, _Replay(body, receive), answer)
+                replay = self._replay(scope, body, receive)
+                await self._send_on(scope, replay, answer, started + self._limit_s(headers))
             except ServingError as error:
                 await answer.fail(error)
             except ClientLeft:
                 return
-        if answer.own_error is not None:
+        if answer.own_error is None:
+            self._learn(scope, answer.looks_in_scope)
+        else:
             # The names of heads are not known here.
             task = task_at(scope["path"])
             head = task if task in ALL_HEADS else OTHER
             self._report(head, answer.own_error.status, time.monotonic() - started, answer.own_error.kind)
 
-    async def _send_on(self, scope: Scope, replay: _Replay, answer: ProxyAnswer) -> None:
+    def _replay(self, scope: Scope, body: HeldBody, receive: Receive) -> _Replay:
+        in_scope = scope["path"] in self._look_in_scope and len(body.content) <= MAX_BYTES_IN_SCOPE
+        if in_scope:
+            scope[BODY_IN_SCOPE] = bytes(body.content)
+        return _Replay(body, receive, in_scope=in_scope)
+
+    def _learn(self, scope: Scope, looks_in_scope: bool) -> None:
+        if scope["method"] == "OPTIONS":  # not answered by who answers the others
+            return
+        if not looks_in_scope:
+            self._look_in_scope.discard(scope["path"])
+        elif len(self._look_in_scope) < _MAX_PATHS:
+            self._look_in_scope.add(scope["path"])
+
+    def _limit_s(self, headers: Headers) -> float:
+        """Seconds that a request may take, however often it is sent."""
+        with contextlib.suppress(ValueError):
+            if (asked_s := float(headers.get(TIMEOUT_HEADER, "inf"))) > 0:
+                return min(asked_s + _GATEWAYS_WORD_S, self._serve_limit_s)
+        return self._serve_limit_s
+
+    async def _send_on(self, scope: Scope, replay: _Replay, answer: ProxyAnswer, deadline: float) -> None:
         for pause_s in (*_PAUSES_S, None):
+            if (left_s := deadline - time.monotonic()) <= 0:
+                raise ServingError("deadline_exceeded", "no gateway answered within the request's time limit")
             replay.rewind()
             answer.forget()
+            limit = [] if left_s == math.inf else [(b"x-request-timeout-seconds", b"%.3f" % left_s)]
             # Serve's proxy returns without a word when the gateway's replica is lost, and when the client has left.
-            await self._app(dict(scope), replay.receive, answer.take)
+            await self._app({**scope, "headers": [*scope["headers"], *limit]}, replay.receive, answer.take)
             if answer.begun or replay.client_left or pause_s is None:
                 break
             logger.warning("the gateway lost a request to %s, sending it again", scope["path"][:200])
@@ -133,12 +172,16 @@ def _clean(scope: Scope) -> MutableHeaders:
 
 
 class _Replay:
-    """A body that was read, as often as it is sent; afterwards the client itself, which may leave."""
+    """A body that was read, as often as it is sent; afterwards the client itself, which may leave.
 
-    def __init__(self, body: HeldBody, receive: Receive) -> None:
+    in_scope: the body goes another way.
+    """
+
+    def __init__(self, body: HeldBody, receive: Receive, *, in_scope: bool) -> None:
         self._body = body
         self._receive = receive
-        self._pending = True
+        self._in_scope = in_scope
+        self._pending = not in_scope
         self._left: Message | None = None
 
     @property
@@ -146,7 +189,7 @@ class _Replay:
         return self._left is not None
 
     def rewind(self) -> None:
-        self._pending = True
+        self._pending = not self._in_scope
 
     async def receive(self) -> Message:
         if self._pending:

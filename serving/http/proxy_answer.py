@@ -12,6 +12,7 @@ from starlette.types import Message, Send
 
 from serving.errors import BUSY_HEADER, ServingError
 from serving.http.error_response import error_response
+from serving.http.request_bodies import LOOKS_IN_SCOPE
 
 _ALLOWED = "access-control-allow-origin"
 _MAX_ORIGINS = 64
@@ -43,6 +44,7 @@ class ProxyAnswer:
         self._is_stream = False
         self._complete = False
         self.begun = False
+        self.looks_in_scope = False
         self.own_error: ServingError | None = None
 
     def forget(self) -> None:
@@ -74,11 +76,12 @@ class ProxyAnswer:
         headers = MutableHeaders(raw=list(head["headers"]))
         if self._origin and headers.get(_ALLOWED) == self._origin and len(self._allowed_origins) < _MAX_ORIGINS:
             self._allowed_origins.add(self._origin)
-        if busy := headers.get(BUSY_HEADER):
-            del headers[BUSY_HEADER]
+        busy, self.looks_in_scope = headers.get(BUSY_HEADER), LOOKS_IN_SCOPE in headers
+        if busy or self.looks_in_scope:
+            del headers[BUSY_HEADER], headers[LOOKS_IN_SCOPE]
             head = {**head, "headers": headers.raw}
-            if not more:
-                self.on_busy(busy, head, message)
+        if busy and not more:
+            self.on_busy(busy, head, message)
         await self._send(head)
 
     async def repeat(self, head: Message, message: Message) -> None:

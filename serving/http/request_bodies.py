@@ -24,6 +24,12 @@ _MAX_BYTES = 256 * 2**20
 # Bodies that are not whole yet; beyond it the one that has taken longest is given up.
 _MAX_INCOMPLETE = 2048
 
+# Serve's gateway replica would fetch a body from the proxy with a call of its own. A small one goes with the request
+# instead, under this name in the ASGI scope, to whoever has said by this header that it looks there.
+BODY_IN_SCOPE = "bigbird.body"
+LOOKS_IN_SCOPE = "x-bigbird-body-in-scope"
+MAX_BYTES_IN_SCOPE = 64 * 1024
+
 
 class ClientLeft(Exception):
     """The client closed its connection before its request was whole."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from commands import TIMEOUT_S, run
-from local_cluster import ROOT, LocalCluster, local_cluster
+from local_cluster import ROOT, LocalCluster, Node, local_cluster
 
 from bigbird import BigBirdForMaskedLM
 from serving.http.proxy import PROXY_CALLBACK
@@ -205,7 +205,19 @@ def wait_until_running(cluster: LocalCluster) -> None:
         time.sleep(0.5)
 
 
-def test_a_served_head_outlives_a_new_checkpoint_and_a_lost_node(cluster, tiny_checkpoint):
+def drain(cluster: LocalCluster, node: Node) -> None:
+    """What a pod of the RayService does before it ends, on a node and without the wait."""
+    manifest = yaml.safe_load((ROOT / "cluster" / "kubernetes" / "base" / "ray-service.yaml").read_text())
+    (group,) = manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    *shell, script = container["lifecycle"]["preStop"]["exec"]["command"]
+    inside = ["ip", "netns", "exec", node.namespace] if node.namespace else []
+    # KubeRay sets the address in every pod.
+    environment = cluster.environment | {"RAY_ADDRESS": cluster.gcs_address}
+    run([*inside, *shell, script.partition(";")[0]], env=environment)
+
+
+def test_a_served_head_outlives_a_new_checkpoint_a_lost_node_and_one_that_drains(cluster, tiny_checkpoint):
     while sum(node.process.poll() is None for node in cluster.nodes) < 3:
         cluster.add_node(1)
     old, new = (tiny_checkpoint(BigBirdForMaskedLM, seed=seed) for seed in (1, 2))
@@ -219,6 +231,8 @@ def test_a_served_head_outlives_a_new_checkpoint_and_a_lost_node(cluster, tiny_c
         traffic.wait_for_answers(5, different=2)  # the new checkpoint answers differently
         wait_until_running(cluster)
         cluster.kill(cluster.nodes[-1])
+        traffic.wait_for_answers(20, different=2)
+        drain(cluster, cluster.nodes[-2])
         traffic.wait_for_answers(20, different=2)
     assert traffic.failures == []
     run(["serve", "shutdown", "--yes", "--address", cluster.dashboard_url], env=cluster.environment)

@@ -115,6 +115,18 @@ def test_every_ray_cluster_asks_for_the_token_and_scales_by_the_second_autoscale
             assert group["template"]["spec"]["restartPolicy"] == "Never"
 
 
+def test_a_pod_that_serves_is_drained_before_it_gets_a_signal(documents):
+    (service,) = (document for document in documents if document["kind"] == "RayService")
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    (container,) = pod["containers"]
+    command = container["lifecycle"]["preStop"]["exec"]["command"][-1]
+    deadline_s = int(re.search(r"ray drain-node .*--deadline-remaining-seconds=(\d+)", command)[1])
+    waits_s = int(re.search(r"sleep (\d+)", command)[1])
+    # What a head and the gateway have to answer what they accepted.
+    assert 60 < waits_s < deadline_s < pod["terminationGracePeriodSeconds"]
+
+
 def test_no_container_runs_as_root_and_every_one_states_its_resources(documents):
     for document in documents:
         for pod in pod_specs(document):

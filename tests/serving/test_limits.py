@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from serving_fakes import FACTS, INPUTS, Server, assert_error
 
 from serving.http import error_handlers
+from serving.http.request_bodies import BODY_IN_SCOPE, LOOKS_IN_SCOPE
 
 
 @pytest.fixture
@@ -137,6 +138,23 @@ def test_malformed_json_is_400(server, content):
 
 def test_a_body_that_does_not_say_it_is_json_is_415(server):
     assert_error(server.ask("POST", "/v1/fill-mask", content=b'{"inputs": "a"}'), "unsupported_media_type")
+
+
+def test_a_body_that_the_proxy_put_into_the_scope_is_the_request_s():
+    server = Server(max_body_bytes=100)
+    app, given = server.app, {}
+
+    async def proxied(scope, receive, send):
+        await app({**scope, BODY_IN_SCOPE: given["body"]}, receive, send)
+
+    server.app = proxied
+    for content, status in ((b'{"inputs": "a [MASK]"}', 200), (b'{"inputs": "%s"}' % (b"x" * 100), 413)):
+        given["body"] = content
+        headers = {"Content-Type": "application/json"}
+        response = server.ask("POST", "/v1/fill-mask", content=b"", headers=headers)
+        assert response.status_code == status
+        assert response.headers[LOOKS_IN_SCOPE] == "1"
+    assert [call["inputs"] for _, call, _ in server.heads["fill-mask"].calls] == [["a [MASK]"]]
 
 
 @pytest.mark.parametrize("declared", [True, False])

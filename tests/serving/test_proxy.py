@@ -1,5 +1,6 @@
 """serving.http.proxy with applications of a few lines in the place of Serve's proxy."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -39,6 +40,55 @@ def test_a_request_that_kills_every_gateway_ends_with_503():
     assert headers["retry-after"] == "1"
     assert headers["x-request-id"] == proxy.ids[0]
     assert len(proxy.bodies) == 3
+
+
+class Layer:
+    """What Serve puts between its proxy and ours."""
+
+    def __init__(self, app, request_timeout_s):
+        app.request_timeout_s = request_timeout_s
+        self._app = app
+
+    async def __call__(self, *arguments):
+        await asyncio.sleep(0.02)
+        await self._app(*arguments)
+
+
+@pytest.mark.parametrize(("asked", "most"), [(None, 30), (b"2", 7), (b"99", 30), (b"-1", 30), (b"nan", 30), (b"x", 30)])
+def test_a_request_has_one_time_limit_however_often_it_is_sent(asked, most):
+    headers = () if asked is None else ((b"x-request-timeout-seconds", asked),)
+    proxy = ServesProxy([], [], [start(), body(b"good")])
+    assert ask(Proxy(Layer(proxy, 30.0), report=lambda *_: None), headers=headers)[::2] == (200, b"good")
+    limits = [float(sent["x-request-timeout-seconds"]) for sent in proxy.headers]
+    assert most - 1 < limits[0] <= most
+    assert limits[0] > limits[1] > limits[2]
+
+
+def test_a_request_whose_time_is_over_is_not_sent_again():
+    proxy = ServesProxy([], [start(), body(b"too late")])
+    status, _, content = ask(Proxy(Layer(proxy, 0.01), report=lambda *_: None))
+    assert (status, json.loads(content)["error"]["type"]) == (504, "deadline_exceeded")
+    assert len(proxy.bodies) == 1
+
+
+LOOKS = [start(200, b"application/json", (b"x-bigbird-body-in-scope", b"1")), body(b"good")]
+
+
+def test_a_small_body_goes_in_the_scope_once_the_gateway_has_said_that_it_looks_there():
+    proxy = ServesProxy(LOOKS, LOOKS, [], LOOKS, LOOKS, GOOD, GOOD)
+    ours = Proxy(proxy, report=lambda *_: None)
+    large = b"x" * 100_000
+    for chunk in (b"first", b"second", b"third", large):
+        status, headers, content = ask(ours, chunks=(chunk,))
+        assert (status, content) == (200, b"good")
+        assert "x-bigbird-body-in-scope" not in headers
+    assert proxy.bodies == [b"first", b"second", b"third", b"third", large]
+    assert proxy.num_in_scope == 3
+    # Another application may stand there now.
+    ask(ours, chunks=(b"lost on it",))
+    ask(ours, chunks=(b"not lost",))
+    assert proxy.num_in_scope == 4
+    assert proxy.bodies[-1] == b"not lost"
 
 
 def test_an_answer_that_has_begun_is_not_repeated():
@@ -140,7 +190,7 @@ def test_no_header_of_a_client_steers_serve(name):
     proxy = ServesProxy([start(), body(b"good")])
     ask(proxy, headers=((name.lower().encode(), b"-1"), (b"accept", b"application/json")))
     (headers,) = proxy.headers
-    assert name.lower() not in headers or name == "x-bigbird-timeout-seconds"
+    assert headers.get(name.lower()) != "-1" or name == "x-bigbird-timeout-seconds"
     assert headers["accept"] == "application/json"
     kept = "-1" if name == "x-request-timeout-seconds" else None
     assert headers.get("x-bigbird-timeout-seconds") == kept, "the gateway checks it"

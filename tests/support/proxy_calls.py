@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from serving.http.proxy import Proxy
+from serving.http.request_bodies import BODY_IN_SCOPE
 
 
 def start(status: int = 200, media_type: bytes = b"application/json", *more: tuple[bytes, bytes]) -> dict[str, Any]:
@@ -21,6 +22,7 @@ class ServesProxy:
         self.answers = list(answers)
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
+        self.num_in_scope = 0
 
     @property
     def ids(self) -> list[str]:
@@ -28,8 +30,9 @@ class ServesProxy:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
-        content = b""
-        while True:
+        content = scope.get(BODY_IN_SCOPE, b"")
+        self.num_in_scope += BODY_IN_SCOPE in scope
+        while BODY_IN_SCOPE not in scope:
             message = await receive()
             content += message.get("body", b"")
             if not message.get("more_body"):

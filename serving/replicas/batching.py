@@ -32,12 +32,13 @@ from serving.replicas.queue_limits import QueueLimits
 
 @dataclass(frozen=True, kw_only=True)
 class BatchReport:
-    """What one batch took: for metrics. Seconds; `queue_s` has one entry a piece."""
+    """What one batch took: for metrics and traces. Seconds; `queue_s` has one entry a piece, `marks` one a request."""
 
     num_tokens: int
     num_pieces: int
     queue_s: tuple[float, ...]
     model_s: float
+    marks: tuple[Any, ...]
 
 
 @dataclass(eq=False)
@@ -48,6 +49,7 @@ class _Request:
     deadline: float
     arrived: float
     queued_tokens: int
+    mark: Any
     in_queue: bool = True
     dropped: bool = False
 
@@ -93,16 +95,21 @@ class TokenBudgetBatcher:
         self.queued_requests = 0
 
     async def submit(
-        self, items: Sequence[Any], num_tokens: Sequence[int], *, timeout_s: float = float("inf")
+        self,
+        items: Sequence[Any],
+        num_tokens: Sequence[int],
+        *,
+        timeout_s: float = float("inf"),
+        mark: Any = None,
     ) -> list[Any]:
         """Results of `items`, in order, within `timeout_s` seconds from now.
 
-        `num_tokens[i]` is the size of `items[i]`. Raises ServingError: `overloaded` when the queue is full or
-        too slow, `deadline_exceeded` when the time is over. Cancelling the call drops what is not computed yet.
+        `num_tokens[i]` is the size of `items[i]`; the report of each of its batches has `mark`. Raises ServingError:
+        `overloaded` when the queue is full or too slow, `deadline_exceeded` when the time is over. Cancelling the call drops what is not computed yet.
         """
         if not items:
             return []
-        request = self._admit(sum(num_tokens), len(items), timeout_s)
+        request = self._admit(sum(num_tokens), len(items), timeout_s, mark)
         arrival = next(self._arrivals)
         tokens_before = 0
         for index, (item, size) in enumerate(zip(items, num_tokens, strict=True)):
@@ -157,7 +164,7 @@ class TokenBudgetBatcher:
         if reason is not None:
             raise overloaded(reason, self.estimated_wait_s(), for_all=for_all)
 
-    def _admit(self, tokens: int, pieces: int, timeout_s: float) -> _Request:
+    def _admit(self, tokens: int, pieces: int, timeout_s: float, mark: Any) -> _Request:
         self._refuse(self._reason(tokens, timeout_s))
         now = self._clock()
         self.queued_requests += 1
@@ -169,6 +176,7 @@ class TokenBudgetBatcher:
             deadline=now + timeout_s,
             arrived=now,
             queued_tokens=tokens,
+            mark=mark,
         )
 
     def _drop(self, request: _Request) -> None:
@@ -248,7 +256,10 @@ class TokenBudgetBatcher:
         self._batch_time.add(total, model_s)
         if self._on_batch is not None:
             waits = tuple(started - piece.request.arrived for piece in batch)
-            self._on_batch(BatchReport(num_tokens=total, num_pieces=len(batch), queue_s=waits, model_s=model_s))
+            marks = tuple({id(piece.request): piece.request.mark for piece in batch}.values())
+            self._on_batch(
+                BatchReport(num_tokens=total, num_pieces=len(batch), queue_s=waits, model_s=model_s, marks=marks)
+            )
 
     async def _run_batch(self, batch: list[_Piece]) -> None:
         try:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from serving.errors import ServingError, overloaded
-from serving.replicas import answer_size, relevance
+from serving.replicas import answer_size, relevance, spans
 from serving.replicas.batching import BatchReport, TokenBudgetBatcher
 from serving.replicas.failures import failure
 from serving.replicas.health import ModelHealth
@@ -127,6 +127,7 @@ class ScoringReplica(TokenLists):
         from bigbird.errors import InputError
 
         started = time.monotonic()
+        place = spans.place_of_request()
         predictor, inputs = self._predictor, request["inputs"]
         try:
             options = _with_changes(predictor.options, request["options"])
@@ -143,8 +144,9 @@ class ScoringReplica(TokenLists):
             answer_size.check(predictor, prepared, options)
         tokenize_s = time.monotonic() - started
         self._metrics.tokenized(tokenize_s)
+        spans.record(place, "tokenize", tokenize_s, num_inputs=len(inputs), num_tokens=sum(sizes))
         left_s = request["timeout_s"] - (time.monotonic() - started)
-        outputs = await self._compute(prepared, sizes, max(left_s, 1e-3))
+        outputs = await self._compute(prepared, sizes, max(left_s, 1e-3), place)
         computed = time.monotonic()
         records = await self._text.run(inputs, predictor.postprocess, prepared, outputs, options)
         for index, record in enumerate(records):
@@ -155,6 +157,7 @@ class ScoringReplica(TokenLists):
             "queue_and_model": computed - started - tokenize_s,
             "decode": time.monotonic() - computed,
         }
+        spans.record(place, "decode", timings_s["decode"])
         return {"records": records, "timings_s": timings_s}
 
     def _text_of(self, example: Any, index: int) -> Any:
@@ -205,14 +208,14 @@ class ScoringReplica(TokenLists):
             )  # fmt: skip
         return sizes
 
-    async def _compute(self, prepared: Sequence[Any], sizes: Sequence[int], timeout_s: float) -> list[Any]:
+    async def _compute(self, prepared: Sequence[Any], sizes: Sequence[int], timeout_s: float, place: Any) -> list[Any]:
         """The model's outputs, in order. When one lane refuses its part, what the other has of it is dropped."""
         budget = self._arguments.max_tokens_per_batch
         outputs: list[Any] = [None] * len(prepared)
 
         async def through(lane: _Lane, indices: list[int]) -> None:
             items, tokens = [prepared[index] for index in indices], [sizes[index] for index in indices]
-            results = await lane.batcher.submit(items, tokens, timeout_s=timeout_s)
+            results = await lane.batcher.submit(items, tokens, timeout_s=timeout_s, mark=place)
             for index, result in zip(indices, results, strict=True):
                 outputs[index] = result
 
@@ -236,6 +239,8 @@ class ScoringReplica(TokenLists):
 
     def _report(self, report: BatchReport) -> None:
         self._metrics.batch(report)
+        for place in report.marks:
+            spans.record(place, "batch", report.model_s, num_tokens=report.num_tokens, num_pieces=report.num_pieces)
 
 
 class _Lane:

@@ -14,7 +14,8 @@ def checkpoints(tiny_checkpoint, tiny_tokenizer_dir):
 
 @pytest.fixture(scope="package")
 def url(checkpoints):
-    with serve_instance() as address:
+    # Only what a client's own trace asks for is recorded, into files beside the logs.
+    with serve_instance(tracing_config={"enabled": True, "sampling_ratio": 0.0}) as address:
         head = {"num_cpus": 0.1, "max_tokens_per_batch": 2048, "max_tokens_per_request": 20_000}
         heads = {task: {"checkpoint": path, **head} for task, path in checkpoints.items()}
         deploy(address, {"heads": heads, "gateway": {"request_timeout_s": 60, "max_body_bytes": 300_000}})

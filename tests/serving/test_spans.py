@@ -1,0 +1,56 @@
+"""Traces of what a scoring replica does for a request, without Ray: OpenTelemetry's own collector in memory."""
+
+import asyncio
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from bigbird import BigBirdForTokenClassification
+from serving.settings import HeadArguments
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # as Serve is imported
+
+
+@pytest.fixture
+def collector(monkeypatch):
+    provider, collector = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(collector))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    return collector
+
+
+def test_a_request_s_spans_lie_in_the_span_of_its_call_and_an_untraced_one_has_none(tiny_checkpoint, collector):
+    from serving.replicas.scoring import ScoringReplica
+
+    checkpoint = str(tiny_checkpoint(BigBirdForTokenClassification, num_labels=3))
+    arguments = HeadArguments(task="token-classification", checkpoint=checkpoint, max_tokens_per_batch=64)
+    replica = ScoringReplica("tagger", arguments)
+
+    async def call(name, inputs):
+        request = {"inputs": inputs, "options": {}, "timeout_s": 60.0}
+        if name == "untraced":
+            return await replica.score(request)
+        with trace.get_tracer("test").start_as_current_span(name):
+            return await replica.score(request)
+
+    async def main():
+        for name in ("one", "untraced"):
+            assert "records" in await call(name, ["the first block"])
+        await asyncio.gather(call("two", ["the first block"] * 40), call("three", ["the first block"]))
+
+    asyncio.run(main())
+    spans = collector.get_finished_spans()
+    calls = {span.name: span for span in spans if span.parent is None}
+    assert set(calls) == {"one", "two", "three"}
+    for name, call_span in calls.items():
+        inside = [span for span in spans if span.parent and span.parent.span_id == call_span.context.span_id]
+        assert {span.name for span in inside} == {"tokenize", "batch", "decode"}
+        for span in inside:
+            assert call_span.start_time <= span.start_time <= span.end_time <= call_span.end_time
+            assert span.context.trace_id == call_span.context.trace_id
+        num_batches = sum(span.name == "batch" for span in inside)
+        assert (num_batches > 1) == (name == "two"), "its tokens do not fit one batch"
+    assert len(spans) == 3 + sum(span.parent is not None for span in spans)

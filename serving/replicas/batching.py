@@ -105,7 +105,8 @@ class TokenBudgetBatcher:
         """Results of `items`, in order, within `timeout_s` seconds from now.
 
         `num_tokens[i]` is the size of `items[i]`; the report of each of its batches has `mark`. Raises ServingError:
-        `overloaded` when the queue is full or too slow, `deadline_exceeded` when the time is over. Cancelling the call drops what is not computed yet.
+        `overloaded` when the queue is full or too slow, `deadline_exceeded` when the time is over. Cancelling the call
+        drops what is not computed yet.
         """
         if not items:
             return []

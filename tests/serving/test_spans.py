@@ -1,9 +1,13 @@
-"""Traces of what a scoring replica does for a request, without Ray: OpenTelemetry's own collector in memory."""
+"""Traces of what a scoring replica does for a request, and their way to a collector; without Ray."""
 
 import asyncio
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -54,3 +58,37 @@ def test_a_request_s_spans_lie_in_the_span_of_its_call_and_an_untraced_one_has_n
         num_batches = sum(span.name == "batch" for span in inside)
         assert (num_batches > 1) == (name == "two"), "its tokens do not fit one batch"
     assert len(spans) == 3 + sum(span.parent is not None for span in spans)
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes what OTLP's HTTP exporter sends; `received` has its bodies."""
+
+    received: ClassVar[list[bytes]] = []
+
+    def do_POST(self):
+        self.received.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_spans_reach_a_collector_over_http(monkeypatch):
+    from serving.otlp import exporter
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+        provider = TracerProvider()
+        for processor in exporter():
+            provider.add_span_processor(processor)
+        provider.get_tracer("test").start_span("a batch").end()
+        provider.shutdown()
+        server.shutdown()
+    (body,) = Collector.received
+    sent = ExportTraceServiceRequest.FromString(body)
+    assert [span.name for one in sent.resource_spans for scope in one.scope_spans for span in scope.spans] == [
+        "a batch"
+    ]

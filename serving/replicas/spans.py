@@ -1,7 +1,7 @@
 """Spans of what a replica does for one request, inside the span that Serve opened for its call.
 
-Serve opens one where its tracing is on (`tracing_config`) and the request was sampled; its `request_id` is the one in the log. Elsewhere nothing is
-recorded.
+Serve opens one where its tracing is on (`tracing_config`) and the request was sampled; its `request_id` is the one in
+the log. Elsewhere nothing is recorded.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     max_connections: beyond it, the one that has been idle longest is closed, and where none is, the new one.
     head_s: from the first byte of a request's head to its last; a new connection has as long.
-    max_head_bytes: of one request, its path among them.
+    max_head_bytes: of one request, its path among them; of what follows a body in parts, as much again.
     unread_s: how long a client may leave so much of an answer unread that the server cannot write.
     """
 
@@ -37,8 +37,9 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._in_head = True
+        # Bytes since a head was complete or a part of a body came.
         self._head_bytes = 0
-        self._num_heads = 0
+        self._num_parts = 0
         self._head_limit: asyncio.TimerHandle | None = None
         self._unread_limit: asyncio.TimerHandle | None = None
 
@@ -62,11 +63,11 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        in_head, num_heads = self._in_head, self._num_heads
-        if in_head:
+        num_parts = self._num_parts
+        if self._in_head:
             self._expect_head()
         super().data_received(data)
-        if not in_head or self._num_heads > num_heads:
+        if self._num_parts > num_parts:
             self._head_bytes = 0
             return
         self._head_bytes += len(data)
@@ -80,12 +81,16 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._num_heads += 1
+        self._num_parts += 1
         self._idle.pop(self, None)
         if self._head_limit is not None:
             self._head_limit.cancel()
             self._head_limit = None
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._num_parts += 1
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_head = True

@@ -185,7 +185,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("score", "finetune", "corpus"),
     ),
     "serving": (
-        ("errors", "settings", "texts", "versions"),
+        ("errors", "otlp", "settings", "texts", "versions"),
         ("replicas",),
         ("http",),
         ("preflight", "stopping"),

@@ -32,6 +32,7 @@ from pipelines.scoring.actors.score_rows import ScoreRows
 from pipelines.scoring.actors.stages import add_scoring, make_stage
 from pipelines.scoring.arguments import PROG, job_of, parser, score_options, scores_given
 from pipelines.scoring.checks import inspect_model
+from pipelines.scoring.estimate.estimate import estimate
 from pipelines.scoring.failures import explain
 from pipelines.scoring.job import run_job
 from pipelines.scoring.plan import list_columns
@@ -39,7 +40,7 @@ from pipelines.scoring.report.report import redraw_report
 from pipelines.scoring.schemas import InputColumns, check_input_types, output_schema, result_fields
 from pipelines.scoring.scores import Score, scores_of
 from pipelines.scoring.storage import locate
-from pipelines.scoring.work import look, told
+from pipelines.scoring.work import dry_run
 
 __all__ = ["InputColumns", "Score", "ScoreOptions", "main", "score"]
 
@@ -113,7 +114,8 @@ def _job_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.report_only:
-        redraw_report(locate(arguments.output), documents=arguments.report_documents)
+        price = arguments.price_per_hour
+        redraw_report(locate(arguments.output), documents=arguments.report_documents, price_per_hour=price)
         _print(arguments, f"report     {arguments.output}.report.html")
         return DONE
     if arguments.print_schema:
@@ -126,9 +128,10 @@ def _run(arguments: argparse.Namespace) -> int:
             if isinstance(handler, PlainRayHandler):
                 handler.setLevel(logging.CRITICAL)
     with open(os.devnull, "w") if arguments.quiet else contextlib.nullcontext(sys.stderr) as out:
-        if arguments.dry_run:
-            work = look(job, load=load_predictor, inspect=inspect_model, say=partial(print, file=out, flush=True))
-            print("\n".join(told(job, work)))
+        known = {"load": load_predictor, "inspect": inspect_model}
+        if arguments.dry_run or arguments.estimate:
+            asked = dry_run if arguments.dry_run else estimate
+            print("\n".join(asked(job, **known, say=partial(print, file=out, flush=True))))
             return DONE
         summary = run_job(job, load=load_predictor, inspect=inspect_model, out=out)
     _print(arguments, summary.text)

@@ -181,6 +181,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("scoring.actors",),
         ("scoring.plan", "scoring.progress", "scoring.failures"),
         ("scoring.work", "scoring.arguments"),
+        ("scoring.estimate",),
         ("scoring.job",),
         ("score", "finetune", "corpus"),
     ),

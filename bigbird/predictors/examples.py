@@ -13,7 +13,7 @@ import numpy as np
 from bigbird.errors import InputError
 from bigbird.predictors.options import LengthOptions, WindowOptions
 from bigbird.predictors.texts import TokenizedText, checked, kind_of, tokenize
-from bigbird.predictors.windows import Window, plan
+from bigbird.predictors.windows import Window, num_doubled, plan
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 Record = dict[str, Any]
@@ -63,14 +63,17 @@ class Prepared:
     """An example ready for the model; tasks add what their postprocess needs. Picklable, without tensors.
 
     rows: what the model reads, in order. num_tokens: tokens of the document that the result rests on, special
-    tokens left out. num_windows: windows the document was cut into. truncated: its end was left out. spans: the
-    characters of each window, where the record lists them.
+    tokens left out. num_windows: windows the document was cut into. truncated: its end was left out. num_lost: tokens
+    of what was left out. num_doubled: tokens that a second window reads as well. spans: the characters of each window,
+    where the record lists them.
     """
 
     rows: tuple[Row, ...]
     num_tokens: int
     num_windows: int
     truncated: bool
+    num_lost: int = 0
+    num_doubled: int = 0
     spans: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -182,6 +185,8 @@ class PreparedWindows(Prepared):
             num_tokens=windows[-1].stop,
             num_windows=len(windows),
             truncated=truncated,
+            num_lost=len(text) - windows[-1].stop,
+            num_doubled=num_doubled(windows),
             spans=spans(text, windows, options),
             text=text.head(windows[-1].stop),
             windows=windows,

@@ -17,7 +17,7 @@ from bigbird.predictors.masked_tokens import logits_at, split_like
 from bigbird.predictors.options import LengthOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import plan
+from bigbird.predictors.windows import num_doubled, plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,8 @@ class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[n
             num_tokens=len(kept),
             num_windows=len(windows),
             truncated=truncated,
+            num_lost=len(text) - len(kept),
+            num_doubled=num_doubled(windows),
             positions=tuple(places - window.start + 1 for window, places in held),
             places=tuple(masks.tolist()),
             starts=tuple(_mask_start(kept, place) for place in masks.tolist()),

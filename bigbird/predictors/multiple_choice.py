@@ -18,7 +18,7 @@ from bigbird.predictors.options import LengthOptions
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.text_classification import Combine, combine_windows
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import plan
+from bigbird.predictors.windows import num_doubled, plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,8 @@ class MultipleChoicePredictor(EncoderPredictor[MultipleChoiceOptions, Prepared, 
             num_tokens=kept + num_choice_tokens,
             num_windows=len(windows),
             truncated=truncated,
+            num_lost=len(prompt) - kept,
+            num_doubled=num_doubled(windows),
         )
 
     def read(self, states: Tensor, packed: PackedBatch, rows: list[Row]) -> tuple[Tensor]:

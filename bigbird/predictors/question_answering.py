@@ -19,7 +19,7 @@ from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, field
 from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import Window, plan
+from bigbird.predictors.windows import Window, num_doubled, plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,8 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
             num_tokens=len(question) + kept,
             num_windows=len(windows),
             truncated=truncated,
+            num_lost=len(context) - kept,
+            num_doubled=num_doubled(windows),
             spans=spans(context, windows, options),
             context=context.head(kept),
             windows=windows,

@@ -16,7 +16,7 @@ from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, field
 from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import plan
+from bigbird.predictors.windows import num_doubled, plan
 
 Combine = Literal["mean", "max"]
 Function = Literal["softmax", "sigmoid", "none"]
@@ -84,6 +84,8 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
             num_tokens=kept,
             num_windows=len(windows),
             truncated=truncated,
+            num_lost=len(long) - windows[-1].stop,
+            num_doubled=num_doubled(windows),
             spans=spans(long, windows, options),
         )
 

@@ -93,6 +93,7 @@ class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, l
             num_tokens=len(ids),
             num_windows=1,
             truncated=len(ids) < len(text),
+            num_lost=len(text) - len(ids),
             text=text.text if options.return_full_text else "",
             options=options.generation,
         )

@@ -87,6 +87,11 @@ def plan(num_tokens: int, room: int, options: LengthOptions, *, what: str) -> tu
     return cut(num_tokens, room, overlap), False
 
 
+def num_doubled(windows: Sequence[Window]) -> int:
+    """Tokens that are read a second time because windows overlap."""
+    return sum(len(window) - window.num_kept for window in windows)
+
+
 def stitch(windows: Sequence[Window], arrays: Sequence[np.ndarray]) -> np.ndarray:
     """One row a token of the document, each from the window that keeps it.
 

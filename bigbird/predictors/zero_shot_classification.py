@@ -19,7 +19,7 @@ from bigbird.predictors.options import WindowOptions
 from bigbird.predictors.predictor import EncoderPredictor
 from bigbird.predictors.text_classification import Combine, combine_windows, ranked
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import plan
+from bigbird.predictors.windows import num_doubled, plan
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 
@@ -98,6 +98,8 @@ class ZeroShotClassificationPredictor(EncoderPredictor[ZeroShotClassificationOpt
             num_tokens=kept,
             num_windows=len(windows),
             truncated=truncated,
+            num_lost=len(text) - kept,
+            num_doubled=num_doubled(windows),
             spans=spans(text, windows, options),
         )
 

@@ -34,6 +34,8 @@ examples:
       two scores in one pass: columns ner_entities, ner_error, topic_labels, topic_error
   {PROG} ... --dry-run
       what it would do: files, rows, units, actors, what is done already
+  {PROG} ... --estimate --num-actors 64 --price-per-hour 1.2
+      tokens, hours and cost of what is left, from a sample of it
   {PROG} --report-only --output scored
       draw the report again
 """
@@ -69,6 +71,7 @@ def parser() -> Parser:
     instead = group.add_mutually_exclusive_group()
     add = instead.add_argument
     add("--dry-run", action="store_true", help="say what a start would do, and write nothing")
+    add("--estimate", action="store_true", help="time a sample; print tokens, hours and, with a price, cost")
     add("--report-only", action="store_true", help="draw the report of --output again, from its ledger")
     add("--print-schema", action="store_true", help="print the columns a task adds; with --input, all of the output")
     return parser
@@ -104,6 +107,8 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     add("--target-file-size", metavar="SIZE", help="input text to an output file, such as 64M")
     shown = "show the texts of the N lowest and highest documents in the report, 3 at most (default: none)"
     add("--report-documents", type=int, default=0, metavar="N", help=shown)
+    price = "of one machine, in your currency: the estimate and the report say what it comes to"
+    add("--price-per-hour", type=float, metavar="F", help=price)
     said = group.add_mutually_exclusive_group()
     said.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
     said.add_argument("--verbose", action="store_true", help="show Ray Data's log, and the traceback of a failure")
@@ -136,6 +141,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
         overwrite=arguments.overwrite,
         max_error_share=arguments.max_error_share,
         report_documents=arguments.report_documents,
+        price_per_hour=arguments.price_per_hour,
     )
 
 

@@ -95,7 +95,13 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
         first = min((summary["started"] for summary in summaries.values()), default=None)
         starting_s = None if first is None else first - (time.time() - (time.monotonic() - began))
         # Also where nothing was left: an earlier start may have been killed before it could write one.
-        write_report(ledger.output, ledger.parts, documents=job.report_documents, starting_s=starting_s)
+        write_report(
+            ledger.output,
+            ledger.parts,
+            documents=job.report_documents,
+            starting_s=starting_s,
+            price_per_hour=job.price_per_hour,
+        )
     return _account(summaries, before, time.monotonic() - began, ledger)
 
 

@@ -5,6 +5,7 @@ Does not know what is done already, nor Ray.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -34,7 +35,7 @@ class Job:
     columns beside the results, None for all. id_column: a column whose values must differ in all rows. unit_bytes:
     bytes of input text to an output file, None to choose by input and device. max_error_share: the share of all rows
     that may fail in one way; None for a hundredth, and ten rows in any case. report_documents: documents at each end
-    of the scores whose texts the report shows.
+    of the scores whose texts the report shows. price_per_hour: of one machine.
     """
 
     inputs: Sequence[str]
@@ -50,6 +51,7 @@ class Job:
     overwrite: bool = False
     max_error_share: float | None = None
     report_documents: int = 0
+    price_per_hour: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ def plan_job(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInf
         raise InputError(f"max_error_share is {job.max_error_share}, expected 0 to 1")
     if not 0 <= job.report_documents <= NUM_EXTREMES:
         raise InputError(f"report_documents is {job.report_documents}, expected 0 to {NUM_EXTREMES}")
+    if job.price_per_hour is not None and not 0 <= job.price_per_hour < math.inf:
+        raise InputError(f"price_per_hour is {job.price_per_hour}, expected at least 0")
     scores = scores_of(job.task, job.model, job.options.task_options, job.scores)
     stage, model = make_stage(scores, job.options, load=load, inspect=inspect)
     columns = stage.columns

@@ -61,8 +61,11 @@ def look(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo
     return Work(plan=plan, ledger=ledger, changes=changes, units=units, pool=pool)
 
 
-def told(job: Job, work: Work) -> list[str]:
-    """A dry run, as lines for a person."""
+def dry_run(
+    job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo], say: Callable[[str], None]
+) -> list[str]:
+    """What a start of the job would do, as lines for a person. Raises as `look`."""
+    work = look(job, load=load, inspect=inspect, say=say)
     listing, ledger, changes = work.plan.listing, work.ledger, work.changes
     size = sum(file.size for file in listing.files)
     lines = [

@@ -13,6 +13,7 @@ predictor raises becomes that row's error of that score.
 Knows predictors by their contract only, and nothing of command lines or of what is already done.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -136,6 +137,8 @@ class ScoreRows:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.predictors = stage.predictors()
+        self.read: Counter[str] = Counter()
+        """Tokens of texts that were lost and doubled (`bigbird.predictors.examples.Prepared`), until it is cleared."""
         self._ahead = ThreadPoolExecutor(1)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -193,7 +196,13 @@ class ScoreRows:
 
     def _finish(self, rows: Sequence[Row], prepared: Any) -> list[Records]:
         try:
-            return _scored(self.predictors, rows, prepared)
+            if prepared is None:
+                prepared = self.predictors.preprocess(of_each(rows))
+            records = _scored(self.predictors, rows, prepared)
+            for of_row in zip(*prepared, strict=True):  # scores read the same text
+                for what in ("lost", "doubled"):
+                    self.read[what] += max(getattr(item, f"num_{what}", 0) for item in of_row)
+            return records
         except Exception as error:
             failed = error_record(error)
         _free_memory(failed)

@@ -66,11 +66,12 @@ class ScoreUnit:
             if written is not None and written.run == self.run:
                 return _answer([name], [written.summary])
         started = time.time()
+        self.scorer.read.clear()
         unit = f"{name}/{ranges[0][1]}"
         records = self._score(table, unit, ray.get(self.watch.begin.remote(unit)))
         scored = self.scorer.with_results(table, records).select(self.schema.names).cast(self.schema)
         summary = self._summary(scored)
-        summary |= {"started": started, "finished": time.time(), "worker": self.worker}
+        summary |= {"started": started, "finished": time.time(), "worker": self.worker, **self.scorer.read}
         if replaces:
             self._replace(name, scored)
         else:
@@ -122,7 +123,8 @@ class ScoreUnit:
         finished = pq.read_table(place.path, filesystem=place.filesystem, partitioning=None)
         whole = replace_rows(finished, scored, self.scorer.stage.prefix)
         times = {key: footer.summary[key] for key in ("started", "finished", "worker")}
-        summary = self._summary(whole) | times
+        read = {what: footer.summary.get(what, 0) + count for what, count in self.scorer.read.items()}
+        summary = self._summary(whole) | times | read
         self._write(name, whole, Footer(self.run, footer.ranges, summary))
 
     def _summary(self, table: pa.Table) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def page(report: Mapping[str, Any]) -> str:
         f"<div class=boxes>{''.join(f'<div><b>{value}</b>{name}</div>' for name, value in boxes)}</div>",
         "</header>",
         _errors(report),
+        _costs(report["costs"]) if "costs" in report else "",
         _throughput(report),
         _actors(report["actors"]),
         *(_section(name, section) for name, section in sections.items()),
@@ -98,6 +99,24 @@ def _errors(report: Mapping[str, Any]) -> str:
     )
     again = f"<p class=soft>{report['retryable']:,} of them are tried again by the next start.</p>"
     return f"<h2>Errors by kind</h2><table>{rows}</table>{again if report['retryable'] else ''}"
+
+
+def _costs(costs: Mapping[str, Any]) -> str:
+    """What the job took, beside what was predicted where `--estimate` ran before it."""
+    actual, predicted = costs["actual"], costs["predicted"]
+    columns = [actual] if predicted is None else [predicted, actual]
+    heads = ["actual"] if predicted is None else ["predicted", "actual", "actual to predicted"]
+    rows = []
+    for name in actual:
+        values = [column[name] for column in columns]
+        if None in values:
+            continue
+        cells = [f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" for value in values]
+        if predicted is not None:
+            cells.append(f"{values[1] / values[0]:.2f}" if values[0] else "")
+        rows.append(f"<tr><td>{name.replace('_', ' ')}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in ("", *heads))
+    return f"<h2>Time, tokens and cost</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _actors(actors: Sequence[Mapping[str, Any]]) -> str:

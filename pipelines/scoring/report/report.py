@@ -16,6 +16,7 @@ import numpy as np
 from bigbird.errors import InputError
 from pipelines.scoring.ledger.parts import Footer, read_parts
 from pipelines.scoring.ledger.records import RUN_FILE, read_record
+from pipelines.scoring.report.cost import PAUSE_S, costs
 from pipelines.scoring.report.documents import read_document
 from pipelines.scoring.report.page import page
 from pipelines.scoring.report.summaries import NUM_EXTREMES, SCORES, of_score
@@ -24,7 +25,6 @@ from pipelines.scoring.storage import Place, read_whole, write_whole
 # Beside the output, which holds nothing but Parquet: some readers refuse a folder of several formats.
 REPORT_SUFFIXES = (".report.html", ".report.json")
 NUM_TIME_BINS = 60
-PAUSE_S = 60.0
 
 
 def write_report(
@@ -33,28 +33,33 @@ def write_report(
     *,
     documents: int = 0,
     starting_s: float | None = None,
+    price_per_hour: float | None = None,
 ) -> dict[str, Any]:
     """Write `OUTPUT.report.html` and `OUTPUT.report.json` beside an output directory and return the report.
 
     documents: how many of those with the lowest and the highest scores are shown with their texts, at most
     NUM_EXTREMES; nobody who may read a report need be allowed to read the corpus. starting_s: how long the job took
-    until its first rows were scored. Costs these texts, and the footers of all finished files where they are not given.
+    until its first rows were scored. price_per_hour: of one machine. Costs these texts, and the footers of all finished
+    files where they are not given.
     """
+    parts = read_parts(output) if parts is None else parts
     report = collect(output, parts, documents=documents) | {"starting_s": starting_s}
+    report["costs"] = costs(output, parts, starting_s=starting_s, price_per_hour=price_per_hour)
     html, plain = map(output.beside, REPORT_SUFFIXES)
     write_whole(plain, json.dumps(report, indent=1).encode())
     write_whole(html, page(report).encode())
     return report
 
 
-def redraw_report(output: Place, *, documents: int = 0) -> dict[str, Any]:
+def redraw_report(output: Place, *, documents: int = 0, price_per_hour: float | None = None) -> dict[str, Any]:
     """Write the report of an output again, from its ledger. Raises InputError where a job wrote none there."""
     if not 0 <= documents <= NUM_EXTREMES:
         raise InputError(f"report_documents is {documents}, expected 0 to {NUM_EXTREMES}")
     if read_record(output, RUN_FILE) is None:
         raise InputError(f"{output.name!r} is not the output of a scoring job")
     former = json.loads(read_whole(output.beside(REPORT_SUFFIXES[1])) or b"{}")
-    return write_report(output, documents=documents, starting_s=former.get("starting_s"))
+    price = former.get("costs", {}).get("price_per_hour") if price_per_hour is None else price_per_hour
+    return write_report(output, documents=documents, starting_s=former.get("starting_s"), price_per_hour=price)
 
 
 def collect(output: Place, parts: Mapping[str, Footer] | None = None, *, documents: int = 0) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import logging
 import os
+import random
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -30,17 +31,21 @@ from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, ScoreOptions, step_pool
 from pipelines.scoring.actors.score_rows import ScoreRows
 from pipelines.scoring.actors.stages import add_scoring, make_stage
-from pipelines.scoring.arguments import PROG, job_of, parser, score_options, scores_given
+from pipelines.scoring.arguments import PROG, job_of, parser, score_options, scores_given, verify_parser
 from pipelines.scoring.checks import inspect_model
 from pipelines.scoring.estimate.estimate import estimate
 from pipelines.scoring.failures import explain
 from pipelines.scoring.job import run_job
 from pipelines.scoring.plan import list_columns
+from pipelines.scoring.proof.endpoint import endpoint
+from pipelines.scoring.proof.verify import verify
 from pipelines.scoring.report.report import redraw_report
 from pipelines.scoring.schemas import InputColumns, check_input_types, output_schema, result_fields
 from pipelines.scoring.scores import Score, scores_of
 from pipelines.scoring.storage import locate
 from pipelines.scoring.work import dry_run
+
+MOST_DIFFERENCES = 50
 
 __all__ = ["InputColumns", "Score", "ScoreOptions", "main", "score"]
 
@@ -81,9 +86,10 @@ def score(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments = _job_arguments(argv)
+    proving = argv[:1] == ["verify"]
+    arguments = verify_parser().parse_args(argv[1:]) if proving else _job_arguments(argv)
     try:
-        return _run(arguments)
+        return _verify(arguments) if proving else _run(arguments)
     except BigBirdError as error:
         lines, status = [str(error)], REFUSED
     except KeyboardInterrupt:
@@ -128,14 +134,36 @@ def _run(arguments: argparse.Namespace) -> int:
             if isinstance(handler, PlainRayHandler):
                 handler.setLevel(logging.CRITICAL)
     with open(os.devnull, "w") if arguments.quiet else contextlib.nullcontext(sys.stderr) as out:
-        known = {"load": load_predictor, "inspect": inspect_model}
         if arguments.dry_run or arguments.estimate:
             asked = dry_run if arguments.dry_run else estimate
-            print("\n".join(asked(job, **known, say=partial(print, file=out, flush=True))))
+            told = partial(print, file=out, flush=True)
+            print("\n".join(asked(job, load=load_predictor, inspect=inspect_model, say=told)))
             return DONE
         summary = run_job(job, load=load_predictor, inspect=inspect_model, out=out)
     _print(arguments, summary.text)
     return DONE_WITH_ERRORS if summary.errors else DONE
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    seed = random.randrange(1 << 32) if arguments.seed is None else arguments.seed
+    proof = verify(
+        arguments.output,
+        sample=arguments.sample,
+        seed=seed,
+        load=load_predictor,
+        inspect=inspect_model,
+        model=arguments.model,
+        inputs=arguments.input,
+        endpoint=endpoint(arguments.endpoint) if arguments.endpoint else None,
+    )
+    if not proof.differs:
+        print(f"{proof.text} (--seed {seed})")
+        return DONE
+    for line in proof.differs[:MOST_DIFFERENCES]:
+        say(PROG, line)
+    more = len(proof.differs) - MOST_DIFFERENCES
+    say(PROG, f"not proved (--seed {seed})" + (f", and {more:,} more differences" if more > 0 else ""))
+    return STOPPED
 
 
 def _print(arguments: argparse.Namespace, text: str) -> None:

@@ -14,6 +14,7 @@ from pipelines.command_line import Parser
 from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.checks import parse_options
 from pipelines.scoring.plan import Job
+from pipelines.scoring.proof.compare import TOLERANCES
 from pipelines.scoring.schemas import TASKS, InputColumns
 from pipelines.scoring.scores import FORM, Score
 
@@ -36,6 +37,8 @@ examples:
       what it would do: files, rows, units, actors, what is done already
   {PROG} ... --estimate --num-actors 64 --price-per-hour 1.2
       tokens, hours and cost of what is left, from a sample of it
+  {PROG} verify scored --sample 100
+      prove an output: its files, model and inputs by their digests, and 100 rows by scoring them again
   {PROG} --report-only --output scored
       draw the report again
 """
@@ -44,16 +47,31 @@ _EXIT_CODES = """\
 exit codes:
   0  every row is scored
   3  every row is in the output, some with their error instead of a result
-  1  stopped on the way: what is done stays done, and the same command goes on
+  1  stopped on the way: what is done stays done, and the same command goes on; of verify: something differs
   2  refused, in one line, before anything started
 """
 
 
+_VERIFY_HELP = f"""\
+numbers agree where they are apart by at most this share of the larger one, or of 1 where that is less, by the dtype of
+the model: {", ".join(f"{dtype} {tolerance:g}" for dtype, tolerance in TOLERANCES.items())}; all else must be equal.
+
+examples:
+  {PROG} verify scored --sample 100 --seed 1
+  {PROG} verify scored --endpoint http://127.0.0.1:8000
+
+exit codes:
+  0  proved
+  1  something differs: each difference is a line, with its file, row and column
+  2  refused: there is no receipt, or no model where it was
+"""
+
+
 def parser() -> Parser:
-    """The parser of `bigbird-score`."""
+    """The parser of `bigbird-score`, without `verify`, which has its own."""
     parser = Parser(
         PROG,
-        "Score Parquet or JSON lines with a BigBird model, resumably.",
+        "Score Parquet or JSON lines with a BigBird model, resumably. `verify OUTPUT` proves what a job wrote.",
         f"{_EXAMPLES}\n{_EXIT_CODES}\n{_options_help()}",
     )
     parser.usage = f"{PROG} --task TASK --model MODEL --input PATH ... --output DIR [options]"
@@ -74,6 +92,25 @@ def parser() -> Parser:
     add("--estimate", action="store_true", help="time a sample; print tokens, hours and, with a price, cost")
     add("--report-only", action="store_true", help="draw the report of --output again, from its ledger")
     add("--print-schema", action="store_true", help="print the columns a task adds; with --input, all of the output")
+    return parser
+
+
+def verify_parser() -> Parser:
+    """The parser of `bigbird-score verify`."""
+    parser = Parser(
+        f"{PROG} verify",
+        "Prove an output: its files, models and inputs are those of its receipt, and rows drawn at random come out the "
+        "same when they are scored again, one by one, or by a live endpoint.",
+        _VERIFY_HELP,
+    )
+    add = parser.add_argument
+    add("output", metavar="OUTPUT", help="the output of a job that is done, or done up to its --limit")
+    add("--sample", type=int, default=20, metavar="N", help="rows to score again (default: 20; 0: digests only)")
+    add("--seed", type=int, metavar="N", help="of the rows that are drawn (default: another every time, which is said)")
+    add("--endpoint", metavar="URL", help="ask the server there instead; a key it asks for stands in BIGBIRD_API_KEY")
+    add("--model", metavar="DIR_OR_HUB_ID", help="where the model is now (default: where it was)")
+    add("--input", nargs="+", metavar="PATH", help="where the inputs are now (default: where they were)")
+    add("--verbose", action="store_true", help="show the traceback of a failure")
     return parser
 
 

@@ -67,7 +67,7 @@ def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelInfo:
     raw = json.loads((directory / "config.json").read_text())
     if task == "token-classification" and not raw.get("id2label"):
         raise CheckpointError(f"{model!r} has no label map: config.json lacks id2label, which {task} needs")
-    files = _model_files(directory)
+    files = model_files(directory)
     sizes = {path: path.stat().st_size for path in files}
     weights = [path for path in files if path.suffix == ".safetensors"] or [p for p in files if p.suffix == ".bin"]
     if not weights:
@@ -120,7 +120,7 @@ def check_same(model: str, digest: str) -> None:
 def digest_of(directory: Path) -> str:
     """SHA-256 of what a checkpoint holds: weights, config and tokenizer."""
     hashed = hashlib.sha256()
-    for path in _model_files(directory):
+    for path in model_files(directory):
         hashed.update(f"{path.name}:{path.stat().st_size}\n".encode())
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
@@ -128,7 +128,8 @@ def digest_of(directory: Path) -> str:
     return hashed.hexdigest()
 
 
-def _model_files(directory: Path) -> list[Path]:
+def model_files(directory: Path) -> list[Path]:
+    """The files of a checkpoint that its digest covers."""
     return sorted({path for pattern in _MODEL_FILES for path in directory.glob(pattern) if path.is_file()})
 
 

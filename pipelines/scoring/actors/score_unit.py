@@ -73,13 +73,13 @@ class ScoreUnit:
         summary = self._summary(scored)
         summary |= {"started": started, "finished": time.time(), "worker": self.worker, **self.scorer.read}
         if replaces:
-            self._replace(name, scored)
+            digest = self._replace(name, scored)
         else:
-            self._write(name, scored, Footer(self.run, tuple(ranges), summary))
+            digest = self._write(name, scored, Footer(self.run, tuple(ranges), summary))
         self.watch.finish.remote(unit)
         self._counts["busy_s"] += time.time() - started
         self._report(now=True)
-        return _answer([name], [summary])
+        return _answer([name], [summary | {"sha256": digest}])
 
     def _written(self, name: str) -> Footer | None:
         try:
@@ -115,7 +115,7 @@ class ScoreUnit:
             ray.get(self.watch.enter.remote(unit, start, stop))
             yield from self.scorer.score_alone(rows[start:stop])
 
-    def _replace(self, name: str, scored: pa.Table) -> None:
+    def _replace(self, name: str, scored: pa.Table) -> str:
         """Put rows that were scored again into their file. It keeps its times: throughput is that of whole files."""
         place = self.output.child(name)
         footer = read_footer(place)
@@ -125,7 +125,7 @@ class ScoreUnit:
         times = {key: footer.summary[key] for key in ("started", "finished", "worker")}
         read = {what: footer.summary.get(what, 0) + count for what, count in self.scorer.read.items()}
         summary = self._summary(whole) | times | read
-        self._write(name, whole, Footer(self.run, footer.ranges, summary))
+        return self._write(name, whole, Footer(self.run, footer.ranges, summary))
 
     def _summary(self, table: pa.Table) -> dict[str, Any]:
         stage = self.scorer.stage
@@ -136,15 +136,15 @@ class ScoreUnit:
             }
         )
 
-    def _write(self, name: str, table: pa.Table, footer: Footer) -> None:
+    def _write(self, name: str, table: pa.Table, footer: Footer) -> str:
         for attempt in range(_WRITE_ATTEMPTS):
             try:
-                write_part(self.output, name, table, footer)
-                return
+                return write_part(self.output, name, table, footer)
             except OSError:
                 if attempt == _WRITE_ATTEMPTS - 1:
                     raise
                 time.sleep(2**attempt)
+        raise AssertionError
 
     def _count(self, records: Records) -> None:
         """Progress counts rows, their tokens once, and those that any score failed on; metrics count each score."""

@@ -208,7 +208,7 @@ def _timed(
 ) -> tuple[np.ndarray, float]:
     """Seconds to a token, (actors, strata), of `beside` actors at once; and seconds until they were ready."""
     began = time.time()
-    actor: Any = ray.remote(num_cpus=pool.declared_cpus, num_gpus=pool.gpus or None)(TimedActor)
+    actor: Any = ray.remote(num_cpus=pool.declared_cpus, num_gpus=pool.gpus)(TimedActor)
     actors = [actor.remote(dataclasses.replace(stage, num_threads=pool.num_threads)) for _ in range(beside)]
     starting_s = max(ray.get([one.ready.remote() for one in actors])) - began
     strata = [

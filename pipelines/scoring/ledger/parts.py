@@ -62,14 +62,14 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def write_part(output: Place, name: str, table: pa.Table, footer: Footer) -> int:
-    """Write one finished file, whole or not at all; returns its size in bytes."""
+def write_part(output: Place, name: str, table: pa.Table, footer: Footer) -> str:
+    """Write one finished file, whole or not at all; returns its SHA-256."""
     metadata = {**(table.schema.metadata or {}), FOOTER_KEY: footer.dumps()}
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
     content = sink.getvalue()
     write_whole(output.child(name), content)
-    return int(content.size)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_footer(place: Place) -> Footer | None:

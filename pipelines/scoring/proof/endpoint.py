@@ -1,0 +1,98 @@
+"""A live endpoint that scores rows in the place of a model here: `POST URL/v1/TASK`, one row a request.
+
+Knows the wire format of the task endpoints, which is Hugging Face's, and how its answers are called in a record.
+"""
+
+import dataclasses
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from bigbird.errors import InputError
+from bigbird.predictors import OPTIONS
+from pipelines.scoring.actors.score_rows import Stage, StagedScore
+from pipelines.scoring.proof.rows import Answer
+
+API_KEY = "BIGBIRD_API_KEY"
+
+_TIMEOUT_S = 300.0
+_RETRIED = (429, 502, 503, 504)
+_PAUSES_S = (1.0, 4.0, 15.0)
+
+# What an answer is in a record.
+_RECORDS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "fill-mask": lambda answer: {
+        "masks": [{"candidates": one} for one in (answer if isinstance(answer[0], list) else [answer])]
+    },
+    "token-classification": lambda answer: {"entities": answer},
+    "text-classification": lambda answer: {"labels": answer[0]},
+    "multiple-choice": lambda answer: {"scores": answer["choices"], "best": answer["best"]},
+    "question-answering": dict,
+    "feature-extraction": lambda answer: {"embedding": answer[0]},
+    "masked-lm-scoring": dict,
+}
+_PARAMETERS = {"allow_no_answer": "handle_impossible_answer"}
+
+
+def endpoint(url: str) -> Callable[[Stage], Answer]:
+    """What asks the server at `url`, with the key in BIGBIRD_API_KEY where there is one."""
+
+    def of_stage(stage: Stage) -> Answer:
+        for score in stage.scores:
+            if score.task not in _RECORDS:
+                raise InputError(f"--endpoint: {score.task} has no task endpoint; the tasks are {', '.join(_RECORDS)}")
+
+        def answer(rows: pa.Table) -> list[list[dict[str, Any]]]:
+            of_rows = stage.examples(rows)
+            return [
+                [_record(url, score, of_row[number]) for of_row in of_rows] for number, score in enumerate(stage.scores)
+            ]
+
+        return answer
+
+    return of_stage
+
+
+def _record(url: str, score: StagedScore, example: Any) -> dict[str, Any]:
+    if example is None:  # JSON has no text that is null
+        return {"error": {"type": "InputError"}}
+    parameters = {_PARAMETERS.get(name, name): value for name, value in _chosen(score).items()}
+    body = json.dumps({"inputs": example, "parameters": parameters}).encode()
+    try:
+        return _RECORDS[score.task](_post(f"{url.rstrip('/')}/v1/{score.task}", body))
+    except urllib.error.HTTPError as error:
+        told = error.read(2000).decode(errors="replace")
+        if error.code in (400, 413, 422) and "parameters" not in told:
+            return {"error": {"type": "InputError"}}
+        raise InputError(f"endpoint {url} answers {error.code} for {score.task}: {told}") from error
+    except urllib.error.URLError as error:
+        raise InputError(f"endpoint {url} does not answer: {error.reason}") from error
+
+
+def _chosen(score: StagedScore) -> dict[str, Any]:
+    """The options that are not the task's defaults: those a server need be told."""
+    if score.options is None:
+        return {}
+    default = dataclasses.asdict(OPTIONS[score.task]())
+    return {name: value for name, value in dataclasses.asdict(score.options).items() if value != default[name]}
+
+
+def _post(url: str, body: bytes) -> Any:
+    key = os.environ.get(API_KEY)
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+    request = urllib.request.Request(url, body, headers)
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            if pause_s is None or error.code not in _RETRIED:
+                raise
+            time.sleep(pause_s)
+    raise AssertionError

@@ -1,0 +1,179 @@
+"""Does an output hold what its receipt says, and do its rows come out the same when they are scored again?
+
+    parts      every file's SHA-256, its rows against its footer, the footers against the receipt
+    sources    the model's and the inputs' digests
+    rows       some, drawn at random, scored again one by one in another order, or by a live endpoint
+
+What differs is told, a line each; nothing is changed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bigbird.errors import InputError
+from bigbird.predictors import OPTIONS
+from pipelines.scoring.actors.pool import ScoreOptions
+from pipelines.scoring.actors.score_rows import Stage
+from pipelines.scoring.actors.stages import make_stage
+from pipelines.scoring.checks import ModelInfo
+from pipelines.scoring.inputs.listing import list_inputs
+from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
+from pipelines.scoring.ledger.ledger import refuse_doubles
+from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_footer
+from pipelines.scoring.ledger.ranges import merge_ranges, ranges_of
+from pipelines.scoring.ledger.records import LEASE_FILE, RUN_FILE, read_record
+from pipelines.scoring.proof.compare import TOLERANCES
+from pipelines.scoring.proof.receipt import changed_inputs, part_digests, read_receipt
+from pipelines.scoring.proof.rows import Answer, compare_rows, draw_rows, scored_alone
+from pipelines.scoring.schemas import InputColumns
+from pipelines.scoring.scores import Score
+from pipelines.scoring.storage import Place, locate, names_in
+
+
+@dataclass
+class Proof:
+    """What was found. differs: a line each, none where the output is proved. notes: what a person should know."""
+
+    rows: int = 0
+    parts: int = 0
+    sampled: int = 0
+    tolerance: float = 0.0
+    differs: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """For a person, where nothing differs."""
+        said = f"{self.parts:,} files with {self.rows:,} rows, the models and the inputs are those of the receipt"
+        again = f"{self.sampled:,} rows scored again agree within {self.tolerance:g}"
+        return "\n".join([*self.notes, f"proved: {said}; {again}"])
+
+
+def verify(
+    output: str,
+    *,
+    sample: int,
+    seed: int,
+    load: Callable[..., Any],
+    inspect: Callable[..., ModelInfo],
+    model: str | None = None,
+    inputs: Sequence[str] | None = None,
+    endpoint: Callable[[Stage], Answer] | None = None,
+) -> Proof:
+    """Prove an output.
+
+    sample: rows to score again. model, inputs: where they are now, if elsewhere. endpoint: makes what asks a server
+    in the place of the model here. Raises InputError: no receipt, or an output that is being written; CheckpointError:
+    no model at its place.
+    """
+    place = locate(output)
+    receipt = read_receipt(place)
+    if receipt is None:
+        raise InputError(f"{place.name!r} has no receipt: no job has finished there")
+    if sample < 0:
+        raise InputError(f"sample is {sample}, expected at least 0")
+    tolerance = TOLERANCES[receipt["fingerprint"]["dtype"]]
+    proof = Proof(rows=receipt["rows"], parts=len(receipt["parts"]), tolerance=tolerance)
+    if read_record(place, LEASE_FILE) is not None:
+        proof.notes.append("a job writes here, or was killed: what it wrote since its receipt differs from that")
+    footers = _check_parts(place, receipt, proof)
+    stage = _stage(receipt, model, load, inspect)
+    same_model = _check_models(receipt, stage, proof)
+    kept = receipt["kept"]
+    listing = list_inputs(inputs or receipt["inputs"]["paths"], read=stage.columns, keep=kept)
+    changed, came = changed_inputs(receipt, listing)
+    proof.differs += changed
+    proof.notes += came[:3]
+    if sample and footers and (same_model or endpoint):
+        answer = endpoint(stage) if endpoint else scored_alone(receipt, stage)
+        drawn = draw_rows(footers, listing, sample, seed)
+        proof.sampled, found = compare_rows(place, listing, receipt, stage, answer, drawn)
+        proof.differs += found
+        if proof.sampled < len(drawn):
+            passing = len(drawn) - proof.sampled
+            proof.notes.append(f"{passing:,} rows that failed for a cause which may pass are not scored again")
+    return proof
+
+
+def _check_parts(output: Place, receipt: Mapping[str, Any], proof: Proof) -> dict[str, Footer]:
+    """Footers of the parts that can be read, once every part was looked at."""
+    run = read_record(output, RUN_FILE)
+    if run is None or run["fingerprint"] != receipt["fingerprint"] or digest(run["fingerprint"]) != receipt["run"]:
+        proof.differs.append("the options of the output are not those of the receipt")
+    present = [name for name in names_in(output) if name.startswith(PART_PREFIX)]
+    known = {part["name"]: part for part in receipt["parts"]}
+    footers: dict[str, Footer] = {}
+    proof.differs += [f"{name} is missing" for name in known if name not in present]
+    proof.differs += [f"{name} is not in the receipt" for name in present if name not in known]
+    for name, found in part_digests(output, [name for name in known if name in present]).items():
+        if found != known[name]["sha256"]:
+            proof.differs.append(f"{name} is not the file that was written: its SHA-256 is {found}")
+    prefix = receipt["fingerprint"].get("prefix", "")
+    for name in present:
+        try:
+            footer, told = read_footer(output.child(name)), _origins(output.child(name), prefix)
+        except (InputError, OSError, pa.ArrowException, KeyError) as error:
+            proof.differs.append(f"{name} cannot be read: {error}")
+            continue
+        assert footer is not None, "it was listed a moment ago"
+        if footer.run != receipt["run"]:
+            proof.differs.append(f"{name} belongs to another run: another model, task or other options")
+        if list(footer.ranges) == told:
+            footers[name] = footer
+        else:
+            proof.differs.append(f"{name} holds other rows than its footer says")
+    try:
+        refuse_doubles(output, footers)
+    except InputError as error:
+        proof.differs.append(str(error))
+    done = merge_ranges(range_ for footer in footers.values() for range_ in footer.ranges)
+    rows = sum(stop - start for ranges in done.values() for start, stop in ranges)
+    if rows != receipt["rows"]:
+        proof.differs.append(f"{rows:,} rows are there, {receipt['rows']:,} in the receipt")
+    return footers
+
+
+def _origins(place: Place, prefix: str) -> list[tuple[str, int, int]]:
+    names = [prefix + SOURCE_FILE, prefix + SOURCE_ROW]
+    table = pq.read_table(place.path, filesystem=place.filesystem, columns=names, partitioning=None)
+    return ranges_of(table[names[0]], table[names[1]])
+
+
+def _stage(
+    receipt: Mapping[str, Any], model: str | None, load: Callable[..., Any], inspect: Callable[..., ModelInfo]
+) -> Stage:
+    """How the rows were scored. Raises InputError or CheckpointError where that cannot be had here."""
+    begun = receipt["fingerprint"]
+    of_each = begun.get("scores") or {"": begun}
+    columns = {role: name for one in of_each.values() for role, name in one["input_columns"].items()}
+    locations = {told["name"]: told["location"] for told in receipt["models"]}
+    if model and len(locations) > 1:
+        raise InputError("--model is for an output of one score; this one has several")
+    scores = [
+        Score(
+            name=name,
+            task=one["task"],
+            model=model or locations[name] or name,
+            options=OPTIONS[one["task"]](**{key: _tuples(value) for key, value in one["task_options"].items()}),
+        )
+        for name, one in of_each.items()
+    ]
+    options = ScoreOptions(columns=InputColumns(**columns), dtype=begun["dtype"], prefix=begun.get("prefix", ""))
+    return make_stage(scores, options, load=load, inspect=inspect)[0]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_models(receipt: Mapping[str, Any], stage: Stage, proof: Proof) -> bool:
+    same = True
+    for told, score in zip(receipt["models"], stage.scores, strict=True):
+        if score.digest != told["sha256"]:
+            proof.differs.append(f"the model at {score.location or score.model} is not that of the receipt")
+            same = False
+    return same

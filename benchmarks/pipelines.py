@@ -4,7 +4,7 @@
     python -m benchmarks.pipelines resume [--rows 1000000]
     python -m benchmarks.pipelines scheduling [--actors 8] [--units 2000]
     python -m benchmarks.pipelines growth [--rows 20000 200000]
-    python -m benchmarks.pipelines startup|scores [--runs 5] [--layers 12] [--documents 40]
+    python -m benchmarks.pipelines startup|scores|estimate [--runs 5] [--layers 12] [--documents 40]
     python -m benchmarks.pipelines inputs [--megabytes 800] [--files 20000]
     python -m benchmarks.pipelines units [--units 1000000]
 
@@ -16,6 +16,7 @@ resume: what a start costs that finds its rows done. scheduling: units a second 
 actors that sleep. growth: time and peak memory of driver and actors, rows short with a tail of 50,000 tokens.
 startup: until the first batch and after the last. inputs: one huge row group, many tiny files, JSON lines;
 memory and requests counted. units: what a million of them cost the driver (`pipelines_parts`).
+estimate: what `--estimate` says of two corpora, beside what they then took.
 Without a word: resume, then throughput with two layers.
 """
 
@@ -39,6 +40,7 @@ import ray
 from benchmarks.actor_memory import actor_pids, peak_rss_mib
 from benchmarks.idle import idle
 from benchmarks.measure import machine
+from benchmarks.pipelines_parts.estimated import estimated
 from benchmarks.pipelines_parts.inputs import inputs
 from benchmarks.pipelines_parts.scores import scores
 from benchmarks.pipelines_parts.startup import startup
@@ -267,10 +269,15 @@ class _Watched(io.StringIO):
         return super().write(text)
 
 
+def estimate(options: argparse.Namespace, folder: Path) -> None:
+    print(machine(THREADS))
+    estimated(options, folder, make_checkpoint(folder / "model", options.layers))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"throughput": throughput, "resume": resume, "scheduling": scheduling, "growth": growth, "peer": peer}
-    parts |= {"startup": startup, "inputs": inputs, "units": units, "scores": scores}
+    parts |= {"startup": startup, "inputs": inputs, "units": units, "scores": scores, "estimate": estimate}
     parser.add_argument("part", nargs="?", choices=parts)
     parser.add_argument("--layers", type=int, default=None)
     parser.add_argument("--documents", type=int, default=40)

@@ -15,8 +15,8 @@ predictor in this process, and transformers in `map_batches`, float32, truncated
 resume: what a start costs that finds its rows done. scheduling: units a second with actors that do nothing, and with
 actors that sleep. growth: time and peak memory of driver and actors, rows short with a tail of 50,000 tokens.
 startup: until the first batch and after the last. inputs: one huge row group, many tiny files, JSON lines;
-memory and requests counted. units: what a million of them cost the driver (`pipelines_parts`).
-estimate: what `--estimate` says of two corpora, beside what they then took.
+memory and requests counted. units: what a million of them cost the driver. estimate: what `--estimate` says of two
+corpora, beside what they then took (`pipelines_parts`).
 Without a word: resume, then throughput with two layers.
 """
 
@@ -40,12 +40,12 @@ import ray
 from benchmarks.actor_memory import actor_pids, peak_rss_mib
 from benchmarks.idle import idle
 from benchmarks.measure import machine
+from benchmarks.pipelines_parts.checkpoint import make_checkpoint
 from benchmarks.pipelines_parts.estimated import estimated
 from benchmarks.pipelines_parts.inputs import inputs
 from benchmarks.pipelines_parts.scores import scores
 from benchmarks.pipelines_parts.startup import startup
 from benchmarks.pipelines_parts.units import units
-from bigbird import BigBirdConfig, BigBirdForTokenClassification
 from bigbird.predictors import load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.inputs.listing import list_inputs
@@ -57,19 +57,6 @@ from pipelines.scoring.storage import locate
 
 THREADS = 2
 TASK = "token-classification"
-TOKENIZER = Path(__file__).parent.parent / "checkpoints" / "fill-mask" / "tokenizer.json"
-
-
-def make_checkpoint(folder: Path, layers: int) -> Path:
-    """Base size, random weights: how fast a row is scored does not depend on what is in the weights."""
-    vocabulary = 8192
-    labels = dict(enumerate(("O", "CLASS", "FUNCTION", "PARAMETER")))
-    model = BigBirdForTokenClassification(
-        BigBirdConfig(num_hidden_layers=layers, vocab_size=vocabulary, id2label=labels, sep_token_id=5)
-    )
-    model.save_pretrained(folder)
-    (folder / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
-    return folder
 
 
 def throughput(options: argparse.Namespace, folder: Path) -> None:
@@ -269,15 +256,11 @@ class _Watched(io.StringIO):
         return super().write(text)
 
 
-def estimate(options: argparse.Namespace, folder: Path) -> None:
-    print(machine(THREADS))
-    estimated(options, folder, make_checkpoint(folder / "model", options.layers))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"throughput": throughput, "resume": resume, "scheduling": scheduling, "growth": growth, "peer": peer}
-    parts |= {"startup": startup, "inputs": inputs, "units": units, "scores": scores, "estimate": estimate}
+    parts |= {"startup": startup, "inputs": inputs, "units": units, "scores": scores}
+    parts["estimate"] = estimated
     parser.add_argument("part", nargs="?", choices=parts)
     parser.add_argument("--layers", type=int, default=None)
     parser.add_argument("--documents", type=int, default=40)

@@ -13,11 +13,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.measure import machine
+from benchmarks.pipelines_parts.checkpoint import make_checkpoint
+
 TASK = "token-classification"
 
 
-def estimated(options: argparse.Namespace, folder: Path, model: Path) -> None:
+def estimated(options: argparse.Namespace, folder: Path) -> None:
     """Estimate, then run, for each corpus; prints tokens and hours of both and their ratios."""
+    print(machine(2))
+    model = make_checkpoint(folder / "model", options.layers)
     corpus = folder / "python.parquet"
     command = [sys.executable, "-m", "pipelines.corpus", "--python-docs", str(corpus)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -14,7 +14,13 @@ from bigbird.predictors import OPTIONS
 from pipelines import corpus, finetune, score
 from pipelines.scoring.arguments import job_of, parser
 
-COMMANDS = {"bigbird-score": score.main, "bigbird-finetune": finetune.main, "python -m pipelines.corpus": corpus.main}
+VERIFY = "bigbird-score verify"
+COMMANDS = {
+    "bigbird-score": score.main,
+    VERIFY: lambda argv: score.main(["verify", *argv]),
+    "bigbird-finetune": finetune.main,
+    "python -m pipelines.corpus": corpus.main,
+}
 
 
 def ended(main, argv):
@@ -71,12 +77,13 @@ def test_what_is_refused_is_said_in_one_line_that_names_the_command(prog, main, 
             *("--task", "masked-lm", "--model", "/no/where", "--train", "t", "--eval", "e"),
             *("--output", str(tmp_path / "out")),
         ],
+        COMMANDS[VERIFY]: ["/no/where", "--sample", "1"],
         corpus.main: ["--files", str(tmp_path / "*.none"), str(tmp_path / "out.parquet")],
     }
     for argv in ([], ["--outptu", "x"], refused[main]):
         assert ended(main, argv) == 2
         (line,) = set(capsys.readouterr().err.splitlines())
-        assert line.startswith(f"{prog}: ")
+        assert line.startswith((f"{prog}: ", "bigbird-score: "))
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_known_one(capsys):
@@ -142,6 +149,7 @@ OF_SCORING = {
     "--max-error-share 0.5": ("max_error_share", 0.5),
     "--target-file-size 1.5K": ("unit_bytes", 1536),
     "--report-documents 2": ("report_documents", 2),
+    "--price-per-hour 1.25": ("price_per_hour", 1.25),
     "--num-actors 3": ("options.num_actors", 3),
     "--min-actors 2 --max-actors 5": ("options.max_actors", 5),
     "--num-cpus-per-actor 1.5": ("options.num_cpus_per_actor", 1.5),
@@ -157,6 +165,7 @@ TRIED_BY_RUNNING = {
     "--quiet",
     "--verbose",
     "--dry-run",
+    "--estimate",
     "--report-only",
     "--print-schema",
 }

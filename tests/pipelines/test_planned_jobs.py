@@ -6,7 +6,9 @@ import pytest
 from jobs import CountCharacters, command, model_info, parts, write_corpus
 from ray_session import ray_session
 
+from bigbird import BigBirdForMaskedLM
 from pipelines import score
+from pipelines.scoring.estimate import estimate
 
 ROWS = [f"{'word ' * (number % 7)}{number}" for number in range(60)]
 
@@ -73,6 +75,36 @@ def test_a_dry_run_says_what_a_start_would_do_and_touches_nothing(stand_in, tmp_
     assert dry_run("--overwrite")["rows"] == "60: 0 done before, 60 to score"
     assert score.main([*command(tmp_path), "--dry-run", "--option", "num_passes=3"]) == 2
     assert "was begun by another run: task_options" in capsys.readouterr().err
+
+
+def test_an_estimate_writes_itself_alone_and_stands_beside_what_the_job_then_took(
+    tiny_checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(estimate, "TIMED_S", 1.0)
+    write_corpus(tmp_path / "in" / "a.parquet", [f"Paris is number {number}. " * (1 + number) for number in range(60)])
+    model = str(tiny_checkpoint(BigBirdForMaskedLM))
+    asked = [*command(tmp_path, "--model", model, "--target-file-size", "20K", "--price-per-hour", "3"), "--quiet"]
+    before = tree(tmp_path)
+    assert score.main([*asked, "--estimate", "--num-actors", "50"]) == 0
+    elsewhere = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert score.main([*asked, "--estimate"]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (elsewhere["actors"], said["actors"]) == ("50 on 25 machines", "1 on 1 machine")
+    assert elsewhere["tokens"] == said["tokens"]
+    assert "a million tokens" in said["cost"]
+    left = {path: found for path, found in tree(tmp_path).items() if path not in before}
+    assert set(left) == {tmp_path / "out.estimate.json"}
+    assert score.main(asked) == 0
+    costs = json.loads((tmp_path / "out.report.json").read_text())["costs"]
+    assert costs["actual"]["tokens"] == pytest.approx(costs["predicted"]["tokens"], rel=0.2)
+    assert costs["actual"]["tokens_doubled"] == pytest.approx(costs["predicted"]["tokens_doubled"], rel=0.2)
+    assert costs["actual"]["tokens_doubled"] > 0
+    assert costs["actual"]["cost"] == pytest.approx(3 * costs["actual"]["hours"])
+    page = (tmp_path / "out.report.html").read_text()
+    assert "actual to predicted" in page
+    assert "cost per million tokens" in page
+    assert score.main([*asked, "--estimate"]) == 0
+    assert "nothing is left to score" in capsys.readouterr().out
 
 
 def test_a_quiet_job_says_nothing_and_its_report_is_drawn_again_from_the_ledger(stand_in, tmp_path, capsys):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2, "int8": 5e-2}
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2, "int8": 5e-2, "auto": 5e-2}
 """By the model's dtype: how far two numbers may be apart, as a share of the larger one, or of 1 where that is less."""
 
 Difference = tuple[str, Any, Any]

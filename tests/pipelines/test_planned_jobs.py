@@ -112,14 +112,13 @@ def test_a_quiet_job_says_nothing_and_its_report_is_drawn_again_from_the_ledger(
     assert capsys.readouterr() == ("", "")
     report = tmp_path / "out.report.json"
     before = json.loads(report.read_text())
-    for suffix in ("json", "html"):
-        (tmp_path / f"out.report.{suffix}").unlink()
+    (tmp_path / "out.report.html").unlink()
     again = ["--report-only", "--output", str(tmp_path / "out"), "--report-documents", "1"]
     assert score.main(again) == 0
     after = json.loads(report.read_text())
     ends = after.pop("documents_at_the_ends")
     assert [document["text"] for end in ends for document in end["documents"]] == ["0", ROWS[13]]
-    del before["documents_at_the_ends"], before["starting_s"], after["starting_s"]
+    del before["documents_at_the_ends"]
     assert after == before
     assert (tmp_path / "out.report.html").exists()
     assert score.main(["--report-only", "--output", str(tmp_path / "in")]) == 2

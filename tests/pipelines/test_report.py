@@ -8,10 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.scoring.ledger.parts import Footer, write_part
+from pipelines.scoring.ledger.parts import Footer, read_parts, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.ledger.records import RUN_FILE, write_record
 from pipelines.scoring.report.chart import Bar, bar_chart
+from pipelines.scoring.report.cost import costs
 from pipelines.scoring.report.page import page
 from pipelines.scoring.report.report import collect, write_report
 from pipelines.scoring.report.summaries import SCORES, scores, summarize
@@ -180,7 +181,8 @@ def test_the_page_is_whole_needs_nothing_from_elsewhere_and_escapes_texts(output
     assert "&lt;b&gt;&amp; Charles&lt;/b&gt;" in html
     assert re.search(r"<b>4\.[23]</b>seconds of starting", html)
     assert json.loads(Path(f"{output.path}.report.json").read_text()) == collect(output, documents=3) | {
-        "starting_s": 4.25
+        "starting_s": 4.25,
+        "costs": costs(output, read_parts(output), starting_s=4.25),
     }
 
 

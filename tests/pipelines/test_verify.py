@@ -11,6 +11,7 @@ import jobs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from proved_outputs import finished_output
 from ray_session import ray_session
 
 from bigbird import BigBirdForMaskedLM
@@ -18,6 +19,7 @@ from pipelines import score
 from pipelines.scoring.ledger.parts import FOOTER_KEY, Footer, digest
 from pipelines.scoring.ledger.records import RUN_FILE, read_record, write_record
 from pipelines.scoring.proof.compare import differences
+from pipelines.scoring.scores import Score
 from pipelines.scoring.storage import locate
 
 # Ray 2.60 warns of its own settings while it copies them, and leaves processes of a node that did not come up.
@@ -252,6 +254,32 @@ def test_what_cannot_be_proved_is_refused(job, copy, capsys):
     for line, part in zip(said, ("no receipt", "sample is -1", "/no/where", "does not answer"), strict=True):
         assert line.startswith("bigbird-score: ")
         assert part in line
+
+
+def test_an_output_of_several_scores_is_proved_and_a_value_of_one_is_found(tiny_checkpoint, tmp_path, capsys):
+    scores = [
+        Score(name="lm", task="masked-lm-scoring", model=str(tiny_checkpoint(BigBirdForMaskedLM))),
+        Score(name="masks", task="fill-mask", model=str(tiny_checkpoint(BigBirdForMaskedLM, seed=3))),
+    ]
+    output = finished_output(tmp_path, "", None, ["Paris is [MASK].", "no mask", "[MASK] lakes"], scores=scores)
+    assert verified(output) == 0
+    (part,) = output.glob("part-*")
+    rewritten(part, lambda rows: [rows[0] | {"lm_nll": 7.0}, *rows[1:]])
+    redigested(output)
+    (line,) = refusals(output, capsys)
+    assert ", column lm_nll: 7.0 in the output, " in line
+    (tmp_path / "in.parquet").unlink()
+    assert "does not exist" in refusals(output, capsys)[-1]
+
+
+def test_a_start_does_not_vouch_for_a_file_that_changed_since_the_receipt_before(tiny_checkpoint, tmp_path, capsys):
+    output = finished_output(tmp_path, "masked-lm-scoring", tiny_checkpoint(BigBirdForMaskedLM), ["a lake", "Paris"])
+    (part,) = output.glob("part-*")
+    before = receipt_of(output)["parts"]
+    rewritten(part, lambda rows: [rows[0] | {"nll": 7.0}, *rows[1:]])
+    finished_output(tmp_path, "masked-lm-scoring", receipt_of(output)["models"][0]["location"], None)
+    assert receipt_of(output)["parts"][0]["sha256"] == before[0]["sha256"]
+    assert "is not the file that was written" in refusals(output, capsys)[0]
 
 
 LABELS = [{"label": "a", "score": 0.5}, {"label": "b", "score": 0.49}]

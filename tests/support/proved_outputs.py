@@ -1,5 +1,7 @@
 """A finished output with its receipt, made by the parts of a job in this process, without Ray."""
 
+import time
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,15 +17,17 @@ from pipelines.scoring.proof.receipt import write_receipt
 from pipelines.scoring.work import open_ledger
 
 
-def finished_output(folder, task, model, examples, options=None):
-    """Scores examples, texts or mappings, of one task; returns where the output is."""
-    rows = [{"text": example} if isinstance(example, str) else example for example in examples]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "in.parquet")
+def finished_output(folder, task, model, examples, options=None, scores=()):
+    """Scores examples, texts or mappings, of one task, or by several scores; returns where the output is."""
+    if examples is not None:  # else a second start on the same
+        rows = [{"text": example} if isinstance(example, str) else example for example in examples]
+        pq.write_table(pa.Table.from_pylist(rows), folder / "in.parquet")
     output = folder / "out"
     scoring = ScoreOptions(task_options=options)
     job = Job(
         task=task,
-        model=str(model),
+        model=str(model) if model else "",
+        scores=scores,
         inputs=[str(folder / "in.parquet")],
         output=str(output),
         options=scoring,
@@ -32,11 +36,12 @@ def finished_output(folder, task, model, examples, options=None):
     )
     plan = plan_job(job, load_predictor, inspect_model, print)
     ledger = open_ledger(job, plan)
-    (unit,) = ledger.units_left(plan.listing)
-    table = read_unit(unit, plan.listing.filesystem, plan.read_schema)
-    scored = ScoreRows(plan.stage)(table.drop_columns([READ_ERROR])).select(plan.schema.names).cast(plan.schema)
-    ranges = tuple(ranges_of(scored["source_file"], scored["source_row"]))
-    write_part(ledger.output, part_name(ledger.run, ranges), scored, Footer(ledger.run, ranges, {}))
+    for unit in ledger.units_left(plan.listing):
+        table = read_unit(unit, plan.listing.filesystem, plan.read_schema)
+        scored = ScoreRows(plan.stage)(table.drop_columns([READ_ERROR])).select(plan.schema.names).cast(plan.schema)
+        ranges = tuple(ranges_of(scored["source_file"], scored["source_row"]))
+        summary = {"finished": time.time()}
+        write_part(ledger.output, part_name(ledger.run, ranges), scored, Footer(ledger.run, ranges, summary))
     ledger.finish(plan.listing)
     write_receipt(job, plan, ledger, {})
     return output

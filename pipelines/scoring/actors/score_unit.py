@@ -124,7 +124,7 @@ class ScoreUnit:
         whole = replace_rows(finished, scored, self.scorer.stage.prefix)
         times = {key: footer.summary[key] for key in ("started", "finished", "worker")}
         read = {what: footer.summary.get(what, 0) + count for what, count in self.scorer.read.items()}
-        summary = self._summary(whole) | times | read
+        summary = self._summary(whole) | times | read | {"rescored": time.time()}
         return self._write(name, whole, Footer(self.run, footer.ranges, summary))
 
     def _summary(self, table: pa.Table) -> dict[str, Any]:

@@ -36,6 +36,11 @@ class Footer:
     def num_rows(self) -> int:
         return sum(stop - start for _, start, stop in self.ranges)
 
+    @property
+    def written(self) -> float:
+        """When a start wrote the file, for the first time or again, as far as its summary says so."""
+        return float(max(self.summary.get("finished", 0.0), self.summary.get("rescored", 0.0)))
+
     def dumps(self) -> bytes:
         return json.dumps({"run": self.run, "ranges": self.ranges, "summary": self.summary}).encode()
 

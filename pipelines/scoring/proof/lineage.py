@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-PRODUCER = "https://github.com/bigbird-on-ray"
+PRODUCER = "urn:bigbird-on-ray"
 
 _SPEC = "https://openlineage.io/spec"
 _EVENT = f"{_SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent"

@@ -46,8 +46,8 @@ _CHUNK_BYTES = 1 << 22
 def write_receipt(job: Job, plan: Plan, ledger: Ledger, digests: Mapping[str, str]) -> dict[str, Any]:
     """Write the receipt of a job that is done, or done up to its limit, and return it.
 
-    digests: of the parts that this start wrote. Those of earlier starts are taken from the receipt before, as long
-    as nobody wrote to them since, or else from the files.
+    digests: of the parts that this start wrote. Those of earlier starts are taken from the receipt before, so that a
+    file that changed since is not vouched for, or else from the files.
     """
     listing, output = plan.listing, ledger.output
     run = read_record(output, RUN_FILE)
@@ -57,7 +57,7 @@ def write_receipt(job: Job, plan: Plan, ledger: Ledger, digests: Mapping[str, st
     parts = _parts(ledger, digests)
     receipt: dict[str, Any] = {
         "version": VERSION,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(),
         "output": output.name,
         "run": ledger.run,
         "fingerprint": run["fingerprint"],
@@ -115,20 +115,23 @@ def changed_inputs(receipt: Mapping[str, Any], listing: Listing) -> tuple[list[s
 
 
 def _parts(ledger: Ledger, digests: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Name, SHA-256, size, time and rows of each file of the output."""
-    output = ledger.output
-    former = read_receipt(output) or {}
-    known = {part["name"]: part for part in former.get("parts", ()) if former["run"] == ledger.run}
-    parts = []
-    for name, footer in sorted(ledger.parts.items()):
-        info = output.filesystem.get_file_info(output.child(name).path)
-        before = known.get(name, {})
-        same = (before.get("size"), before.get("mtime_ns")) == (info.size, info.mtime_ns)
-        found = digests.get(name) or (before.get("sha256") if same else None)
-        entry = {"name": name, "sha256": found, "size": info.size, "mtime_ns": info.mtime_ns, "rows": footer.num_rows}
-        parts.append(entry)
-    missing = part_digests(output, [part["name"] for part in parts if part["sha256"] is None])
-    return [part | {"sha256": part["sha256"] or missing[part["name"]]} for part in parts]
+    """Name, SHA-256, size and rows of each file of the output.
+
+    What the receipt before says of a file holds until a start writes the file again: its footer tells when.
+    """
+    output, former = ledger.output, read_receipt(ledger.output)
+    known, finished = {}, 0.0
+    if former is not None and former["run"] == ledger.run:
+        known = {part["name"]: part["sha256"] for part in former["parts"]}
+        finished = datetime.fromisoformat(former["finished"]).timestamp()
+    found = {name: known[name] for name, footer in ledger.parts.items() if name in known and footer.written < finished}
+    found |= {name: digest for name, digest in digests.items() if name in ledger.parts}
+    found |= part_digests(output, [name for name in ledger.parts if name not in found])
+    infos = output.filesystem.get_file_info([output.child(name).path for name in sorted(ledger.parts)])
+    return [
+        {"name": name, "sha256": found[name], "size": info.size, "rows": ledger.parts[name].num_rows}
+        for name, info in zip(sorted(ledger.parts), infos, strict=True)
+    ]
 
 
 def _model(score: Any) -> dict[str, Any]:

@@ -83,8 +83,11 @@ def verify(
     footers = _check_parts(place, receipt, proof)
     stage = _stage(receipt, model, load, inspect)
     same_model = _check_models(receipt, stage, proof)
-    kept = receipt["kept"]
-    listing = list_inputs(inputs or receipt["inputs"]["paths"], read=stage.columns, keep=kept)
+    try:
+        listing = list_inputs(inputs or receipt["inputs"]["paths"], read=stage.columns, keep=receipt["kept"])
+    except InputError as error:  # gone, or nothing that this output could have been made of
+        proof.differs.append(str(error))
+        return proof
     changed, came = changed_inputs(receipt, listing)
     proof.differs += changed
     proof.notes += came[:3]

@@ -22,7 +22,7 @@ def our_metrics() -> set[str]:
     serving = "".join((ROOT / "serving" / room / "metrics.py").read_text() for room in ("http", "replicas"))
     names = set(re.findall(r'"(bigbird_\w+)"', serving))
     source = (ROOT / "pipelines" / "scoring" / "actors" / "score_unit.py").read_text()
-    (whats,) = re.findall(r"for what in \(([^)]*)\)", source)
+    (whats,) = re.findall(r"^COUNTED = \(([^)]*)\)", source, re.MULTILINE)
     assert 'f"bigbird_scored_{what}"' in source
     return names | {f"bigbird_scored_{what}" for what in re.findall(r'"(\w+)"', whats)}
 

@@ -9,7 +9,8 @@ import click
 import pytest
 from ray.scripts.scripts import cli as ray_cli
 
-from pipelines import score
+from pipelines.scoring.arguments import parser
+from pipelines.scoring.schemas import TASKS
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -55,8 +56,8 @@ RAY += [(file, ["serve", *words]) for file, words in commands("serve")]
 
 @pytest.mark.parametrize(("file", "words"), SCORED, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_scoring_job_that_is_shown_has_options_that_exist(file, words):
-    parsed = score._parser().parse_args(words)
-    assert parsed.task in score.TASKS
+    parsed = parser().parse_args(words)
+    assert parsed.task in TASKS
     assert (ROOT / parsed.model).is_dir(), f"{file}: {parsed.model}"
 
 

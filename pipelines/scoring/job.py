@@ -64,6 +64,7 @@ class Summary:
             f"tokens/s   {self.tokens / max(self.seconds, 1e-9):,.0f}  in {self.seconds:,.1f} s",
             f"output     {self.output}",
             f"report     {self.output}.report.html",
+            f"receipt    {self.output}.receipt.json",
         ]
         if self.documents_before:
             lines.insert(1, f"before     {self.documents_before:,} were done by earlier starts")

@@ -25,18 +25,20 @@ _TIMEOUT_S = 300.0
 _RETRIED = (429, 502, 503, 504)
 _PAUSES_S = (1.0, 4.0, 15.0)
 
-# What an answer is in a record.
+# What the answer for one input is in a record, where it is no object with the record's own names already.
 _RECORDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "fill-mask": lambda answer: {
         "masks": [{"candidates": one} for one in (answer if isinstance(answer[0], list) else [answer])]
     },
     "token-classification": lambda answer: {"entities": answer},
-    "text-classification": lambda answer: {"labels": answer[0]},
+    "text-classification": lambda answer: {"labels": answer},
+    "zero-shot-classification": lambda answer: {"labels": answer},
     "multiple-choice": lambda answer: {"scores": answer["choices"], "best": answer["best"]},
-    "question-answering": dict,
-    "feature-extraction": lambda answer: {"embedding": answer[0]},
-    "masked-lm-scoring": dict,
+    "question-answering": lambda answer: {**answer[0], "answers": answer} if isinstance(answer, list) else answer,
+    "feature-extraction": lambda answer: {"embedding": answer},
+    "masked-lm-scoring": lambda answer: answer,
 }
+_IN_A_LIST = ("text-classification", "feature-extraction")
 _PARAMETERS = {"allow_no_answer": "handle_impossible_answer"}
 
 
@@ -65,7 +67,7 @@ def _record(url: str, score: StagedScore, example: Any) -> dict[str, Any]:
     parameters = {_PARAMETERS.get(name, name): value for name, value in _chosen(score).items()}
     body = json.dumps({"inputs": example, "parameters": parameters}).encode()
     try:
-        return _RECORDS[score.task](_post(f"{url.rstrip('/')}/v1/{score.task}", body))
+        answer = _post(f"{url.rstrip('/')}/v1/{score.task}", body)
     except urllib.error.HTTPError as error:
         told = error.read(2000).decode(errors="replace")
         if error.code in (400, 413, 422) and "parameters" not in told:
@@ -73,6 +75,9 @@ def _record(url: str, score: StagedScore, example: Any) -> dict[str, Any]:
         raise InputError(f"endpoint {url} answers {error.code} for {score.task}: {told}") from error
     except urllib.error.URLError as error:
         raise InputError(f"endpoint {url} does not answer: {error.reason}") from error
+    one = answer[0] if score.task in _IN_A_LIST else answer
+    with_windows = isinstance(one, dict) and "windows" in one
+    return one if with_windows else _RECORDS[score.task](one)
 
 
 def _chosen(score: StagedScore) -> dict[str, Any]:

@@ -19,7 +19,9 @@ pytestmark = [
 
 OF_TASK = {
     "token-classification": {"aggregation_strategy": "none"},
-    "text-classification": {"function_to_apply": "sigmoid", "max_length": 16},
+    "text-classification": {"function_to_apply": "sigmoid", "max_length": 16, "return_windows": True},
+    "question-answering": {"top_k": 2},
+    "zero-shot-classification": {"candidate_labels": ("a lake", "a capital"), "multi_label": True},
     "fill-mask": {"top_k": 2},
 }
 

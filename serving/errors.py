@@ -1,4 +1,4 @@
-"""The one table from kinds of failure to HTTP statuses, and the one error body.
+"""The one table from kinds of failure to HTTP statuses, and the error bodies: our own, and OpenAI's at its paths.
 
 It knows no FastAPI and no Ray: failures are raised as `ServingError`, cross process borders as plain dicts
 (`to_wire`, `from_wire`), and become a status in the gateway.
@@ -12,29 +12,66 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorKind:
-    """One row of the table: the status a client sees and the sentence the documentation shows."""
+    """One row of the table: the status a client sees and the sentence the documentation shows.
+
+    openai_...: what OpenAI's API calls it, and its status there, where that is another.
+    """
 
     status: int
     meaning: str
+    openai_type: str = "invalid_request_error"
+    openai_code: str | None = None
+    openai_status: int | None = None
 
 
 ERROR_TABLE: dict[str, ErrorKind] = {
     "malformed_json": ErrorKind(status=400, meaning="The body is not JSON."),
-    "invalid_api_key": ErrorKind(status=401, meaning="The API key is missing or unknown."),
-    "not_found": ErrorKind(status=404, meaning="No such path."),
-    "unknown_head": ErrorKind(status=404, meaning="This server has no such head; the message lists its heads."),
-    "method_not_allowed": ErrorKind(status=405, meaning="The path exists, the method does not."),
+    "invalid_api_key": ErrorKind(
+        status=401, meaning="The API key is missing or unknown.", openai_code="invalid_api_key"
+    ),
+    "not_found": ErrorKind(status=404, meaning="No such path.", openai_code="unknown_url"),
+    "unknown_head": ErrorKind(
+        status=404, meaning="This server has no such head; the message lists its heads.", openai_code="model_not_found"
+    ),
+    "method_not_allowed": ErrorKind(
+        status=405, meaning="The path exists, the method does not.", openai_code="method_not_supported"
+    ),
     "request_timeout": ErrorKind(status=408, meaning="Headers or body did not arrive in time."),
     "payload_too_large": ErrorKind(status=413, meaning="The body is larger than the server accepts."),
     "unsupported_media_type": ErrorKind(status=415, meaning="The body is not application/json."),
-    "invalid_input": ErrorKind(status=422, meaning="A field is missing, of the wrong type or beyond a limit."),
-    "context_length_exceeded": ErrorKind(status=422, meaning="Prompt and max_tokens are more than the model reads."),
-    "overloaded": ErrorKind(status=429, meaning="The queue is full; try again after Retry-After seconds."),
+    "invalid_input": ErrorKind(
+        status=422,
+        meaning="A field is missing, of the wrong type or beyond a limit.",
+        openai_status=400,
+        openai_code="invalid_value",
+    ),
+    "context_length_exceeded": ErrorKind(
+        status=422,
+        meaning="Prompt and max_tokens are more than the model reads.",
+        openai_status=400,
+        openai_code="context_length_exceeded",
+    ),
+    "overloaded": ErrorKind(
+        status=429,
+        meaning="The queue is full; try again after Retry-After seconds.",
+        openai_type="requests",
+        openai_code="rate_limit_exceeded",
+    ),
     "headers_too_large": ErrorKind(status=431, meaning="Path and headers are larger than the server accepts."),
     "client_closed": ErrorKind(status=499, meaning="The client left before the answer; seen in logs only."),
-    "internal": ErrorKind(status=500, meaning="A defect of the server."),
-    "head_unavailable": ErrorKind(status=503, meaning="The head has no working replica."),
-    "deadline_exceeded": ErrorKind(status=504, meaning="Not answered within the request's time limit."),
+    "internal": ErrorKind(status=500, meaning="A defect of the server.", openai_type="server_error"),
+    "head_unavailable": ErrorKind(
+        status=503,
+        meaning="The head has no working replica.",
+        openai_type="server_error",
+        openai_code="service_unavailable",
+    ),
+    "deadline_exceeded": ErrorKind(
+        status=504,
+        meaning="Not answered within the request's time limit.",
+        openai_type="server_error",
+        openai_code="timeout",
+    ),
 }
 
 
@@ -82,6 +119,16 @@ class ServingError(Exception):
 
     def body(self) -> dict[str, Any]:
         return error_body(self.kind, self.message, self.param)
+
+    @property
+    def openai_status(self) -> int:
+        return ERROR_TABLE[self.kind].openai_status or self.status
+
+    def openai_body(self) -> dict[str, Any]:
+        """The body of OpenAI's errors."""
+        row = ERROR_TABLE[self.kind]
+        error = {"message": self.message, "type": row.openai_type, "param": self.param, "code": row.openai_code}
+        return {"error": error}
 
     def to_wire(self) -> dict[str, Any]:
         """The error as plain types, for the way between two processes."""

@@ -133,7 +133,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not self._answering:
-            response = error_response(error)
+            response = error_response(error, "")
             response.headers["connection"] = "close"
             lines = [b"%s: %s" % header for header in response.raw_headers]
             status = b"HTTP/1.1 %d " % error.status

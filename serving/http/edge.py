@@ -104,7 +104,7 @@ class Edge:
             await self._app(scope, _replayed(body, receive), observed_send)
         except ServingError as error:
             state["error_kind"] = error.kind
-            await error_response(error)(scope, receive, observed_send)
+            await error_response(error, scope["path"])(scope, receive, observed_send)
         except Exception:
             # The layer around this one answers with 500.
             status, finished, state["error_kind"] = 500, True, "internal"

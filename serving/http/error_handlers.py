@@ -15,13 +15,14 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from serving.errors import BUSY_HEADER, ERROR_TABLE, ServingError
-from serving.http.answers import ErrorBody
-from serving.http.error_response import error_response
-from serving.http.models import Models
-from serving.settings import ALL_HEADS
+from serving.http.answers import ErrorBody, OpenAIErrorBody
+from serving.http.error_response import error_response, speaks_openai
+from serving.http.models import EMBEDDING, Models
+from serving.settings import ALL_HEADS, GENERATION
 
 logger = logging.getLogger("ray.serve.bigbird")
 
+OPENAI_PATHS = {"/v1/completions": GENERATION, "/v1/embeddings": EMBEDDING}
 # OpenAI's fields that are not served, and the value that changes nothing.
 NOT_SERVED = {"frequency_penalty": "0", "presence_penalty": "0", "suffix": '""'}
 
@@ -31,7 +32,7 @@ def install(app: FastAPI, models: Models) -> None:
 
     def respond(request: Request, error: ServingError) -> Response:
         request.scope.setdefault("state", {})["error_kind"] = error.kind
-        response = error_response(error)
+        response = error_response(error, request.url.path)
         if error.busy_s and request.state.path_decides:
             response.headers[BUSY_HEADER] = f"{request.state.head} {error.busy_s:.3f}"
         return response
@@ -47,6 +48,8 @@ def install(app: FastAPI, models: Models) -> None:
     @app.exception_handler(HTTPException)
     async def http_exception(request: Request, error: HTTPException) -> Response:
         path = request.url.path
+        if error.status_code == 404 and speaks_openai(path) and path not in OPENAI_PATHS:
+            return respond(request, ServingError("not_found", _not_served(path, models)))
         if error.status_code == 404 and path.startswith("/v1/"):
             return respond(request, ServingError("unknown_head", _where(path, models)))
         if error.status_code == 404:
@@ -63,6 +66,11 @@ def install(app: FastAPI, models: Models) -> None:
     async def unexpected(request: Request, error: Exception) -> Response:
         logger.error("request failed", exc_info=error)
         return respond(request, ServingError("internal", "unexpected failure; the server's log has the reason"))
+
+
+def _not_served(path: str, models: Models) -> str:
+    served = [name for name, task in OPENAI_PATHS.items() if models.serves(task)]
+    return f"{path[:100]}: not served here; of OpenAI's paths there are {', '.join([*served, '/v1/models'])}"
 
 
 def _where(path: str, models: Models) -> str:
@@ -105,16 +113,25 @@ def _followed(location: Sequence[Any], body: Any, missing: bool) -> list[str]:
     return path
 
 
-def responses(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI entries for these kinds of errors, with an example body each; kinds of one status share an entry."""
+def responses(*kinds: str, openai: bool = False) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for these kinds of errors, with an example body each; kinds of one status share an entry.
+
+    openai: at OpenAI's paths.
+    """
     entries: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         row = ERROR_TABLE[kind]
+        error = ServingError(kind, row.meaning)
         entry = entries.setdefault(
-            row.status, {"model": ErrorBody, "description": "", "content": {"application/json": {"examples": {}}}}
+            error.openai_status if openai else error.status,
+            {
+                "model": OpenAIErrorBody if openai else ErrorBody,
+                "description": "",
+                "content": {"application/json": {"examples": {}}},
+            },
         )
         entry["description"] = f"{entry['description']} {row.meaning}".strip()
-        example = ServingError(kind, row.meaning).body()
+        example = error.openai_body() if openai else error.body()
         entry["content"]["application/json"]["examples"][kind] = {"value": example}
         if kind in ("overloaded", "head_unavailable"):
             entry["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
@@ -133,10 +150,14 @@ COMPUTED = (*EVERYWHERE, "overloaded", "internal", "head_unavailable", "deadline
 
 
 def complete_examples(document: dict[str, Any]) -> None:
-    """Puts `param` back into the error bodies of an OpenAPI document: FastAPI leaves out whatever is null."""
-    for operations in document["paths"].values():
+    """Makes an OpenAPI document true where FastAPI does not: it leaves out whatever is null in an error's example."""
+    for path, operations in document["paths"].items():
+        nullable = ("param", "code") if speaks_openai(path) else ("param",)
         for operation in operations.values():
+            if speaks_openai(path):  # FastAPI's own, of which none is answered there
+                operation["responses"].pop("422", None)
             for response in operation["responses"].values():
                 for example in response.get("content", {}).get("application/json", {}).get("examples", {}).values():
                     if "error" in example["value"]:
-                        example["value"]["error"].setdefault("param", None)
+                        for name in nullable:
+                            example["value"]["error"].setdefault(name, None)

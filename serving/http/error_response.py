@@ -1,16 +1,38 @@
-"""The one HTTP response of a failure: an ASGI application, so that proxy, edge and FastAPI all send the same."""
+"""The one HTTP response of a failure: an ASGI application, so that proxy, edge and FastAPI all send the same.
+
+At OpenAI's paths it is what OpenAI's clients read.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 from fastapi.responses import JSONResponse
 
 from serving.errors import ServingError
 
+# What OpenAI serves there, and this server in part.
+_OPENAI_PATH = re.compile(
+    r"/v1(/models/[^/]+)?/(completions|embeddings|chat|responses|files|batches|uploads|moderations|images|audio|"
+    r"fine_tuning|assistants|threads|vector_stores|evals|conversations|realtime|videos|edits|engines)(/.*)?"
+    r"|/v1/models(/[^/]*)?"
+)
 
-def error_response(error: ServingError) -> JSONResponse:
-    """Status, body and headers of a failure."""
+
+def speaks_openai(path: str) -> bool:
+    """Whether requests to a path are OpenAI's."""
+    return _OPENAI_PATH.fullmatch(path) is not None
+
+
+def body_at(error: ServingError, path: str) -> dict[str, Any]:
+    """The body of a failure at a path."""
+    return error.openai_body() if speaks_openai(path) else error.body()
+
+
+def error_response(error: ServingError, path: str) -> JSONResponse:
+    """Status, body and headers of a failure of a request to a path."""
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -19,4 +41,5 @@ def error_response(error: ServingError) -> JSONResponse:
     if error.kind == "deadline_exceeded":
         # OpenAI's clients repeat a 504 by themselves; the same request would take as long again.
         headers["X-Should-Retry"] = "false"
-    return JSONResponse(error.body(), status_code=error.status, headers=headers)
+    status = error.openai_status if speaks_openai(path) else error.status
+    return JSONResponse(body_at(error, path), status_code=status, headers=headers)

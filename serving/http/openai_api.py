@@ -44,14 +44,16 @@ _PATHS = {GENERATION: ("completions",), EMBEDDING: ("embeddings",)}
 def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -> None:
     """Adds /models, and the endpoints whose heads are served here."""
 
-    @router.get("/models", tags=["openai"], summary="The heads as models.", responses=responses("invalid_api_key"))
+    @router.get(
+        "/models", tags=["openai"], summary="The heads as models.", responses=responses("invalid_api_key", openai=True)
+    )
     async def listed() -> ModelList:
         # A client's documentation takes the first one and completes with it.
         data = [_model(head) for head in models.named]
         return ModelList(object="list", data=sorted(data, key=lambda model: model.task != GENERATION))
 
     @router.get("/models/{model}", tags=["openai"], summary="One head as a model.",
-                responses=responses("invalid_api_key", "unknown_head"))  # fmt: skip
+                responses=responses("invalid_api_key", "unknown_head", openai=True))  # fmt: skip
     async def retrieve(model: str) -> Model:
         return _model(models.find(model))
 
@@ -69,7 +71,7 @@ def _add_completions(router: APIRouter, models: Models, arguments: GatewayArgume
         response_model=None,
         responses={
             200: {"model": Completion, "content": {"text/event-stream": {}}},
-            **responses(*COMPUTED, "unknown_head"),
+            **responses(*COMPUTED, "unknown_head", openai=True),
         },
         openapi_extra=REQUEST_HEADERS,
     )
@@ -138,7 +140,7 @@ async def _server_sent(
             logger.error("a stream broke", exc_info=error)
             error = ServingError("internal", "unexpected failure; the server's log has the reason")
         request.state.error_kind = error.kind
-        yield _line(error.body())
+        yield _line(error.openai_body())
     finally:
         await events.aclose()  # type: ignore[attr-defined]
 
@@ -153,7 +155,10 @@ def _add_embeddings(router: APIRouter, models: Models, arguments: GatewayArgumen
         tags=["openai"],
         summary="One vector a text.",
         response_model=None,
-        responses={200: {"model": Embeddings, "headers": COST_HEADERS}, **responses(*COMPUTED, "unknown_head")},
+        responses={
+            200: {"model": Embeddings, "headers": COST_HEADERS},
+            **responses(*COMPUTED, "unknown_head", openai=True),
+        },
         openapi_extra=REQUEST_HEADERS,
     )
     async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:

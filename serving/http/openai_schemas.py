@@ -56,8 +56,8 @@ class CompletionRequest(Wire):
     logprobs: int | None = Field(
         default=None, ge=0, le=5, description="So many alternatives beside each token; with `echo` also the prompt's."
     )
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
-        default=None, max_length=1024, description="Token id -> number added to its logit."
+    logit_bias: dict[str, Any] | None = Field(
+        default=None, max_length=1024, description="Token id -> number from -100 to 100, added to its logit."
     )
     echo: bool | None = False
     stop: Text | Annotated[list[Text], Field(fail_fast=True, max_length=4)] | None = None
@@ -81,9 +81,11 @@ class CompletionRequest(Wire):
     @field_validator("logit_bias")
     @classmethod
     def _check_logit_bias(cls, bias: Any) -> Any:
-        for token in bias or ():
+        for token, number in (bias or {}).items():
             if not token.isdecimal() or len(token) > 9:
                 raise ValueError(f"should have token ids as keys, got {token[:100]!r}")
+            if type(number) not in (int, float) or not -100 <= number <= 100:
+                raise ValueError(f"should have numbers from -100 to 100, got {str(number)[:100]} for token {token}")
         return bias
 
     def check(self) -> None:

@@ -96,7 +96,9 @@ class Proxy:
         started = time.monotonic()
         headers = _clean(scope)
         scope = {**scope, "headers": headers.raw}
-        answer = ProxyAnswer(send, headers["x-request-id"], headers.get("origin", ""), self._allowed_origins)
+        answer = ProxyAnswer(
+            send, scope["path"], headers["x-request-id"], headers.get("origin", ""), self._allowed_origins
+        )
         with self._bodies.held() as body:
             try:
                 if scope["method"] in ("POST", "PUT", "PATCH"):

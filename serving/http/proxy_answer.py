@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Send
 
 from serving.errors import BUSY_HEADER, ServingError
-from serving.http.error_response import error_response
+from serving.http.error_response import body_at, error_response
 from serving.http.request_bodies import LOOKS_IN_SCOPE
 
 _ALLOWED = "access-control-allow-origin"
@@ -33,8 +33,9 @@ class ProxyAnswer:
     on_busy(value, head, body): called with the value of BUSY_HEADER and the refusal it came with.
     """
 
-    def __init__(self, send: Send, request_id: str, origin: str, allowed_origins: set[str]) -> None:
+    def __init__(self, send: Send, path: str, request_id: str, origin: str, allowed_origins: set[str]) -> None:
         self._send = send
+        self._path = path
         self._request_id = request_id
         self._origin = origin
         self._allowed_origins = allowed_origins
@@ -98,14 +99,14 @@ class ProxyAnswer:
         if not self.begun:
             await self.fail(gone)
         elif self._is_stream and not self._complete:
-            event = b"data: " + json.dumps(gone.body()).encode() + b"\n\n"
+            event = b"data: " + json.dumps(body_at(gone, self._path)).encode() + b"\n\n"
             await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
     async def fail(self, error: ServingError) -> None:
         """Answers with an error of the proxy's own."""
         self.begun = self._complete = True
         self.own_error = error
-        response = error_response(error)
+        response = error_response(error, self._path)
         response.headers["x-request-id"] = self._request_id
         if self._origin in self._allowed_origins:
             response.headers[_ALLOWED] = self._origin
@@ -113,7 +114,9 @@ class ProxyAnswer:
         if error.kind in ("request_timeout", "payload_too_large"):
             # What is still to come of the body is not read.
             response.headers["connection"] = "close"
-        await self._send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
+        await self._send(
+            {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        )
         await self._send({"type": "http.response.body", "body": response.body, "more_body": False})
 
 

@@ -10,6 +10,7 @@ import pytest
 from serving_fakes import Server, assert_error
 
 from serving.errors import ServingError
+from serving.http.auth import ApiKeys
 
 
 @pytest.fixture
@@ -68,7 +69,8 @@ def test_a_stream_that_breaks_ends_with_an_error_event(server):
     response = server.post("/v1/completions", {"model": "text-generation", "prompt": "a", "stream": True})
     assert response.status_code == 200
     lines = sent_lines(response)
-    assert json.loads(lines[-1])["error"]["type"] == "head_unavailable"
+    assert json.loads(lines[-1])["error"] == {"message": "the replica went away", "type": "server_error", "param": None,
+                                              "code": "service_unavailable"}  # fmt: skip
     assert "[DONE]" not in lines
     assert server.metrics.requests[-1] == ("text-generation", 200, "head_unavailable")
 
@@ -76,7 +78,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event(server):
 def test_a_stream_with_a_defect_ends_with_an_error_event_that_tells_nothing(server):
     server.heads["text-generation"].events = [{"choices": [CHOICE]}, RuntimeError("secret path /srv/x")]
     response = server.post("/v1/completions", {"model": "text-generation", "prompt": "a", "stream": True})
-    assert json.loads(sent_lines(response)[-1])["error"]["type"] == "internal"
+    assert json.loads(sent_lines(response)[-1])["error"]["type"] == "server_error"
     assert "/srv" not in response.text
 
 
@@ -86,7 +88,7 @@ def test_a_stream_with_a_defect_ends_with_an_error_event_that_tells_nothing(serv
         ({"prompt": "a", "frequency_penalty": 1}, "frequency_penalty"),
         ({"prompt": "a", "suffix": "x"}, "suffix"),
         ({"prompt": "a", "logit_bias": {"x": 2}}, "logit_bias"),
-        ({"prompt": "a", "logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"prompt": "a", "logit_bias": {"1": 101}}, "logit_bias"),
         ({"prompt": "a", "logprobs": 6}, "logprobs"),
         ({"prompt": "a", "n": 3, "best_of": 2}, "best_of"),
         ({"prompt": "a", "stream": True, "best_of": 2}, "best_of"),
@@ -138,3 +140,42 @@ def test_an_embedding_that_fails_names_the_field_of_its_own_request(server):
     server.heads["feature-extraction"].failure = ServingError("invalid_input", "empty", param="inputs.1")
     response = server.post("/v1/embeddings", {"model": "feature-extraction", "input": ["a", ""]})
     assert_error(response, "invalid_input", "input.1")
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "code"),
+    [
+        ({"content": "{", "headers": {"Content-Type": "application/json"}}, 400, None),
+        ({"json": {"model": "text-generation", "prompt": 5}}, 400, "invalid_value"),
+        ({"json": {"model": "text-generation", "prompt": "a", "tools": []}}, 400, "invalid_value"),
+        ({"json": {"model": "gpt", "prompt": "a"}}, 404, "model_not_found"),
+        ({"content": "a", "headers": {"Content-Type": "text/plain"}}, 415, None),
+        ({"content": b" " * 2000, "headers": {"Content-Type": "application/json"}}, 413, None),
+        ({"method": "DELETE"}, 405, "method_not_supported"),
+        ({"path": "/v1/chat/completions", "json": {}}, 404, "unknown_url"),
+        ({"path": "/v1/files", "json": {}}, 404, "unknown_url"),
+        ({"path": "/v1/models/text-generation/completions", "json": {}}, 400, "invalid_value"),
+        ({"method": "GET", "path": "/v1/models/gpt"}, 404, "model_not_found"),
+        ({"key": "wrong"}, 401, "invalid_api_key"),
+        ({"failure": "overloaded"}, 429, "rate_limit_exceeded"),
+        ({"failure": "head_unavailable"}, 503, "service_unavailable"),
+        ({"failure": "deadline_exceeded"}, 504, "timeout"),
+        ({"failure": "internal"}, 500, None),
+        ({"failure": "context_length_exceeded"}, 400, "context_length_exceeded"),
+    ],
+)
+def test_every_failure_at_openai_s_paths_has_openai_s_body(ask, status, code):
+    server = Server(keys=ApiKeys(["right"]), max_body_bytes=1000)
+    if kind := ask.get("failure"):
+        server.heads["text-generation"].failure = ServingError(kind, "so it is")
+    headers = {"Authorization": f"Bearer {ask.get('key', 'right')}", **ask.get("headers", {})}
+    content = {"content": ask["content"]} if "content" in ask else {
+        "json": ask.get("json", {"model": "text-generation", "prompt": "a"})
+    }  # fmt: skip
+    response = server.ask(ask.get("method", "POST"), ask.get("path", "/v1/completions"), headers=headers, **content)
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    assert error["type"] in ("invalid_request_error", "server_error", "requests")
+    assert error["message"]

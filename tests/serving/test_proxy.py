@@ -101,7 +101,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event():
     status, _, content = ask(proxy, "/v1/completions")
     assert status == 200
     events = content.decode().split("\n\n")
-    assert json.loads(events[1].removeprefix("data: "))["error"]["type"] == "head_unavailable"
+    assert json.loads(events[1].removeprefix("data: "))["error"]["code"] == "service_unavailable"
 
 
 def test_a_stream_that_is_whole_gets_nothing_added():

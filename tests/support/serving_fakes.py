@@ -8,6 +8,7 @@ import httpx
 
 from serving.errors import ERROR_TABLE
 from serving.http.auth import ApiKeys
+from serving.http.error_response import speaks_openai
 from serving.http.gateway import create_app
 from serving.http.routes import routes_to
 from serving.settings import ALL_HEADS, GatewayArguments, HeadArguments
@@ -148,8 +149,13 @@ class Server:
 
 
 def assert_error(response: httpx.Response, kind: str, param: str | None = None) -> None:
-    assert response.status_code == ERROR_TABLE[kind].status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"type", "message", "param"}
-    assert (error["type"], error["param"]) == (kind, param), error
+    error, row = response.json()["error"], ERROR_TABLE[kind]
+    if speaks_openai(response.request.url.path):
+        assert response.status_code == (row.openai_status or row.status), response.text
+        assert set(error) == {"message", "type", "param", "code"}
+        assert (error["type"], error["code"], error["param"]) == (row.openai_type, row.openai_code, param), error
+    else:
+        assert response.status_code == row.status, response.text
+        assert set(error) == {"type", "message", "param"}
+        assert (error["type"], error["param"]) == (kind, param), error
     assert error["message"]

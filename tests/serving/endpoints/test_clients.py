@@ -102,7 +102,7 @@ def test_openai_s_client_sees_its_own_exceptions(openai_client):
     with pytest.raises(openai.NotFoundError, match="text-generation"):
         openai_client.completions.create(model="gpt", prompt="a")
     with pytest.raises(
-        openai.UnprocessableEntityError, match="maximum context length is 512 tokens, however you requested 5002"
+        openai.BadRequestError, match="maximum context length is 512 tokens, however you requested 5002"
     ):
         openai_client.completions.create(model="text-generation", prompt="a", max_tokens=5000)
 

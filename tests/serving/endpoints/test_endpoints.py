@@ -151,7 +151,7 @@ def test_a_stream_whose_process_is_killed_ends_with_an_error_event(url, killed):
                     os.kill(pid, signal.SIGKILL)
             if line:
                 lines.append(line.removeprefix("data: "))
-    assert json.loads(lines[-1])["error"]["type"] == "head_unavailable"
+    assert json.loads(lines[-1])["error"]["code"] == "service_unavailable"
     wait_until(lambda: status(f"{url}/ready") == 200)
 
 

@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from serving.errors import ServingError
+from serving.http.error_response import body_at
 
 logger = logging.getLogger("ray.serve.bigbird")
 
@@ -19,14 +20,15 @@ async def event_stream(
     request: Request,
     events: AsyncIterator[dict[str, Any]],
     bodies: Callable[[dict[str, Any]], Iterator[dict[str, Any]]],
+    end: bytes = b"",
 ) -> StreamingResponse:
-    """The answer that streams what `bodies` makes of each event.
+    """The answer that streams what `bodies` makes of each event, and `end` where nothing broke.
 
     Waits for the first event, so that a request that is refused has its own status. Raises ServingError.
     """
     first = await anext(events)
     return StreamingResponse(
-        _lines(first, events, bodies, request),
+        _lines(first, events, bodies, request, end),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -37,6 +39,7 @@ async def _lines(
     events: AsyncIterator[dict[str, Any]],
     bodies: Callable[[dict[str, Any]], Iterator[dict[str, Any]]],
     request: Request,
+    end: bytes,
 ) -> AsyncIterator[bytes]:
     event = first
     try:
@@ -46,13 +49,15 @@ async def _lines(
             try:
                 event = await anext(events)
             except StopAsyncIteration:
-                return
+                break
+        if end:
+            yield end
     except Exception as error:
         if not isinstance(error, ServingError):
             logger.error("a stream broke", exc_info=error)
             error = ServingError("internal", "unexpected failure; the server's log has the reason")
         request.state.error_kind = error.kind
-        yield _line(error.body())
+        yield _line(body_at(error, request.url.path))
     finally:
         await events.aclose()  # type: ignore[attr-defined]
 

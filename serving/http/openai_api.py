@@ -4,20 +4,19 @@ It knows OpenAI's bodies and server-sent events; how text is generated is the re
 """
 
 import base64
-import json
-import logging
 import math
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from serving.errors import ServingError
 from serving.http.error_handlers import COMPUTED, responses
+from serving.http.event_streams import event_stream
 from serving.http.heads import Head
 from serving.http.json_bodies import json_answer
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
@@ -34,8 +33,6 @@ from serving.http.openai_schemas import (
 from serving.http.routes import Route
 from serving.http.tasks import TASKS
 from serving.settings import GENERATION, GatewayArguments
-
-logger = logging.getLogger("ray.serve.bigbird")
 
 # Beside the paths of tasks.
 _PATHS = {GENERATION: ("completions",), EMBEDDING: ("embeddings",)}
@@ -103,50 +100,17 @@ def _add_completions(router: APIRouter, models: Models, arguments: GatewayArgume
             answer = {**frame, "choices": outcome["choices"], "usage": outcome["usage"]}
             return await json_answer(request, lambda: answer, {})
         events = head.stream("stream", call, timeout_s=timeout_s)
-        # The first event comes before the status line, so that a refused request has its own status.
-        first = await anext(events)
         with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        return StreamingResponse(
-            _server_sent(first, events, frame, with_usage, request),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-        )
 
+        def chunks(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            if "usage" not in event:
+                yield {**frame, "choices": event["choices"], **({"usage": None} if with_usage else {})}
+                return
+            request.state.num_tokens = event["usage"]["total_tokens"]
+            if with_usage:
+                yield {**frame, "choices": [], "usage": event["usage"]}
 
-async def _server_sent(
-    first: dict[str, Any],
-    events: AsyncIterator[dict[str, Any]],
-    frame: dict[str, Any],
-    with_usage: bool,
-    request: Request,
-) -> AsyncIterator[bytes]:
-    """The events as lines. A failure in the middle becomes a last event with the error body, and no [DONE]."""
-    event = first
-    try:
-        while True:
-            if "usage" in event:
-                request.state.num_tokens = event["usage"]["total_tokens"]
-                if with_usage:
-                    yield _line({**frame, "choices": [], "usage": event["usage"]})
-            else:
-                yield _line({**frame, "choices": event["choices"], **({"usage": None} if with_usage else {})})
-            try:
-                event = await anext(events)
-            except StopAsyncIteration:
-                break
-        yield b"data: [DONE]\n\n"
-    except Exception as error:
-        if not isinstance(error, ServingError):
-            logger.error("a stream broke", exc_info=error)
-            error = ServingError("internal", "unexpected failure; the server's log has the reason")
-        request.state.error_kind = error.kind
-        yield _line(error.openai_body())
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
-
-
-def _line(body: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
+        return await event_stream(request, events, chunks, end=b"data: [DONE]\n\n")
 
 
 def _add_embeddings(router: APIRouter, models: Models, arguments: GatewayArguments) -> None:

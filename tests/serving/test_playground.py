@@ -3,15 +3,12 @@
 The gateway is the real one, its heads are fakes: what models say is tested elsewhere.
 """
 
-import os
 import re
 import shutil
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
-from playground_site import Site
+from playground_site import Page, Site
 
 from serving.errors import ServingError
 from serving.http.auth import ApiKeys
@@ -44,62 +41,6 @@ def browser():
     driver.quit()
 
 
-class Page:
-    def __init__(self, browser: Any, url: str, *, width: int = 1200, theme: str = "light") -> None:
-        self.browser = browser
-        browser.get("about:blank")
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 1100, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
-        browser.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
-        )
-        browser.get(url)
-        self.wait(lambda: "Asking the server" not in self.text("#server"))
-
-    def one(self, selector: str) -> Any:
-        return self.browser.find_element("css selector", selector)
-
-    def all(self, selector: str) -> list[Any]:
-        return self.browser.find_elements("css selector", selector)
-
-    def text(self, selector: str) -> str:
-        return self.one(selector).text
-
-    def value(self, name: str) -> str:
-        return self.one(f"#field-{name}").get_property("value")
-
-    def wait(self, condition: Any, timeout_s: float = 60) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"the page shows: {self.text('body')[:2000]}"
-            time.sleep(0.02)
-
-    def choose(self, head: str) -> None:
-        self.one(f"[data-head={head}]").click()
-
-    def run(self) -> None:
-        self.one("#run").click()
-        self.wait(lambda: self.one("#run").is_enabled())
-
-    def press(self, *keys: str) -> None:
-        """Presses keys together, and lets them go."""
-        chain = webdriver.ActionChains(self.browser)
-        for key in keys:
-            chain.key_down(key)
-        for key in reversed(keys):
-            chain.key_up(key)
-        chain.perform()
-
-    def picture(self, name: str) -> None:
-        """Keeps a screenshot where PLAYGROUND_PICTURES says, for a person to look at."""
-        directory = os.environ.get("PLAYGROUND_PICTURES")
-        if directory:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-            self.browser.save_screenshot(f"{directory}/{name}.png")
-
-
 EXPECTED = {
     "fill-mask": ["Mask 1 of 2", "dumps", "75.0 %"],
     "token-classification": ["CLASS 2", "FUNCTION 3", "MODULE 2", "Archive"],
@@ -110,15 +51,18 @@ EXPECTED = {
     "feature-extraction": ["128 dimensions"],
     "masked-lm-scoring": ["1.500 nats a token", "Most surprising"],
     "text-generation": ["w0 w1 w2", "w127"],
+    "rerank": ["scored by feature-extraction", "document 1", "characters 0 to 1"],
 }
 
 
-@pytest.mark.parametrize("head", ALL_HEADS)
+@pytest.mark.parametrize("head", EXPECTED)
 def test_every_head_shows_its_answer_with_latency_and_a_curl_command(site, browser, head):
     page = Page(browser, site.url)
     page.choose(head)
     assert "curl" in page.text("#curl")
-    assert ("/v1/completions" if head == "text-generation" else f"/v1/{head}") in page.text("#curl")
+    path = {"text-generation": "/v1/completions", "rerank": "/rerank"}.get(head, f"/v1/{head}")
+    assert path in page.text("#curl")
+    assert page.text("#about"), "one line says what the head wants"
     page.run()
     for expected in EXPECTED[head]:
         assert expected in page.text("#result"), page.text("#result")
@@ -174,27 +118,80 @@ def test_choosing_another_head_stops_the_stream_and_leaves_a_clean_page(site, br
     assert (page.text("#result"), page.text("#facts")) == ("", "")
 
 
-def test_an_error_is_shown_with_its_kind_its_field_and_the_way_out(site, browser):
+def test_an_error_is_said_in_a_person_s_words_with_the_way_out(site, browser):
     page = Page(browser, site.url + "/#fill-mask")
     head = site.heads["fill-mask"]
-    message = "inputs.0: the text has no [MASK]"
-    head.failure = ServingError("invalid_input", message, param="inputs.0", retry_after_s=3)
     try:
+        head.failure = ServingError("invalid_input", "inputs.0: the text has no [MASK]", param="inputs.0")
         page.run()
         shown = page.text("#result [role=alert]")
-        for expected in ("422 invalid_input", "the text has no [MASK]", "field: inputs.0", "again in 3 s"):
-            assert expected in shown
+        assert "The text has no [MASK]." in shown
+        for language in ("422", "invalid_input", "inputs.0", "field"):
+            assert language not in shown
         page.picture("error")
+        head.failure = ServingError("overloaded", "the queue has 9 tokens", retry_after_s=3)
+        page.run()
+        assert page.text("#result [role=alert]") == "The server is busy just now.\nTry again in 3 s."
     finally:
         head.failure = None
     page.run()
     assert "dumps" in page.text("#result")
 
 
+def test_an_empty_number_is_left_out_and_is_no_nought(site, browser):
+    from selenium.webdriver.common.keys import Keys
+
+    page = Page(browser, site.url + "/#fill-mask")
+    page.one("#field-top_k").send_keys(Keys.BACK_SPACE)
+    page.run()
+    assert "top_k" not in page.text("#curl")
+    assert "top_k" not in site.heads["fill-mask"].calls[-1][1]["options"]
+
+
+def test_labels_stand_beside_their_entities_in_colours_that_names_alone_decide(site, browser):
+    def colours(text):
+        page = Page(browser, site.url + "/#token-classification")
+        browser.execute_script("document.getElementById('field-text').value = arguments[0]", text)
+        page.run()
+        beside = "getComputedStyle(arguments[0], '::after').content"
+        marks = page.all("#result mark")
+        assert [browser.execute_script(f"return {beside}", mark) for mark in marks] == [
+            f'"{mark.get_attribute("data-label")}"' for mark in marks
+        ]
+        return {mark.get_attribute("data-label"): mark.value_of_css_property("box-shadow") for mark in marks}
+
+    first, second = colours("class A: pass\ndef f(): pass"), colours("import os\ndef f(): pass\nclass A: pass")
+    assert len(set(second.values())) == 3
+    assert first == {label: second[label] for label in first}
+
+
+def test_bars_are_shares_of_a_hundred_and_windows_tell_where_a_label_comes_from(site, browser):
+    page = Page(browser, site.url + "/#text-classification")
+    page.one("#long").click()
+    page.run()
+    widths = [fill.get_attribute("style") for fill in page.all("#result .fill")]
+    assert widths[:2] == ["width: 80%;", "width: 20%;"]
+    assert "Where it comes from: 2 windows" in page.text("#result")
+    assert "characters 4000 to 9000: good" in page.text("#result")
+    page.picture("windows")
+
+
+def test_the_answer_comes_into_view_and_a_phone_keeps_its_screen_for_it(site, browser):
+    page = Page(browser, site.url + "/#text-classification", width=380)
+    top = browser.execute_script("return document.getElementById('form').getBoundingClientRect().top")
+    assert top < 1100 / 4, "the tabs leave room"
+    page.run()
+    place = "const { top, bottom } = document.getElementById('result').getBoundingClientRect();"
+    top, bottom, height = browser.execute_script(place + "return [top, bottom, document.documentElement.clientHeight]")
+    assert 0 <= top < bottom <= height
+    assert page.one("header a").get_attribute("href") == site.url + "/docs"
+
+
 def test_it_works_by_keyboard_alone(site, browser):
     from selenium.webdriver.common.keys import Keys
 
     page = Page(browser, site.url)
+    page.press(Keys.TAB)  # the link to /docs
     page.press(Keys.TAB)
     assert page.one("[role=tab][aria-selected=true]") == browser.switch_to.active_element
     page.press(Keys.ARROW_RIGHT)

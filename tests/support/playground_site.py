@@ -1,9 +1,12 @@
-"""A gateway with fake heads, for a browser to look at."""
+"""A gateway with fake heads, and its page in a browser."""
 
 import asyncio
+import os
 import re
 import socket
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -19,8 +22,13 @@ class PageHead(FakeHead):
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         outcome = await super().call(method, request, timeout_s=timeout_s)
-        for record, example in zip(outcome.get("records", ()), request.get("inputs", ()), strict=True):
+        if method != "score":
+            return outcome
+        for record, example in zip(outcome["records"], request["inputs"], strict=True):
             record |= getattr(self, "_" + self.task.replace("-", "_"))(example)
+            if request["options"].get("return_windows") and len(str(example)) > 5000:
+                told = {"labels": record.get("labels"), "answers": [{**record}]}
+                record["windows"] = [{"start": 4000 * index, "end": 4000 * index + 5000, **told} for index in range(2)]
         return outcome
 
     def _fill_mask(self, text: str) -> dict[str, Any]:
@@ -100,3 +108,63 @@ class Site:
         self._server.should_exit = True
         self._thread.join(10)
         self._socket.close()
+
+
+class Page:
+    """The page in a browser."""
+
+    def __init__(self, browser: Any, url: str, *, width: int = 1200, theme: str = "light") -> None:
+        self.browser = browser
+        browser.get("about:blank")
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 1100, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        )
+        browser.get(url)
+        self.wait(lambda: "Asking the server" not in self.text("#server"))
+
+    def one(self, selector: str) -> Any:
+        return self.browser.find_element("css selector", selector)
+
+    def all(self, selector: str) -> list[Any]:
+        return self.browser.find_elements("css selector", selector)
+
+    def text(self, selector: str) -> str:
+        return self.one(selector).text
+
+    def value(self, name: str) -> str:
+        return self.one(f"#field-{name}").get_property("value")
+
+    def wait(self, condition: Any, timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"the page shows: {self.text('body')[:2000]}"
+            time.sleep(0.02)
+
+    def choose(self, head: str) -> None:
+        self.one(f"[data-head={head}]").click()
+
+    def run(self) -> None:
+        self.one("#run").click()
+        self.wait(lambda: self.one("#run").is_enabled())
+
+    def press(self, *keys: str) -> None:
+        """Presses keys together, and lets them go."""
+        from selenium import webdriver
+
+        chain = webdriver.ActionChains(self.browser)
+        for key in keys:
+            chain.key_down(key)
+        for key in reversed(keys):
+            chain.key_up(key)
+        chain.perform()
+
+    def picture(self, name: str) -> None:
+        """Keeps a screenshot where PLAYGROUND_PICTURES says, for a person to look at."""
+        directory = os.environ.get("PLAYGROUND_PICTURES")
+        if directory:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+            self.browser.save_screenshot(f"{directory}/{name}.png")

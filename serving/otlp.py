@@ -1,9 +1,9 @@
 """Where traces go: an OpenTelemetry collector. Serve calls `exporter` in each of its processes that it names.
 
-    RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH=serving.otlp:exporter, or `tracing_config` in serve.yaml
+    RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH=serving.otlp:exporter
 
-Needs the extra `otlp`. OpenTelemetry's own variables say the rest, OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_SERVICE_NAME
-first of all.
+`tracing_config` in serve.yaml does the same, but not for Serve's proxies. Needs the extra `otlp`. OpenTelemetry's own
+variables say the rest, OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_SERVICE_NAME first of all.
 """
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -51,6 +51,33 @@ def test_the_endpoint_answers_what_the_library_records(url, library, task):
     assert int(response.headers["x-num-windows"]) == sum(record["num_windows"] for record in records)
 
 
+def test_a_client_s_trace_goes_on_to_the_batch_under_the_request_s_id(url):
+    trace_id, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {"traceparent": f"00-{trace_id}-{parent}-01", "x-request-id": "traced-1"}
+    assert post(url, "/v1/fill-mask", {"inputs": "a [MASK]"}, headers=headers).status_code == 200
+    assert post(url, "/v1/fill-mask", {"inputs": "a [MASK]"}).status_code == 200
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve" / "spans"
+
+    def spans():
+        read = json.JSONDecoder().raw_decode
+        for file in folder.iterdir():
+            text = file.read_text().lstrip()
+            while text:
+                span, end = read(text)
+                yield span
+                text = text[end:].lstrip()
+
+    wait_until(lambda: any(span["name"].startswith("POST") for span in spans()))
+    found = {span["context"]["span_id"]: span for span in spans()}
+    assert {span["context"]["trace_id"] for span in found.values()} == {f"0x{trace_id}"}
+    (span,) = (span for span in found.values() if span["name"] == "batch")
+    ids = set()
+    while span["parent_id"] != f"0x{parent}":
+        span = found[span["parent_id"]]
+        ids.add(span["attributes"].get("request_id", "traced-1"))
+    assert ids == {"traced-1"}
+
+
 def test_requests_that_arrive_together_get_what_they_get_alone(url):
     texts = [*(TEXT[:length] for length in range(5, 55, 2)), LONG, LONG[:-1]]
     alone = [post(url, "/v1/token-classification", {"inputs": text}).json() for text in texts]

@@ -26,6 +26,7 @@ from serving.http.deployment import Gateway
 from serving.http.proxy import PROXY_CALLBACK
 from serving.replicas.generation import GenerationReplica
 from serving.replicas.scoring import ScoringReplica
+from serving.rpc.service import SERVICER
 from serving.settings import GATEWAY, GENERATION, GatewayArguments, HeadArguments, ServeArguments
 from serving.stopping import APP_NAME, StopRequested, StopSignals, drain
 from serving.versions import code_digest, digest, files_of, with_version
@@ -114,6 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     parser.add_argument(
+        "--grpc-port", type=int, default=None, help="serve gRPC too, on every address of this machine: asks for keys"
+    )
+    parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "int8", "auto"), default=None,
         help="of the models (default: bfloat16 on GPUs, else float32; auto: bfloat16 where it is faster)",
     )  # fmt: skip
@@ -129,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         arguments = _arguments(options)
-        preflight.check(arguments, options.host, options.port)
+        preflight.check(arguments, options.host, options.port, options.grpc_port)
     except ValueError as error:
         print(f"bigbird-serve: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -152,6 +156,7 @@ def _serve(arguments: ServeArguments, options: argparse.Namespace, stop_signals:
     stop_signals.install()
     serve.start(
         http_options={"host": options.host, "port": options.port, "request_timeout_s": PROXY_TIMEOUT_S},
+        grpc_options=grpc_options(options.grpc_port),
         controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
     )
     stop_signals.install()  # Ray has put handlers of its own in their place, which end the process at once
@@ -160,6 +165,13 @@ def _serve(arguments: ServeArguments, options: argparse.Namespace, stop_signals:
     serve.run(build(arguments), name=APP_NAME)
     print(f"serving {', '.join(arguments.heads)} on http://{options.host}:{options.port}", flush=True)
     stop_signals.wait()
+
+
+def grpc_options(port: int | None) -> dict[str, Any] | None:
+    """What `serve.start` takes to serve gRPC too."""
+    if port is None:
+        return None
+    return {"port": port, "grpc_servicer_functions": [SERVICER], "request_timeout_s": PROXY_TIMEOUT_S}
 
 
 def _arguments(options: argparse.Namespace) -> ServeArguments:

@@ -7,13 +7,17 @@ import socket
 from pathlib import Path
 
 from serving.http.auth import ApiKeys, check_is_closed
+from serving.rpc.service import EVERYWHERE
 from serving.settings import GENERATION, GatewayArguments, HeadArguments, ServeArguments
 
 
-def check(arguments: ServeArguments, host: str, port: int) -> None:
+def check(arguments: ServeArguments, host: str, port: int, grpc_port: int | None = None) -> None:
     """Raises ValueError, whose message is one line, for what cannot be served. The heads are resolved ones."""
     _check_keys(arguments.gateway, host)
     _check_address(host, port)
+    if grpc_port is not None:
+        _check_keys(arguments.gateway, EVERYWHERE)
+        _check_address(EVERYWHERE, grpc_port)
     if os.environ.get("RAY_ADDRESS"):
         return  # what a cluster has, it has elsewhere
     _check_devices(arguments.heads)

@@ -189,7 +189,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "serving": (
         ("errors", "otlp", "settings", "texts", "versions"),
         ("replicas",),
-        ("http",),
+        ("http", "rpc"),
         ("preflight", "stopping"),
         ("app",),
     ),

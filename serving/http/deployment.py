@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
@@ -17,6 +19,7 @@ from serving.http.metrics import GatewayMetrics
 from serving.http.outages import Outages
 from serving.http.remote import RemoteHead
 from serving.http.routes import routes_to
+from serving.rpc.service import EVERYWHERE, Service
 from serving.settings import GatewayArguments, HeadArguments, RouteArguments
 
 
@@ -35,7 +38,8 @@ class Gateway:
         # Where Serve's proxies listen; nothing public says it.
         client = _get_global_client()
         assert client is not None, "a replica has a controller"
-        check_is_closed(arguments, str(client.http_config.host))
+        grpc = ray.get(client._controller.get_grpc_config.remote())
+        check_is_closed(arguments, EVERYWHERE if grpc.grpc_servicer_functions else str(client.http_config.host))
         if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
             raise ValueError(
                 "RAY_SERVE_ENABLE_HA_PROXY is set: HAProxy does not send a request again whose gateway died, reads no "
@@ -60,7 +64,20 @@ class Gateway:
             routes=routes_to(heads, route_arguments, metrics.compared),
             defaults=defaults,
         )
+        self._service = Service(self._app)
         threading.Thread(target=outages.watch, name="outages", daemon=True).start()
+
+    # The methods of `bigbird.proto`, by which Serve finds them, and the argument by which it hands on the context.
+
+    async def Score(self, request: Any, grpc_context: Any) -> Any:
+        return await self._service.score(request, grpc_context)
+
+    async def Embed(self, request: Any, grpc_context: Any) -> Any:
+        return await self._service.embed(request, grpc_context)
+
+    async def Generate(self, request: Any, grpc_context: Any) -> AsyncIterator[Any]:
+        async for reply in self._service.generate(request, grpc_context):
+            yield reply
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app

@@ -6,13 +6,16 @@ It knows Ray Serve's handles and exceptions, and turns every way a call can fail
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
+from ray.serve.context import _set_request_context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -93,7 +96,7 @@ class RemoteHead:
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         attempts = _Attempts(time.monotonic() + timeout_s, timeout_s)
         while True:
-            response = getattr(self._handle, method).remote(self._next(request, attempts))
+            response = _begun(getattr(self._handle, method), self._next(request, attempts))
             try:
                 outcome: dict[str, Any] = await self._within(response, response, attempts)
             except _LOST as error:
@@ -108,7 +111,7 @@ class RemoteHead:
     async def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
         attempts = _Attempts(time.monotonic() + timeout_s, timeout_s)
         while True:
-            response = getattr(self._streaming, method).remote(self._next(request, attempts))
+            response = _begun(getattr(self._streaming, method), self._next(request, attempts))
             begun = finished = False
             try:
                 iterator = aiter(response)
@@ -200,6 +203,20 @@ class RemoteHead:
             return ServingError("internal", f"{self.name} failed; the server's log has the reason")
         logger.error("%s could not be reached: %s", self.name, error)
         return ServingError("head_unavailable", f"{self.name} could not be reached", retry_after_s=1)
+
+
+def _begun(method: DeploymentHandle[Any], request: dict[str, Any]) -> Any:
+    """The call, under an id of its own.
+
+    Serve's router tells calls apart by an id that all calls of one client's request share: of two to one deployment at
+    a time, it would never send one.
+    """
+
+    def begin() -> Any:
+        _set_request_context(_internal_request_id=uuid.uuid4().hex)
+        return method.remote(request)
+
+    return contextvars.copy_context().run(begin)
 
 
 def _unwrapped(outcome: dict[str, Any]) -> dict[str, Any]:

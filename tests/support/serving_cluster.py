@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray import serve
 
-    from serving.app import build
+    from serving.app import build, grpc_options
 from serving.http.proxy import PROXY_CALLBACK
 from serving.settings import ServeArguments
 
@@ -41,7 +41,7 @@ REQUEST_TIMEOUT_S = 90.0
 
 
 @contextlib.contextmanager
-def serve_instance(tracing_config: dict[str, Any] | None = None) -> Iterator[str]:
+def serve_instance(tracing_config: dict[str, Any] | None = None, grpc_port: int | None = None) -> Iterator[str]:
     """A Ray cluster with Serve on it and no application; yields the address of its HTTP proxy."""
     # A proxy of the machine must not be asked for 127.0.0.1.
     os.environ.setdefault("NO_PROXY", "127.0.0.1,localhost")
@@ -55,6 +55,7 @@ def serve_instance(tracing_config: dict[str, Any] | None = None) -> Iterator[str
     try:
         serve.start(
             http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
+            grpc_options=grpc_options(grpc_port),
             controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
             tracing_config=tracing_config,
         )

@@ -1,4 +1,4 @@
-"""What is not offered says so by name: README's table, line by line, and names of transformers."""
+"""What is not offered says so by name: the table of docs/transformers.md, line by line, and names of transformers."""
 
 import importlib
 import re
@@ -9,13 +9,13 @@ import transformers
 
 import bigbird
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "transformers.md").read_text(encoding="utf-8")
 LINE = re.compile(r"^\| `(?P<asked>[^`]+)` \| [^|]+ \| `(?P<error>\w+): (?P<message>[^`]+)` \|$", re.MULTILINE)
-TABLE = README.partition("Not offered, and what to use")[2].partition("\n#")[0]
+TABLE = PAGE.partition("Not offered, and what to use")[2].partition("\n#")[0]
 
 
 @pytest.mark.parametrize("line", list(LINE.finditer(TABLE)), ids=lambda line: line["asked"])
-def test_every_line_of_the_readmes_table_gives_the_error_it_says(line, tiny_checkpoint):
+def test_every_line_of_the_table_gives_the_error_it_says(line, tiny_checkpoint):
     names = {name: getattr(bigbird, name) for name in bigbird.__all__}
     names |= {"bigbird": bigbird, "directory": tiny_checkpoint(bigbird.BigBirdForMaskedLM)}
     names["model"] = bigbird.BigBirdForMaskedLM.from_pretrained(names["directory"])

@@ -66,7 +66,7 @@ $(RUN): pyproject.toml constraints.txt | $(VENV)/bin/python  # a stamp: made aga
 	@touch $@
 $(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV), with development tools: once, a minute or two"
-	@$(PINNED_INSTALL) -e '.[ray,train,hub,spiece,parity,dev]'
+	@$(PINNED_INSTALL) -e '.[ray,train,hub,spiece,parity,dev,clients]'
 	@$(COMPILE)
 	@touch $@ $(RUN)
 $(OLD): constraints.txt | $(VENV)/bin/python

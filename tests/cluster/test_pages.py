@@ -14,7 +14,7 @@ from pipelines.scoring.schemas import TASKS
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(CLUSTER.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")), *sorted(CLUSTER.glob("*.md"))]
 # Scripts whose opening comment shows how they are started.
 SCRIPTS = [CLUSTER / "slurm.sh", CLUSTER / "serve.yaml", CLUSTER / "aws.yaml", CLUSTER / "gcp.yaml"]
 

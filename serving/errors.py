@@ -1,4 +1,4 @@
-"""The one table from kinds of failure to HTTP statuses, and the error bodies: our own, and OpenAI's at its paths.
+"""The one table from kinds of failure to HTTP statuses, and the error bodies: Hugging Face's and OpenAI's.
 
 It knows no FastAPI and no Ray: failures are raised as `ServingError`, cross process borders as plain dicts
 (`to_wire`, `from_wire`), and become a status in the gateway.
@@ -118,7 +118,9 @@ class ServingError(Exception):
         return ERROR_TABLE[self.kind].status
 
     def body(self) -> dict[str, Any]:
-        return error_body(self.kind, self.message, self.param)
+        """The body of Hugging Face's errors, and the field at fault where one is known."""
+        body = {"error": self.message, "error_type": self.kind}
+        return body if self.param is None else {**body, "param": self.param}
 
     @property
     def openai_status(self) -> int:
@@ -151,8 +153,3 @@ def overloaded(reason: str, wait_s: float, *, for_all: bool) -> ServingError:
     return ServingError(
         "overloaded", reason, retry_after_s=retry_after_s, busy_s=_BUSY_SHARE * wait_s if for_all else 0.0
     )
-
-
-def error_body(kind: str, message: str, param: str | None = None) -> dict[str, Any]:
-    """The body every failed request carries: `{"error": {"type", "message", "param"}}`."""
-    return {"error": {"type": kind, "message": message, "param": param}}

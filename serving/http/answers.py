@@ -116,14 +116,14 @@ class TextScore(BaseModel):
     windows: list[ScoredWindow] | None = Field(default=None, description="With return_windows only.")
 
 
-class ErrorDetail(BaseModel):
-    type: str
-    message: str
-    param: str | None = Field(description="The field at fault, such as inputs.3.question.")
-
-
 class ErrorBody(BaseModel):
-    error: ErrorDetail
+    error: str = Field(description="What is wrong, in a sentence.")
+    error_type: str = Field(description="The kind of error, such as overloaded.")
+    param: str | None = Field(default=None, description="The field at fault, such as inputs.3.question, where known.")
+
+
+class RerankErrorBody(ErrorBody):
+    message: str = Field(description="The same as error; Cohere's clients read it here.")
 
 
 class OpenAIErrorDetail(BaseModel):

@@ -1,4 +1,4 @@
-"""Every way a request can fail inside FastAPI, turned into the one error body, and its description in OpenAPI.
+"""Every way a request can fail inside FastAPI, turned into an error body, and its description in OpenAPI.
 
 It knows FastAPI's and Starlette's exceptions; which status a kind of error has is in `errors.ERROR_TABLE`.
 """
@@ -15,8 +15,8 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from serving.errors import BUSY_HEADER, ERROR_TABLE, ServingError
-from serving.http.answers import ErrorBody, OpenAIErrorBody
-from serving.http.error_response import error_response, speaks_openai
+from serving.http.answers import ErrorBody, OpenAIErrorBody, RerankErrorBody
+from serving.http.error_response import body_at, error_response, speaks_cohere, speaks_openai
 from serving.http.models import EMBEDDING, Models
 from serving.settings import ALL_HEADS, GENERATION
 
@@ -113,11 +113,13 @@ def _followed(location: Sequence[Any], body: Any, missing: bool) -> list[str]:
     return path
 
 
-def responses(*kinds: str, openai: bool = False) -> dict[int | str, dict[str, Any]]:
+def responses(*kinds: str, path: str = "") -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for these kinds of errors, with an example body each; kinds of one status share an entry.
 
-    openai: at OpenAI's paths.
+    path: where the body depends on it.
     """
+    openai = speaks_openai(path)
+    model = OpenAIErrorBody if openai else RerankErrorBody if speaks_cohere(path) else ErrorBody
     entries: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         row = ERROR_TABLE[kind]
@@ -125,14 +127,13 @@ def responses(*kinds: str, openai: bool = False) -> dict[int | str, dict[str, An
         entry = entries.setdefault(
             error.openai_status if openai else error.status,
             {
-                "model": OpenAIErrorBody if openai else ErrorBody,
+                "model": model,
                 "description": "",
                 "content": {"application/json": {"examples": {}}},
             },
         )
         entry["description"] = f"{entry['description']} {row.meaning}".strip()
-        example = error.openai_body() if openai else error.body()
-        entry["content"]["application/json"]["examples"][kind] = {"value": example}
+        entry["content"]["application/json"]["examples"][kind] = {"value": body_at(error, path)}
         if kind in ("overloaded", "head_unavailable"):
             entry["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return entries
@@ -150,14 +151,14 @@ COMPUTED = (*EVERYWHERE, "overloaded", "internal", "head_unavailable", "deadline
 
 
 def complete_examples(document: dict[str, Any]) -> None:
-    """Makes an OpenAPI document true where FastAPI does not: it leaves out whatever is null in an error's example."""
+    """Makes an OpenAPI document true where FastAPI does not: it leaves out what is null in OpenAI's error bodies."""
     for path, operations in document["paths"].items():
-        nullable = ("param", "code") if speaks_openai(path) else ("param",)
+        if not speaks_openai(path):
+            continue
         for operation in operations.values():
-            if speaks_openai(path):  # FastAPI's own, of which none is answered there
-                operation["responses"].pop("422", None)
+            operation["responses"].pop("422", None)  # FastAPI's own, of which none is answered there
             for response in operation["responses"].values():
                 for example in response.get("content", {}).get("application/json", {}).get("examples", {}).values():
                     if "error" in example["value"]:
-                        for name in nullable:
+                        for name in ("param", "code"):
                             example["value"]["error"].setdefault(name, None)

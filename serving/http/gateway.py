@@ -72,7 +72,9 @@ def create_app(
         redoc_url=None,
         # A redirect would name whatever host the client said.
         redirect_slashes=False,
-        description="Long documents through every head of BigBird. Errors have one body: type, message, param. "
+        description="Long documents through every head of BigBird. The body of an error is that of Hugging Face's "
+        "servers: `error` says what is wrong, `error_type` its kind, `param` the field at fault, where known. "
+        "Rerank paths have Cohere's `message` as well, and OpenAI's paths have OpenAI's body. "
         "Several models may serve one task: `model` in the body chooses one, and `/v1/models/NAME/TASK` is `/v1/TASK` "
         "of that one.",
     )

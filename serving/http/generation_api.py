@@ -32,7 +32,7 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
         response_model=None,
         responses={
             200: {"model": list[GeneratedText], "content": {"text/event-stream": {}}},
-            **responses(*COMPUTED, "unknown_head"),
+            **responses(*COMPUTED, "unknown_head", path=f"/v1/{GENERATION}"),
         },
         openapi_extra=REQUEST_HEADERS,
     )

@@ -42,7 +42,10 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
     """Adds /models, and the endpoints whose heads are served here."""
 
     @router.get(
-        "/models", tags=["openai"], summary="The heads as models.", responses=responses("invalid_api_key", openai=True)
+        "/models",
+        tags=["openai"],
+        summary="The heads as models.",
+        responses=responses("invalid_api_key", path="/v1/models"),
     )
     async def listed() -> ModelList:
         # A client's documentation takes the first one and completes with it.
@@ -50,7 +53,7 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
         return ModelList(object="list", data=sorted(data, key=lambda model: model.task != GENERATION))
 
     @router.get("/models/{model}", tags=["openai"], summary="One head as a model.",
-                responses=responses("invalid_api_key", "unknown_head", openai=True))  # fmt: skip
+                responses=responses("invalid_api_key", "unknown_head", path="/v1/models/NAME"))  # fmt: skip
     async def retrieve(model: str) -> Model:
         return _model(models.find(model))
 
@@ -68,7 +71,7 @@ def _add_completions(router: APIRouter, models: Models, arguments: GatewayArgume
         response_model=None,
         responses={
             200: {"model": Completion, "content": {"text/event-stream": {}}},
-            **responses(*COMPUTED, "unknown_head", openai=True),
+            **responses(*COMPUTED, "unknown_head", path="/v1/completions"),
         },
         openapi_extra=REQUEST_HEADERS,
     )
@@ -121,7 +124,7 @@ def _add_embeddings(router: APIRouter, models: Models, arguments: GatewayArgumen
         response_model=None,
         responses={
             200: {"model": Embeddings, "headers": COST_HEADERS},
-            **responses(*COMPUTED, "unknown_head", openai=True),
+            **responses(*COMPUTED, "unknown_head", path="/v1/embeddings"),
         },
         openapi_extra=REQUEST_HEADERS,
     )

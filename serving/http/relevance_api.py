@@ -185,7 +185,10 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
                 name=path.strip("/"),
                 summary=summary,
                 response_model=None,
-                responses={200: {"model": answer, "headers": COST_HEADERS}, **responses(*COMPUTED, "unknown_head")},
+                responses={
+                    200: {"model": answer, "headers": COST_HEADERS},
+                    **responses(*COMPUTED, "unknown_head", path=path),
+                },
                 openapi_extra=REQUEST_HEADERS,
                 tags=["relevance"],
             )

@@ -26,8 +26,6 @@ from serving.settings import GENERATION
 
 # Where Serve's gRPC proxy listens, whatever the host of HTTP is.
 EVERYWHERE = "0.0.0.0"
-# Where Serve's gRPC proxy listens, whatever the host of HTTP is.
-EVERYWHERE = "0.0.0.0"
 # Where Serve's gRPC proxy finds the service, for `grpc_servicer_functions`.
 SERVICER = "serving.rpc.bigbird_pb2_grpc.add_BigBirdServicer_to_server"
 
@@ -62,7 +60,7 @@ class Service:
         reply = messages.ScoreReply()
         if request.task not in TASKS:
             error = ServingError("unknown_head", f"task: no task {request.task[:100]!r}; they are {', '.join(TASKS)}")
-            _fail(context, error.status, error.body(), None)
+            _fail(context, error.kind, error.message, None)
             return reply
         answer = await self._whole(f"/v1/{request.task}", _body(request), context)
         for item in answer or []:
@@ -75,27 +73,28 @@ class Service:
 
     async def generate(self, request: Any, context: Context) -> AsyncIterator[Any]:
         body = {"model": GENERATION, **_body(request), "stream": True}
-        async with aclosing(_ask(self._app, "/v1/completions", body, context)) as answer:
+        state: dict[str, Any] = {}
+        async with aclosing(_ask(self._app, "/v1/completions", body, context, state)) as answer:
             status, retry_after = await anext(answer)
             if status != 200:
-                _fail(context, status, json.loads(await _joined(answer)), retry_after)
+                _fail(context, state["error_kind"], json.loads(await _joined(answer))["error"]["message"], retry_after)
                 yield messages.GenerateReply()
                 return
             async for event in _events(answer):
                 if "error" in event:
-                    kind = ERROR_TABLE.get(event["error"]["type"], ERROR_TABLE["internal"])
-                    _fail(context, kind.status, event, None)
+                    _fail(context, state["error_kind"], event["error"]["message"], None)
                     yield messages.GenerateReply()
                 for choice in event.get("choices", ()):
                     yield messages.GenerateReply(text=choice["text"], finish_reason=choice["finish_reason"] or "")
 
     async def _whole(self, path: str, body: dict[str, Any], context: Context) -> Any:
         """The answer's JSON, or None once the context has an error's code."""
-        async with aclosing(_ask(self._app, path, body, context)) as answer:
+        state: dict[str, Any] = {}
+        async with aclosing(_ask(self._app, path, body, context, state)) as answer:
             status, retry_after = await anext(answer)
             content = json.loads(await _joined(answer))
         if status != 200:
-            _fail(context, status, content, retry_after)
+            _fail(context, state["error_kind"], content["error"], retry_after)
             return None
         return content
 
@@ -122,15 +121,20 @@ def _whole_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-async def _ask(app: ASGIApp, path: str, body: dict[str, Any], context: Context) -> AsyncGenerator[Any, None]:
-    """Status and Retry-After of the answer, then its body piece by piece. Closed early, the request is cancelled."""
+async def _ask(
+    app: ASGIApp, path: str, body: dict[str, Any], context: Context, state: dict[str, Any]
+) -> AsyncGenerator[Any, None]:
+    """Status and Retry-After of the answer, then its body piece by piece. Closed early, the request is cancelled.
+
+    state: gets the request's; `error_kind` is the kind of a failure, which OpenAI's bodies do not tell.
+    """
     content = json.dumps(body).encode()
     given = [(name.encode(), value.encode()) for name, value in context.invocation_metadata() if name in _HEADERS]
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode()), *given]
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
         "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"", "headers": headers,
-        "client": None, "server": None,
+        "client": None, "server": None, "state": state,
     }  # fmt: skip
     arrived: asyncio.Queue[AsgiMessage] = asyncio.Queue()
     pending = True
@@ -178,10 +182,7 @@ async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]
                 yield json.loads(line.removeprefix(b"data: "))
 
 
-def _fail(context: Context, status: int, body: dict[str, Any], retry_after: str | None) -> None:
-    error = body["error"]
-    context.set_code(_CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT))
-    context.set_details(error["message"])
-    context.set_trailing_metadata(
-        [("error-type", error["type"]), *([("retry-after", retry_after)] if retry_after else [])]
-    )
+def _fail(context: Context, kind: str, message: str, retry_after: str | None) -> None:
+    context.set_code(_CODES.get(ERROR_TABLE[kind].status, grpc.StatusCode.INVALID_ARGUMENT))
+    context.set_details(message)
+    context.set_trailing_metadata([("error-type", kind), *([("retry-after", retry_after)] if retry_after else [])])

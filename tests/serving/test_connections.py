@@ -7,6 +7,7 @@ import socket
 
 import pytest
 import uvicorn
+from error_bodies import error_in
 
 from serving.http.connections import BoundedConnection
 
@@ -100,7 +101,7 @@ def answer(content, **limits):
 
 def error_of(read):
     head, _, body = read.partition(b"\r\n\r\n")
-    return int(head.split()[1]), json.loads(body)["error"]["type"]
+    return int(head.split()[1]), error_in(json.loads(body))["type"]
 
 
 @pytest.mark.parametrize("content", [b"", b"GE", b"GET / HTTP/1.1\r\nA: b", GOOD[:-2], b"\r\n" * 9])

@@ -5,6 +5,7 @@ import hashlib
 import struct
 
 import pytest
+from error_bodies import error_in
 from serving_fakes import FACTS, INPUTS, RECORDS, Server, assert_error, body
 
 from serving.errors import ERROR_TABLE, ServingError
@@ -104,7 +105,7 @@ def test_parameters_reach_the_head_under_the_library_names(server, task, paramet
 def test_a_parameter_that_cannot_be_applied_is_refused_by_name(server, task, parameters, param, message):
     response = server.post(f"/v1/{task}", {"inputs": INPUTS[task], "parameters": parameters})
     assert_error(response, "invalid_input", param)
-    assert message in response.json()["error"]["message"]
+    assert message in error_in(response.json())["message"]
 
 
 def test_labels_times_texts_are_bounded_before_anything_is_tokenized():
@@ -118,7 +119,7 @@ def test_feature_extraction_takes_its_parameters_beside_the_inputs_too(server):
     server.post("/v1/feature-extraction", {"inputs": "a", "normalize": True})
     assert server.heads["feature-extraction"].calls[-1][1]["options"] == {"normalize": True}
     twice = {"inputs": "a", "normalize": True, "parameters": {"normalize": False}}
-    assert "send it once" in server.post("/v1/feature-extraction", twice).json()["error"]["message"]
+    assert "send it once" in error_in(server.post("/v1/feature-extraction", twice).json())["message"]
     packed = server.post("/v1/feature-extraction", {"inputs": "a", "encoding_format": "base64", "dimensions": 1})
     assert packed.json() == [base64.b64encode(struct.pack("<f", 0.25)).decode()]
 
@@ -146,7 +147,7 @@ def test_an_unknown_head_is_404_and_lists_those_there():
     for path in ("/v1/token-classification", "/v1/nonsense", "/v1/completions", "/v1/embeddings"):
         response = server.post(path, {"inputs": "a"})
         assert_error(response, "unknown_head")
-        assert "fill-mask, question-answering" in response.json()["error"]["message"]
+        assert "fill-mask, question-answering" in error_in(response.json())["message"]
     assert_error(server.ask("GET", "/nowhere"), "not_found")
 
 
@@ -252,7 +253,7 @@ def test_a_head_that_does_not_answer_makes_the_server_not_ready(server):
     server.heads["question-answering"].is_asleep = True
     response = server.ask("GET", "/ready")
     assert_error(response, "head_unavailable")
-    assert response.json()["error"]["message"] == "fill-mask: no replica"
+    assert error_in(response.json())["message"] == "fill-mask: no replica"
     assert server.heads["question-answering"].calls == [], "a sleeping head is not woken by a probe"
     assert server.ask("GET", "/info").json()["heads"][0]["ready"] is False
 
@@ -288,15 +289,16 @@ def test_paths_that_are_not_heads_do_not_grow_the_metrics(server):
 
 def test_the_document_describes_every_error_with_an_example(server):
     document = server.ask("GET", "/openapi.json").json()
-    fields = {"type", "message", "param"}
-    for path, more in (("/v1/fill-mask", set()), ("/v1/completions", {"code"}), ("/v1/embeddings", {"code"})):
+    openai = {"type", "message", "param", "code"}
+    for path, fields in (("/v1/fill-mask", {"error", "error_type"}), ("/v2/rerank", {"error", "error_type", "message"}),
+                         ("/v1/completions", openai), ("/v1/embeddings", openai)):  # fmt: skip
         answers = document["paths"][path]["post"]["responses"]
         assert set(answers) >= {"200", "400", "401", "404", "408", "413", "415", "429", "500", "503", "504"}
-        assert ("422" in answers) == (not more), "OpenAI has 400 for it"
+        assert ("422" in answers) == (fields is not openai), "OpenAI has 400 for it"
         for status, answer in answers.items():
             if status != "200":
                 for example in answer["content"]["application/json"]["examples"].values():
-                    assert set(example["value"]["error"]) == fields | more
+                    assert set(example["value"]["error"] if fields is openai else example["value"]) == fields
 
 
 def test_the_document_names_headers_and_asks_for_a_key_only_where_one_is_needed(server):

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+from error_bodies import error_in
 from proxy_calls import ServesProxy, ask, body, start
 
 from serving.http.proxy import Proxy
@@ -30,7 +31,7 @@ def slow(*, bodies: RequestBodies, chunks: list[bytes], headers: tuple[tuple[byt
 
     asyncio.run(main())
     assert proxy.bodies == [], "what is not whole takes nobody's place"
-    return sent[0]["status"], json.loads(sent[1]["body"])["error"]["type"]
+    return sent[0]["status"], error_in(json.loads(sent[1]["body"]))["type"]
 
 
 def test_a_body_that_does_not_arrive_is_given_up():

@@ -1,6 +1,7 @@
 """Reranking, scoring, and text-embeddings-inference's endpoints below Ray: bodies, heads and errors."""
 
 import pytest
+from error_bodies import error_in
 from serving_fakes import FACTS, Server, assert_error
 
 from serving.errors import ServingError
@@ -52,7 +53,7 @@ def test_a_classifier_of_one_label_scores_pairs_and_any_other_leaves_it_to_the_v
 def test_a_missing_head_is_named_with_those_that_are_here(path, body, needed):
     response = Server(["fill-mask"]).post(path, body)
     assert_error(response, "unknown_head")
-    message = response.json()["error"]["message"]
+    message = error_in(response.json())["message"]
     assert needed in message
     assert message.endswith(("here are fill-mask", "the heads are fill-mask"))
 
@@ -61,7 +62,7 @@ def test_a_model_that_cannot_score_is_refused(server):
     for model, said in (("text-classification", "several labels"), ("fill-mask", "for fill-mask"), ("gpt", "no model")):
         response = server.post("/rerank", {"model": model, "query": "q", "documents": ["a"]})
         assert_error(response, "unknown_head", "model")
-        assert said in response.json()["error"]["message"]
+        assert said in error_in(response.json())["message"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_an_input_at_fault_is_named_by_the_client_s_own_field(server):
     body = {"query": "q", "documents": ["a", ""]}
     vectors = server.heads["feature-extraction"]
     vectors.failure = ServingError("invalid_input", "inputs.2: text is empty", param="inputs.2")
-    assert server.post("/rerank", body).json()["error"]["message"] == "documents.1: is empty"
+    assert error_in(server.post("/rerank", body).json())["message"] == "documents.1: is empty"
     vectors.failure = ServingError("invalid_input", "inputs.0: text is empty", param="inputs.0")
     assert_error(server.post("/rerank", body), "invalid_input", "query")
 

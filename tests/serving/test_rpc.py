@@ -132,6 +132,7 @@ def test_a_text_comes_piece_by_piece_and_a_failure_in_the_middle_ends_it_with_it
     head.events = [{"choices": [piece]}, ServingError("head_unavailable", "gone")]
     assert generate(server, context)[0] == (" there", "")
     assert (context.code, context.details) == (grpc.StatusCode.UNAVAILABLE, "gone")
+    assert context.trailing == {"error-type": "head_unavailable"}
     head.events = [ServingError("overloaded", "full", retry_after_s=1)]
     context = FakeContext()
     assert generate(server, context) == [("", "")]

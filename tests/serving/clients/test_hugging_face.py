@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from endpoint_inputs import LONG, TEXT, close, post
 from huggingface_hub import InferenceClient
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, ValidationError
 
 from bigbird import BigBirdTokenizer, load_model
 from bigbird.generation.generate import GenerationOptions, generate
@@ -78,10 +78,10 @@ def test_what_the_client_may_ask_and_is_not_served_is_refused_by_name(url):
     ):
         with pytest.raises(HfHubHTTPError) as refused:
             client(url, "feature-extraction").feature_extraction(TEXT, **keywords)
-        assert said in refused.value.response.json()["error"]["message"]
+        assert said in str(refused.value)
     with pytest.raises(HfHubHTTPError) as refused:
         client(url, "question-answering").question_answering(QUESTION, TEXT, max_question_len=1)
-    assert "max_question_len=1" in refused.value.response.json()["error"]["message"]
+    assert "max_question_len=1" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,5 @@ def test_text_generation_draws_stops_and_cuts_as_it_is_asked(url, generated):
     assert stopped.details.finish_reason == "stop_sequence"
     by_end = endpoint.text_generation(LONG + "Paris is", max_new_tokens=5, truncate=4, details=True)
     assert by_end.details.generated_tokens == 5
-    with pytest.raises(HfHubHTTPError) as refused:
+    with pytest.raises(ValidationError, match=r"parameters\.max_new_tokens: 5000"):
         endpoint.text_generation("Paris is", max_new_tokens=5000)
-    assert "parameters.max_new_tokens: 5000" in refused.value.response.json()["error"]["message"]

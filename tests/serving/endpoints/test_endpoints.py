@@ -11,6 +11,7 @@ import httpx
 import pytest
 import ray
 from endpoint_inputs import INPUTS, LONG, PARAMETERS, TEXT, close, post
+from error_bodies import error_in
 from serving_cluster import replica_pids, status, wait_until
 
 from bigbird.predictors import OPTIONS
@@ -124,14 +125,13 @@ def test_parameters_are_the_library_s_options(url, library):
 def test_every_refusal_has_its_status_and_the_one_body(url, status, kind, request_):
     given = dict(request_)
     response = httpx.request(given.pop("method", "POST"), url + given.pop("path", "/v1/fill-mask"), timeout=90, **given)
-    error = response.json()["error"]
-    assert set(error) == {"type", "message", "param"}
+    error = error_in(response.json())
     assert response.status_code == status, response.text
     assert error["type"] == kind
 
 
 def test_a_bad_input_among_good_ones_is_named(url):
-    error = post(url, "/v1/fill-mask", {"inputs": ["a [MASK]", ""]}).json()["error"]
+    error = error_in(post(url, "/v1/fill-mask", {"inputs": ["a [MASK]", ""]}).json())
     assert error["param"] == "inputs.1"
 
 

@@ -30,9 +30,8 @@ def differences(stored: Any, found: Any, tolerance: float, where: str) -> list[D
         return [one for found_here in each for one in found_here]
     numbers = (int, float)
     if isinstance(stored, float) and isinstance(found, numbers) and not isinstance(found, bool):
-        apart = abs(stored - found)
-        close = apart <= tolerance * max(1.0, abs(stored), abs(found)) or (math.isnan(stored) and math.isnan(found))
-        return [] if close else [(where, stored, found)]
+        close = math.isclose(stored, found, rel_tol=tolerance, abs_tol=tolerance)
+        return [] if close or (math.isnan(stored) and math.isnan(found)) else [(where, stored, found)]
     return [] if stored == found else [(where, stored, found)]
 
 

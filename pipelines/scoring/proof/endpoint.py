@@ -4,6 +4,7 @@ Knows the wire format of the task endpoints, which is Hugging Face's, and how it
 """
 
 import dataclasses
+import http.client
 import json
 import os
 import time
@@ -22,6 +23,7 @@ from pipelines.scoring.proof.rows import Answer
 API_KEY = "BIGBIRD_API_KEY"
 
 _TIMEOUT_S = 300.0
+_TOLD_CHARS = 200
 _RETRIED = (429, 502, 503, 504)
 _PAUSES_S = (1.0, 4.0, 15.0)
 
@@ -43,7 +45,13 @@ _PARAMETERS = {"allow_no_answer": "handle_impossible_answer"}
 
 
 def endpoint(url: str) -> Callable[[Stage], Answer]:
-    """What asks the server at `url`, with the key in BIGBIRD_API_KEY where there is one."""
+    """What asks the server at `url`, with the key in BIGBIRD_API_KEY where there is one.
+
+    Raises InputError for what is no address of a server; what it makes does so for one that does not answer as the
+    task endpoints do.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"endpoint {url!r}: expected http://HOST:PORT or https://HOST")
 
     def of_stage(stage: Stage) -> Answer:
         for score in stage.scores:
@@ -69,15 +77,23 @@ def _record(url: str, score: StagedScore, example: Any) -> dict[str, Any]:
     try:
         answer = _post(f"{url.rstrip('/')}/v1/{score.task}", body)
     except urllib.error.HTTPError as error:
-        told = error.read(2000).decode(errors="replace")
+        with error:
+            told = error.read(2000).decode(errors="replace")
         if error.code in (400, 413, 422) and "parameters" not in told:
             return {"error": {"type": "InputError"}}
-        raise InputError(f"endpoint {url} answers {error.code} for {score.task}: {told}") from error
-    except urllib.error.URLError as error:
-        raise InputError(f"endpoint {url} does not answer: {error.reason}") from error
-    one = answer[0] if score.task in _IN_A_LIST else answer
-    with_windows = isinstance(one, dict) and "windows" in one
-    return one if with_windows else _RECORDS[score.task](one)
+        key = f"; the key it asks for stands in {API_KEY}" if error.code in (401, 403) else ""
+        raise InputError(f"endpoint {url} answers {error.code} for {score.task}: {told}{key}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise InputError(f"endpoint {url} does not answer: {getattr(error, 'reason', None) or error!r}") from error
+    except ValueError as error:
+        raise InputError(f"endpoint {url} answers {score.task} with what is no JSON: {error}") from error
+    try:
+        one = answer[0] if score.task in _IN_A_LIST else answer
+        with_windows = isinstance(one, dict) and "windows" in one
+        return one if with_windows else {**_RECORDS[score.task](one)}
+    except (LookupError, TypeError) as error:
+        told = json.dumps(answer)[:_TOLD_CHARS]
+        raise InputError(f"endpoint {url} answers {score.task} in another form: {told}") from error
 
 
 def _chosen(score: StagedScore) -> dict[str, Any]:
@@ -99,5 +115,6 @@ def _post(url: str, body: bytes) -> Any:
         except urllib.error.HTTPError as error:
             if pause_s is None or error.code not in _RETRIED:
                 raise
+            error.close()
             time.sleep(pause_s)
     raise AssertionError

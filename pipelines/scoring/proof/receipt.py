@@ -24,6 +24,7 @@ import pyarrow as pa
 
 import bigbird
 import pipelines
+from bigbird.errors import InputError
 from bigbird.loading.hub import resolve
 from pipelines.scoring.checks import model_files
 from pipelines.scoring.inputs.listing import Listing
@@ -77,9 +78,19 @@ def write_receipt(job: Job, plan: Plan, ledger: Ledger, digests: Mapping[str, st
 
 
 def read_receipt(output: Place) -> dict[str, Any] | None:
-    """The receipt of an output, None where there is none."""
-    content = read_whole(output.beside(RECEIPT_SUFFIX))
-    return None if content is None else json.loads(content)
+    """The receipt of an output, None where there is none. Raises InputError for one that cannot be read."""
+    place = output.beside(RECEIPT_SUFFIX)
+    content = read_whole(place)
+    if content is None:
+        return None
+    try:
+        receipt: dict[str, Any] = json.loads(content)
+        found = receipt["version"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"receipt {place.name!r} is damaged: {error!r}") from error
+    if found != VERSION:
+        raise InputError(f"receipt {place.name!r} has version {found!r}, expected {VERSION}")
+    return receipt
 
 
 def file_digest(place: Place) -> str:
@@ -119,7 +130,11 @@ def _parts(ledger: Ledger, digests: Mapping[str, str]) -> list[dict[str, Any]]:
 
     What the receipt before says of a file holds until a start writes the file again: its footer tells when.
     """
-    output, former = ledger.output, read_receipt(ledger.output)
+    output = ledger.output
+    try:
+        former = read_receipt(output)
+    except InputError:  # as where there is none
+        former = None
     known, finished = {}, 0.0
     if former is not None and former["run"] == ledger.run:
         known = {part["name"]: part["sha256"] for part in former["parts"]}

@@ -27,7 +27,7 @@ from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_foo
 from pipelines.scoring.ledger.ranges import merge_ranges, ranges_of
 from pipelines.scoring.ledger.records import LEASE_FILE, RUN_FILE, read_record
 from pipelines.scoring.proof.compare import TOLERANCES
-from pipelines.scoring.proof.receipt import changed_inputs, part_digests, read_receipt
+from pipelines.scoring.proof.receipt import RECEIPT_SUFFIX, changed_inputs, part_digests, read_receipt
 from pipelines.scoring.proof.rows import Answer, compare_rows, draw_rows, scored_alone
 from pipelines.scoring.schemas import InputColumns
 from pipelines.scoring.scores import Score
@@ -73,7 +73,8 @@ def verify(
     place = locate(output)
     receipt = read_receipt(place)
     if receipt is None:
-        raise InputError(f"{place.name!r} has no receipt: no job has finished there")
+        receipt_name = place.beside(RECEIPT_SUFFIX).name
+        raise InputError(f"{place.name!r} has no receipt: a job that ends leaves it at {receipt_name!r}")
     if sample < 0:
         raise InputError(f"sample is {sample}, expected at least 0")
     tolerance = TOLERANCES[receipt["fingerprint"]["dtype"]]

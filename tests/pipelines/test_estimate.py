@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from bigbird import BigBirdForSequenceClassification
+from bigbird import BigBirdForCausalLM, BigBirdForSequenceClassification
 from bigbird.predictors import OPTIONS, load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.checks import inspect_model
@@ -19,6 +19,7 @@ from pipelines.scoring.ledger.ledger import read_output
 from pipelines.scoring.plan import Job, fingerprint, plan_job
 from pipelines.scoring.report.cost import ESTIMATE_SUFFIX, costs
 from pipelines.scoring.schemas import InputColumns
+from pipelines.scoring.scores import Score
 from pipelines.scoring.storage import locate, write_whole
 
 WORDS = [
@@ -165,3 +166,22 @@ def test_what_a_job_took_stands_beside_what_was_predicted_of_the_same_rows(tmp_p
     assert actual["hours"] == pytest.approx(1.01)
     assert actual["cost"] == pytest.approx(1.01 * 1.5 * 2)
     assert costs(output, {"0": before})["predicted"] is None
+
+
+def test_a_row_with_a_null_in_what_one_score_reads_counts_for_the_other(tiny_checkpoint, tmp_path):
+    model = str(tiny_checkpoint(BigBirdForSequenceClassification, num_labels=2))
+    rows = [{"text": "Paris lies on a lake", "doc": None}, {"text": None, "doc": "Paris is a capital"}] * 5
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    columns = InputColumns(text="text", prompt="doc")
+    generator = str(tiny_checkpoint(BigBirdForCausalLM, is_decoder=True))
+    scores = [
+        Score(name="a", task="text-classification", model=model),
+        Score(name="b", task="text-generation", model=generator),
+    ]
+    options = ScoreOptions(columns=columns)
+    job = Job(inputs=[str(tmp_path / "in.parquet")], output=str(tmp_path / "out"), scores=scores, options=options)
+    plan = plan_job(job, load_predictor, inspect_model, print)
+    ledger, _ = read_output(plan.output, fingerprint(job, plan), plan.listing, plan.schema, 1 << 20)
+    drawn = sample.draw(plan, ledger, None, seed=0)
+    assert sum(stratum.rows.num_rows for stratum in drawn.strata) == 10
+    assert sum(stratum.num_bytes for stratum in drawn.strata) == sum(len(row["text"] or row["doc"]) for row in rows)

@@ -7,7 +7,7 @@ text; each gives a few rows. What is found of those holds for the stratum in pro
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -72,7 +72,9 @@ def draw(plan: Plan, ledger: Ledger, limit: int | None, seed: int) -> Sample:
     with ThreadPoolExecutor(_THREADS) as pool:
         tables = list(pool.map(lambda unit: read_unit(unit, plan.listing.filesystem, schema), chosen))
     table = pa.concat_tables(tables)
-    of_each = [_lengths(one, plan.stage.columns) for one in tables]
+    # A row with a null in what one score reads has text for the others.
+    read = {tuple(score.columns.values()) for score in plan.stage.scores}
+    of_each = [np.sum([_lengths(one, columns) for columns in read], axis=0) for one in tables]
     lengths, sums = np.concatenate(of_each), np.array([one.sum() for one in of_each], dtype=float)
     error = 0.0
     if count < len(stretches) and sums.sum():
@@ -105,10 +107,10 @@ def _strata(table: pa.Table, lengths: np.ndarray, weight: float, rng: random.Ran
     return strata
 
 
-def _lengths(table: pa.Table, columns: Mapping[str, str]) -> np.ndarray:
-    """Bytes of text of each row in the columns a task reads, (rows,) int64; a row with a null has none."""
+def _lengths(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
+    """Bytes of text of each row in the columns that one score reads, (rows,) int64; a row with a null has none."""
     total = pa.array(np.zeros(table.num_rows, dtype=np.int64))
-    for name in columns.values():
+    for name in columns:
         column = column_at(table, name).combine_chunks()
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()

@@ -146,7 +146,8 @@ def _check_whole(path: Path) -> None:
 def parse_options(kind: type, assignments: Sequence[str]) -> Any:
     """An options dataclass from `name=value` texts, each value read as the field's type.
 
-    Raises InputError for a name that does not exist, a value of another type, and what the dataclass refuses.
+    Raises InputError for a name that does not exist or is there twice, a value of another type, and what the dataclass
+    refuses.
     """
     hints = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
@@ -155,6 +156,8 @@ def parse_options(kind: type, assignments: Sequence[str]) -> Any:
         name, equals, text = assignment.partition("=")
         if not equals or name not in names:
             raise InputError(f"option {assignment!r}: expected NAME=VALUE with one of {', '.join(names)}")
+        if name in values:
+            raise InputError(f"option {name} is given twice")
         values[name] = _parse(text, hints[name], name)
     return kind(**values)
 

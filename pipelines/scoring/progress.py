@@ -52,7 +52,8 @@ class Progress:
         done = min(int(seen["documents"]), self._rows)
         if not done:
             if seen["started"]:
-                return f"{int(seen['started'])} actors are loading the model"
+                started = int(seen["started"])
+                return f"{started} actor{'s are' if started > 1 else ' is'} loading the model"
             return waiting(self._needs, _cluster(), _free(), _queued())
         line = f"{done:,}/{self._rows:,} documents ({done / self._rows:.0%})  {int(seen['tokens']):,} tokens"
         if self._first is None:

@@ -3,6 +3,7 @@
 Knows how they are written on a command line; nothing of how they are computed.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -55,8 +56,22 @@ class Score:
         if not (equals and colon and model):
             raise InputError(f"score {text!r}: expected {FORM}")
         InputColumns().of_task(task)  # refuses an unknown task
-        assignments = _BETWEEN_OPTIONS.split(options[0]) if options else []
+        assignments: list[str] = []
+        for piece in _BETWEEN_OPTIONS.split(options[0]) if options else ():
+            if assignments and _is_open(assignments[-1]):
+                assignments[-1] += f",{piece}"
+            else:
+                assignments.append(piece)
         return Score(name=name, task=task, model=model, options=parse_options(OPTIONS[task], assignments))
+
+
+def _is_open(assignment: str) -> bool:
+    """Whether a value is the beginning of a JSON list, whose strings may have commas and equal signs."""
+    value = assignment.partition("=")[2]
+    try:
+        return value.startswith("[") and not json.loads(value)
+    except ValueError:
+        return True
 
 
 def scores_of(task: str | None, model: str | None, options: Any, scores: Sequence[Score]) -> tuple[Score, ...]:

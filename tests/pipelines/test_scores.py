@@ -115,6 +115,10 @@ def test_an_encoder_that_several_have_is_counted_once():
                 {"candidate_labels": ("city", "lake"), "hypothesis_template": "It is {}, no", "combine": "max"},
             ),
         ),
+        (
+            'q=zero-shot-classification:C:\\m:candidate_labels=["a, b=c", "d"],combine=max',
+            ("q", "zero-shot-classification", "C:\\m", {"candidate_labels": ("a, b=c", "d"), "combine": "max"}),
+        ),
     ],
 )
 def test_a_score_is_read_from_a_text(text, score):
@@ -130,6 +134,8 @@ def test_a_score_is_read_from_a_text(text, score):
         (["a=summarization:m"], "task 'summarization' is not known"),
         (["a=fill-mask:m:topk=3"], "option 'topk=3': expected NAME=VALUE with one of on_long, "),
         (["a=fill-mask:m:top_k=3,topk=3"], "option 'topk=3'"),
+        (["a=fill-mask:m:top_k=3,top_k=4"], "option top_k is given twice"),
+        (["a=fill-mask:m:targets=[x,top_k=3"], "option targets="),
         (["a=fill-mask:m:top_k=three"], "option top_k='three': expected int"),
         (["a=fill-mask:m", "b=fill-mask:m", "A=fill-mask:n"], "score name 'a' is there 2 times"),
         (["1=fill-mask:m"], "score name '1': expected a letter"),

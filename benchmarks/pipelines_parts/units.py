@@ -17,8 +17,8 @@ from benchmarks.measure import machine
 from pipelines.scoring.inputs.listing import Listing
 from pipelines.scoring.inputs.source import UnitSource
 from pipelines.scoring.inputs.units import InputFile
-from pipelines.scoring.ledger.ledger import Ledger, refuse_doubles
-from pipelines.scoring.ledger.parts import Footer, part_name
+from pipelines.scoring.ledger.ledger import Ledger
+from pipelines.scoring.ledger.parts import Footer, part_name, refuse_doubles
 from pipelines.scoring.storage import locate
 
 ROWS_A_UNIT = 10

@@ -16,7 +16,6 @@ no row (`ledger.records`), say what kind of run this is and list the input files
 Does not know how rows are scored, nor Ray.
 """
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from bigbird.errors import InputError
 from pipelines.scoring.inputs.listing import Listing
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, InputFile, Piece, Unit, cut_units
 from pipelines.scoring.ledger.identity import refuse_differences
-from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_parts
+from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_parts, refuse_doubles
 from pipelines.scoring.ledger.ranges import Ranges, merge_ranges, ranges_of, subtract
 from pipelines.scoring.ledger.records import (
     FORMER_FILES,
@@ -265,21 +264,6 @@ def _compare_inputs(ledger: Ledger, listing: Listing, changes: Changes) -> None:
     added = 1 + max((entry["generation"] for entry in known.values()), default=-1)
     ledger.generations = {name: known[name]["generation"] if name in known else added for name in present}
     changes.inputs = bool(stale) or present.keys() != known.keys()
-
-
-def refuse_doubles(output: Place, parts: Mapping[str, Footer]) -> None:
-    """Raises InputError naming two finished files that hold the same row.
-
-    Happens to copies, and where a start with another `limit` follows one that was killed while its workers, which
-    outlive it for seconds, were still writing.
-    """
-    ranges = sorted((*range_, name) for name, footer in parts.items() for range_ in footer.ranges)
-    for (file, _, stop, name), (next_file, start, _, next_name) in itertools.pairwise(ranges):
-        if file == next_file and start < stop:
-            raise InputError(
-                f"{output.name!r} holds row {start} of {file!r} twice, in {name} and {next_name}; delete one of them, "
-                "and what is then missing is scored again"
-            )
 
 
 def _is_ours(name: str) -> bool:

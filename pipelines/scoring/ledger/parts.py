@@ -5,6 +5,7 @@ name with the same rows as the driver started next, so nothing is doubled. Knows
 """
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -116,3 +117,18 @@ def read_parts(output: Place, *, run: str | None = None, damaged: list[str] | No
         if run is not None and found.run != run:
             raise InputError(f"{output.child(name).name} belongs to another run; --overwrite starts anew")
     return parts
+
+
+def refuse_doubles(output: Place, parts: Mapping[str, Footer]) -> None:
+    """Raises InputError naming two finished files that hold the same row.
+
+    Happens to copies, and where a start with another `limit` follows one that was killed while its workers, which
+    outlive it for seconds, were still writing.
+    """
+    ranges = sorted((*range_, name) for name, footer in parts.items() for range_ in footer.ranges)
+    for (file, _, stop, name), (next_file, start, _, next_name) in itertools.pairwise(ranges):
+        if file == next_file and start < stop:
+            raise InputError(
+                f"{output.name!r} holds row {start} of {file!r} twice, in {name} and {next_name}; delete one of them, "
+                "and what is then missing is scored again"
+            )

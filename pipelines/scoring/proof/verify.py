@@ -22,8 +22,7 @@ from pipelines.scoring.actors.stages import make_stage
 from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.inputs.listing import list_inputs
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
-from pipelines.scoring.ledger.ledger import refuse_doubles
-from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_footer
+from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_footer, refuse_doubles
 from pipelines.scoring.ledger.ranges import merge_ranges, ranges_of
 from pipelines.scoring.ledger.records import LEASE_FILE, RUN_FILE, read_record
 from pipelines.scoring.proof.compare import TOLERANCES

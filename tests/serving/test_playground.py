@@ -246,7 +246,8 @@ def test_the_docs_describe_every_head_with_a_call_and_every_error(site, browser)
         path = "/v1/completions" if head == "text-generation" else f"/v1/{head}"
         (text,) = [text for text in texts if text.startswith(f"POST{path} ")]
         assert f"curl -sS {site.url}{path}" in text
-        for expected in ("200 ", "413 ", 'overloaded"', "X-Request-Timeout-Seconds"):
+        full = '"code": "rate_limit_exceeded"' if head == "text-generation" else '"error_type": "overloaded"'
+        for expected in ("200 ", "413 ", full, "X-Request-Timeout-Seconds"):
             assert expected in text
     width = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
     assert width <= 0, "the page scrolls sideways"

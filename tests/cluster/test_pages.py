@@ -9,7 +9,7 @@ import click
 import pytest
 from ray.scripts.scripts import cli as ray_cli
 
-from pipelines.scoring.arguments import parser
+from pipelines.scoring.arguments import parser, scores_given, verify_parser
 from pipelines.scoring.schemas import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -49,16 +49,21 @@ def parse(command: click.Command, arguments: list[str]) -> None:
 
 
 SLURM = [(file, words[words.index("cluster/slurm.sh") + 1 :]) for file, words in commands("sbatch")]
-SCORED = commands("pipelines.score") + SLURM
+SCORED = commands("pipelines.score", "bigbird-score") + SLURM
 RAY = [(file, ["ray", *words]) for file, words in commands("ray")]
 RAY += [(file, ["serve", *words]) for file, words in commands("serve")]
 
 
 @pytest.mark.parametrize(("file", "words"), SCORED, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_scoring_job_that_is_shown_has_options_that_exist(file, words):
+    if words[0] == "verify":
+        assert verify_parser().parse_args(words[1:]).output
+        return
     parsed = parser().parse_args(words)
-    assert parsed.task in TASKS
-    assert (ROOT / parsed.model).is_dir(), f"{file}: {parsed.model}"
+    scores = [(score.task, score.model) for score in scores_given(parsed)] or [(parsed.task, parsed.model)]
+    for task, model in scores:
+        assert task in TASKS
+        assert (ROOT / model).is_dir(), f"{file}: {model}"
 
 
 @pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")  # Ray's own schemas

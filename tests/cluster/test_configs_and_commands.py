@@ -86,12 +86,13 @@ def job_entrypoints() -> list[str]:
 @pytest.mark.parametrize("entrypoint", job_entrypoints())
 def test_the_entrypoint_is_a_command_line_that_the_job_accepts(entrypoint):
     from pipelines import score
+    from pipelines.scoring.arguments import parser
 
     command, _, otherwise = entrypoint.partition(" || ")
     python, dash_m, module, *arguments = shlex.split(command)
     assert (python, dash_m, module) == ("python", "-m", "pipelines.score")
     assert otherwise.strip() == f"[ $? -eq {score.DONE_WITH_ERRORS} ]"
-    parsed = score._parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     mounts = [m["mountPath"] for c in containers(only("ray-job.score.yaml")) for m in c["volumeMounts"]]
     for path in (*parsed.input, parsed.output):
         assert path.startswith(tuple(mounts))

@@ -23,7 +23,7 @@ from ray.serve.schema import LoggingConfig
 
 from serving import preflight
 from serving.http.deployment import Gateway
-from serving.http.proxy import PROXY_CALLBACK
+from serving.http.edge.proxy import PROXY_CALLBACK
 from serving.replicas.generation import GenerationReplica
 from serving.replicas.scoring import ScoringReplica
 from serving.rpc.service import SERVICER
@@ -39,7 +39,9 @@ _SERVE_QUEUE_FACTOR = 2
 # checkpoint does not load goes on with the old. Takes room for the new replicas; without it the update waits.
 _MAX_SURGE_PERCENT = 100
 
-_ROUTER = RequestRouterConfig.model_validate({"request_router_class": "serving.http.routing:AroundRefusals"})
+_ROUTER = RequestRouterConfig.model_validate(
+    {"request_router_class": "serving.http.routing.around_refusals:AroundRefusals"}
+)
 
 # What Serve changes of a deployment while its replicas run.
 _SCALING = {"min_replicas", "max_replicas", "target_ongoing_requests", "upscale_delay_s", "downscale_delay_s"}

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from serving.http.auth import ApiKeys, check_is_closed
+from serving.http.edge.auth import ApiKeys, check_is_closed
 from serving.rpc.service import EVERYWHERE
 from serving.settings import GENERATION, GatewayArguments, HeadArguments, ServeArguments
 

@@ -189,7 +189,11 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "serving": (
         ("errors", "otlp", "settings", "texts", "versions"),
         ("replicas",),
-        ("http", "rpc"),
+        ("http.answers", "http.limits", "http.metrics", "http.error_response", "http.routing"),
+        ("http.error_handlers", "http.edge", "http.probes"),
+        ("http.apis", "rpc"),
+        ("http.gateway",),
+        ("http.deployment",),
         ("preflight", "stopping"),
         ("app",),
     ),

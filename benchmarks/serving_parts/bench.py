@@ -17,7 +17,7 @@ from ray import serve
 from benchmarks.serving_parts.load import Answers, Body, closed_loop
 from bigbird import BigBirdConfig, BigBirdForCausalLM, BigBirdForTokenClassification, load_predictor
 from serving.app import PROXY_TIMEOUT_S, build
-from serving.http.proxy import PROXY_CALLBACK
+from serving.http.edge.proxy import PROXY_CALLBACK
 from serving.settings import HeadArguments, ServeArguments
 
 TASK = "token-classification"

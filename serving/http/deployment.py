@@ -13,12 +13,12 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
-from serving.http.auth import ApiKeys, check_is_closed
+from serving.http.edge.auth import ApiKeys, check_is_closed
 from serving.http.gateway import create_app
 from serving.http.metrics import GatewayMetrics
-from serving.http.outages import Outages
-from serving.http.remote import RemoteHead
-from serving.http.routes import routes_to
+from serving.http.routing.outages import Outages
+from serving.http.routing.remote import RemoteHead
+from serving.http.routing.routes import routes_to
 from serving.rpc.service import EVERYWHERE, Service
 from serving.settings import GatewayArguments, HeadArguments, RouteArguments
 

@@ -18,19 +18,20 @@ from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
 from serving.errors import ServingError
-from serving.http import error_handlers, generation_api, openai_api, relevance_api, tei_api
+from serving.http import error_handlers
 from serving.http.answers import HeadInfo, Info
-from serving.http.auth import ApiKeys
-from serving.http.edge import Edge, RequestMetrics
+from serving.http.apis import generation_api, openai_api, relevance_api, tei_api
+from serving.http.apis.json_bodies import OneLargeBodyAtATime, json_answer
+from serving.http.apis.tasks import TASKS, Task
+from serving.http.apis.wire import MAX_INPUTS
+from serving.http.edge.auth import ApiKeys
+from serving.http.edge.requests import Edge, RequestMetrics
 from serving.http.error_handlers import COMPUTED, responses
-from serving.http.heads import Head
-from serving.http.json_bodies import OneLargeBodyAtATime, json_answer
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
-from serving.http.models import EMBEDDING, ModelPaths, Models
 from serving.http.probes import Probes
-from serving.http.routes import Route
-from serving.http.tasks import TASKS, Task
-from serving.http.wire import MAX_INPUTS
+from serving.http.routing.heads import Head
+from serving.http.routing.models import EMBEDDING, ModelPaths, Models
+from serving.http.routing.routes import Route
 from serving.settings import GatewayArguments, HeadArguments
 
 

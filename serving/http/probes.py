@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from serving.errors import ServingError
-from serving.http.heads import Head
+from serving.http.routing.heads import Head
 
 _TIMEOUT_S = 3.0
 _KEPT_S = 1.0

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from starlette.types import Message as AsgiMessage
 
 from serving.errors import ERROR_TABLE, ServingError
-from serving.http.tasks import TASKS
+from serving.http.apis.tasks import TASKS
 from serving.rpc import bigbird_pb2 as messages
 from serving.settings import GENERATION
 

@@ -151,7 +151,7 @@ def test_shell_scripts_parse():
 
 
 def test_the_nodes_of_image_and_page_have_what_the_proxies_ask_for():
-    (setting,) = importlib.import_module("serving.http.proxy").PROXY_CALLBACK.items()
+    (setting,) = importlib.import_module("serving.http.edge.proxy").PROXY_CALLBACK.items()
     assert "=".join(setting) in (CLUSTER / "Dockerfile").read_text()
     blocks = re.findall(r"```bash run=(head|worker)\n(.*?)```", (CLUSTER / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2

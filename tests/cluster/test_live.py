@@ -19,7 +19,7 @@ from commands import TIMEOUT_S, run
 from local_cluster import ROOT, LocalCluster, Node, local_cluster
 
 from bigbird import BigBirdForMaskedLM
-from serving.http.proxy import PROXY_CALLBACK
+from serving.http.edge.proxy import PROXY_CALLBACK
 
 pytestmark = pytest.mark.ray
 

@@ -1,11 +1,11 @@
-"""serving.http.auth: where keys come from, that they are read again, and what each may use."""
+"""serving.http.edge.auth: where keys come from, that they are read again, and what each may use."""
 
 import os
 
 import pytest
 
 from serving.errors import ServingError
-from serving.http.auth import ApiKeys
+from serving.http.edge.auth import ApiKeys
 
 
 class Clock:

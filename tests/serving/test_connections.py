@@ -1,4 +1,4 @@
-"""serving.http.connections in a real uvicorn server, without Ray: what a client may do before a request is there."""
+"""serving.http.edge.connections in a real uvicorn server, without Ray: what a client may do before its request."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from error_bodies import error_in
 
-from serving.http.connections import BoundedConnection
+from serving.http.edge.connections import BoundedConnection
 
 GOOD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"

@@ -9,7 +9,7 @@ from error_bodies import error_in
 from serving_fakes import FACTS, INPUTS, RECORDS, Server, assert_error, body
 
 from serving.errors import ERROR_TABLE, ServingError
-from serving.http.auth import ApiKeys
+from serving.http.edge.auth import ApiKeys
 from serving.settings import ALL_HEADS
 
 

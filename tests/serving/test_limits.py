@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from serving_fakes import FACTS, INPUTS, Server, assert_error
 
 from serving.http import error_handlers
-from serving.http.request_bodies import BODY_IN_SCOPE, LOOKS_IN_SCOPE
+from serving.http.edge.request_bodies import BODY_IN_SCOPE, LOOKS_IN_SCOPE
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow
 
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(), inner)))
 def test_json_written_in_pieces_is_the_json_of_the_whole(value):
-    from serving.http import json_bodies
+    from serving.http.apis import json_bodies
 
     assert json.loads("".join(json_bodies._pieces([value] * 600))) == [value] * 600
 

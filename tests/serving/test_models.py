@@ -1,4 +1,4 @@
-"""serving.http.models and what the settings allow: several models a task, chosen by name, below Ray."""
+"""serving.http.routing.models and what the settings allow: several models a task, chosen by name, below Ray."""
 
 import asyncio
 import json
@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from serving_fakes import INPUTS, Server, assert_error
 
 from serving.errors import ServingError
-from serving.http.models import task_at
-from serving.http.routes import distance
+from serving.http.routing.models import task_at
+from serving.http.routing.routes import distance
 from serving.settings import RouteArguments, ServeArguments
 
 NER = "token-classification"

@@ -1,4 +1,4 @@
-"""serving.http.openai_api below Ray: OpenAI's bodies and server-sent events, with heads of a few lines."""
+"""serving.http.apis.openai_api below Ray: OpenAI's bodies and server-sent events, with heads of a few lines."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ import pytest
 from serving_fakes import Server, assert_error
 
 from serving.errors import ServingError
-from serving.http.auth import ApiKeys
+from serving.http.edge.auth import ApiKeys
 
 
 @pytest.fixture

@@ -1,17 +1,17 @@
-"""serving.http.outages: what Serve's status means for a head, without a cluster."""
+"""serving.http.routing.outages: what Serve's status means for a head, without a cluster."""
 
 from types import SimpleNamespace
 
 import pytest
 from serving_cluster import serve  # noqa: F401  (imports Serve with its own warnings left out)
 
-from serving.http.outages import Outages  # isort: skip
+from serving.http.routing.outages import Outages  # isort: skip
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = SimpleNamespace(s=100.0)
-    monkeypatch.setattr("serving.http.outages.time.monotonic", lambda: now.s)
+    monkeypatch.setattr("serving.http.routing.outages.time.monotonic", lambda: now.s)
     return now
 
 

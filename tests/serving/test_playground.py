@@ -11,7 +11,7 @@ import pytest
 from playground_site import Page, Site
 
 from serving.errors import ServingError
-from serving.http.auth import ApiKeys
+from serving.http.edge.auth import ApiKeys
 from serving.settings import ALL_HEADS
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

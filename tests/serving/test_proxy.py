@@ -1,4 +1,4 @@
-"""serving.http.proxy with applications of a few lines in the place of Serve's proxy."""
+"""serving.http.edge.proxy with applications of a few lines in the place of Serve's proxy."""
 
 import asyncio
 import json
@@ -8,8 +8,8 @@ import pytest
 from error_bodies import error_in
 from proxy_calls import ServesProxy, ask, body, start
 
-from serving.http import proxy as proxy_module
-from serving.http.proxy import PROXY_CALLBACK, Proxy, middlewares
+from serving.http.edge import proxy as proxy_module
+from serving.http.edge.proxy import PROXY_CALLBACK, Proxy, middlewares
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 

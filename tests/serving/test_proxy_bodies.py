@@ -1,4 +1,4 @@
-"""serving.http.proxy and the bodies of requests: which are read, given up, or refused."""
+"""serving.http.edge.proxy and the bodies of requests: which are read, given up, or refused."""
 
 import asyncio
 import json
@@ -7,8 +7,8 @@ from typing import Any
 from error_bodies import error_in
 from proxy_calls import ServesProxy, ask, body, start
 
-from serving.http.proxy import Proxy
-from serving.http.request_bodies import RequestBodies
+from serving.http.edge.proxy import Proxy
+from serving.http.edge.request_bodies import RequestBodies
 
 
 def slow(*, bodies: RequestBodies, chunks: list[bytes], headers: tuple[tuple[bytes, bytes], ...] = ()) -> Any:

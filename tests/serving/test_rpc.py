@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from serving_fakes import INPUTS, PARAMETERS, RECORDS, Server
 
 from serving.errors import ServingError
-from serving.http.auth import ApiKeys
+from serving.http.edge.auth import ApiKeys
 from serving.rpc import bigbird_pb2 as messages
 from serving.rpc.service import Service
 

@@ -87,7 +87,7 @@ def test_ray_finds_the_class_that_validates_the_arguments_of_a_config_file():
 
 
 def test_every_scoring_head_has_an_endpoint():
-    from serving.http.tasks import TASKS
+    from serving.http.apis.tasks import TASKS
     from serving.settings import SCORING_TASKS
 
     assert tuple(TASKS) == SCORING_TASKS

@@ -8,7 +8,7 @@ import uvicorn
 from serving_fakes import RecordedMetrics
 
 from serving.errors import ServingError
-from serving.http.auth import ApiKeys
+from serving.http.edge.auth import ApiKeys
 from serving.http.gateway import create_app
 from serving.settings import GENERATION, GatewayArguments, HeadArguments
 

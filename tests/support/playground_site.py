@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from serving_fakes import FakeHead, RecordedMetrics
 
-from serving.http.auth import ApiKeys
+from serving.http.edge.auth import ApiKeys
 from serving.http.gateway import create_app
 from serving.settings import ALL_HEADS, GatewayArguments, HeadArguments
 

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from serving.http.proxy import Proxy
-from serving.http.request_bodies import BODY_IN_SCOPE
+from serving.http.edge.proxy import Proxy
+from serving.http.edge.request_bodies import BODY_IN_SCOPE
 
 
 def start(status: int = 200, media_type: bytes = b"application/json", *more: tuple[bytes, bytes]) -> dict[str, Any]:

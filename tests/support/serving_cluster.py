@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     from ray import serve
 
     from serving.app import build, grpc_options
-from serving.http.proxy import PROXY_CALLBACK
+from serving.http.edge.proxy import PROXY_CALLBACK
 from serving.settings import ServeArguments
 
 APP = "bigbird"

@@ -8,10 +8,10 @@ import httpx
 from error_bodies import error_in
 
 from serving.errors import ERROR_TABLE
-from serving.http.auth import ApiKeys
+from serving.http.edge.auth import ApiKeys
 from serving.http.error_response import speaks_openai
 from serving.http.gateway import create_app
-from serving.http.routes import routes_to
+from serving.http.routing.routes import routes_to
 from serving.settings import ALL_HEADS, GatewayArguments, HeadArguments
 
 FACTS = {"num_tokens": 7, "num_windows": 2, "truncated": False}

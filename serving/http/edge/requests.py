@@ -18,9 +18,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ServingError
-from serving.http.auth import ApiKeys, KeyUse
+from serving.http.edge.auth import ApiKeys, KeyUse
+from serving.http.edge.request_bodies import BODY_IN_SCOPE, LOOKS_IN_SCOPE
 from serving.http.error_response import error_response
-from serving.http.request_bodies import BODY_IN_SCOPE, LOOKS_IN_SCOPE
 
 logger = logging.getLogger("ray.serve.bigbird")
 

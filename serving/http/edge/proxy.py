@@ -27,17 +27,17 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ServingError
-from serving.http.connections import bound_connections
-from serving.http.edge import RequestReport, request_id
+from serving.http.edge.connections import bound_connections
+from serving.http.edge.proxy_answer import ProxyAnswer, RepeatedRefusals
+from serving.http.edge.request_bodies import BODY_IN_SCOPE, MAX_BYTES_IN_SCOPE, ClientLeft, HeldBody, RequestBodies
+from serving.http.edge.requests import RequestReport, request_id
 from serving.http.limits import TIMEOUT_HEADER
-from serving.http.models import OTHER, task_at
-from serving.http.proxy_answer import ProxyAnswer, RepeatedRefusals
-from serving.http.request_bodies import BODY_IN_SCOPE, MAX_BYTES_IN_SCOPE, ClientLeft, HeldBody, RequestBodies
+from serving.http.routing.models import OTHER, task_at
 from serving.settings import ALL_HEADS
 
 logger = logging.getLogger("ray.serve.bigbird")
 
-PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.proxy:middlewares"}
+PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.edge.proxy:middlewares"}
 
 # Other applications behind the same proxy keep their own ways.
 _OURS = re.compile(

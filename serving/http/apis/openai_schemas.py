@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from serving.errors import ServingError
 from serving.http.answers import example
-from serving.http.wire import MAX_INPUTS, Text, Wire
+from serving.http.apis.wire import MAX_INPUTS, Text, Wire
 
 _TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True, min_length=1, max_length=2**16)]
 _Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]

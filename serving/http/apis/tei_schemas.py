@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from serving.http.answers import example
-from serving.http.parameters import FeatureExtractionParameters
-from serving.http.relevance_schemas import Direction
-from serving.http.wire import MAX_INPUTS, Text, Texts, TokenIds, Wire, only
+from serving.http.apis.parameters import FeatureExtractionParameters
+from serving.http.apis.relevance_schemas import Direction
+from serving.http.apis.wire import MAX_INPUTS, Text, Texts, TokenIds, Wire, only
 
 _ManyIds = Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 _PAIR = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=2)]

@@ -11,12 +11,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from serving.http.apis.event_streams import event_stream
+from serving.http.apis.generation_schemas import GeneratedText, GenerationRequest
+from serving.http.apis.json_bodies import json_answer
 from serving.http.error_handlers import COMPUTED, responses
-from serving.http.event_streams import event_stream
-from serving.http.generation_schemas import GeneratedText, GenerationRequest
-from serving.http.json_bodies import json_answer
 from serving.http.limits import REQUEST_HEADERS, check_size, time_limit_s
-from serving.http.models import Models
+from serving.http.routing.models import Models
 from serving.settings import GENERATION, GatewayArguments
 
 

@@ -12,14 +12,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serving.errors import ServingError
-from serving.http import vectors
 from serving.http.answers import LabelScore
-from serving.http.error_handlers import COMPUTED, responses
-from serving.http.heads import Head
-from serving.http.json_bodies import json_answer
-from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
-from serving.http.models import EMBEDDING, Models
-from serving.http.tei_schemas import (
+from serving.http.apis import vectors
+from serving.http.apis.json_bodies import json_answer
+from serving.http.apis.tei_schemas import (
     DecodeRequest,
     EmbedAllRequest,
     EmbedRequest,
@@ -27,7 +23,11 @@ from serving.http.tei_schemas import (
     Token,
     TokenizeRequest,
 )
-from serving.http.wire import MAX_INPUTS
+from serving.http.apis.wire import MAX_INPUTS
+from serving.http.error_handlers import COMPUTED, responses
+from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
+from serving.http.routing.heads import Head
+from serving.http.routing.models import EMBEDDING, Models
 from serving.settings import GatewayArguments
 
 CLASSIFICATION = "text-classification"

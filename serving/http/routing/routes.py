@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 from serving.errors import ServingError
-from serving.http.heads import Head
+from serving.http.routing.heads import Head
 from serving.settings import RouteArguments
 
 logger = logging.getLogger("ray.serve.bigbird")

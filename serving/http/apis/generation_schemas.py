@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from serving.http.answers import example
-from serving.http.wire import Text, Wire, only
+from serving.http.apis.wire import Text, Wire, only
 
 # What draws, where do_sample does not say.
 _OF_SAMPLING = ("temperature", "top_k", "top_p")

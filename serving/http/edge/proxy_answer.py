@@ -11,8 +11,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Send
 
 from serving.errors import BUSY_HEADER, ServingError
+from serving.http.edge.request_bodies import LOOKS_IN_SCOPE
 from serving.http.error_response import body_at, error_response
-from serving.http.request_bodies import LOOKS_IN_SCOPE
 
 _ALLOWED = "access-control-allow-origin"
 _MAX_ORIGINS = 64

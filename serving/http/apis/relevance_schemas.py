@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from serving.http.answers import example
-from serving.http.wire import MAX_INPUTS, Text, Texts, Wire, only
+from serving.http.apis.wire import MAX_INPUTS, Text, Texts, Wire, only
 
 Query = Annotated[Text, Field(min_length=1)]
 Direction = Annotated[

@@ -15,13 +15,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serving.errors import ServingError
-from serving.http.error_handlers import COMPUTED, responses
-from serving.http.event_streams import event_stream
-from serving.http.heads import Head
-from serving.http.json_bodies import json_answer
-from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
-from serving.http.models import EMBEDDING, Models
-from serving.http.openai_schemas import (
+from serving.http.apis.event_streams import event_stream
+from serving.http.apis.json_bodies import json_answer
+from serving.http.apis.openai_schemas import (
     MAX_EMBEDDED,
     Completion,
     CompletionRequest,
@@ -30,8 +26,12 @@ from serving.http.openai_schemas import (
     Model,
     ModelList,
 )
-from serving.http.routes import Route
-from serving.http.tasks import TASKS
+from serving.http.apis.tasks import TASKS
+from serving.http.error_handlers import COMPUTED, responses
+from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
+from serving.http.routing.heads import Head
+from serving.http.routing.models import EMBEDDING, Models
+from serving.http.routing.routes import Route
 from serving.settings import GENERATION, GatewayArguments
 
 # Beside the paths of tasks.

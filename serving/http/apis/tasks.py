@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.errors import ServingError
-from serving.http import answers, parameters, schemas, vectors
+from serving.http import answers
+from serving.http.apis import parameters, schemas, vectors
 from serving.settings import GatewayArguments
 from serving.texts import num_characters
 

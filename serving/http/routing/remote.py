@@ -20,7 +20,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from serving.errors import ServingError
-from serving.http.refusals import Refusals
+from serving.http.routing.refusals import Refusals
 
 logger = logging.getLogger("ray.serve.bigbird")
 

@@ -13,8 +13,8 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import ServingError
-from serving.http.heads import Head
-from serving.http.routes import Route
+from serving.http.routing.heads import Head
+from serving.http.routing.routes import Route
 from serving.settings import GENERATION
 
 EMBEDDING = "feature-extraction"

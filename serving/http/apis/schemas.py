@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from serving.http.parameters import (
+from serving.http.apis.parameters import (
     FeatureExtractionParameters,
     FillMaskParameters,
     MaskedLMScoringParameters,
@@ -21,7 +21,7 @@ from serving.http.parameters import (
     TokenClassificationParameters,
     ZeroShotClassificationParameters,
 )
-from serving.http.wire import MAX_INPUTS, Text, Wire
+from serving.http.apis.wire import MAX_INPUTS, Text, Wire
 
 
 class TextPair(Wire):

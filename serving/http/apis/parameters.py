@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from serving.http.wire import Text, Wire, only
+from serving.http.apis.wire import Text, Wire, only
 
 _MAX_CANDIDATE_LABELS = 100
 

@@ -1,0 +1,1 @@
+"""Before the gateway: proxy and connections, request ids, keys, bodies."""

@@ -1,0 +1,1 @@
+"""From a request to a replica: heads by name, routes, replicas that refuse or die."""

@@ -44,11 +44,25 @@ _THREADS = 8
 _CHUNK_BYTES = 1 << 22
 
 
-def write_receipt(job: Job, plan: Plan, ledger: Ledger, digests: Mapping[str, str]) -> dict[str, Any]:
+def origins(job: Job, plan: Plan) -> dict[str, Any]:
+    """What a start computes with: code, models, and the inputs as they are named.
+
+    Read before anything is computed: the folder that a submitted job starts in may be gone when it ends.
+    """
+    return {
+        "code": _code(),
+        "models": [_model(score) for score in plan.stage.scores],
+        "inputs": [_absolute(path) for path in job.inputs],
+    }
+
+
+def write_receipt(
+    job: Job, plan: Plan, ledger: Ledger, computed_with: Mapping[str, Any], digests: Mapping[str, str]
+) -> dict[str, Any]:
     """Write the receipt of a job that is done, or done up to its limit, and return it.
 
-    digests: of the parts that this start wrote. Those of earlier starts are taken from the receipt before, so that a
-    file that changed since is not vouched for, or else from the files.
+    computed_with: `origins` of this start. digests: of the parts that this start wrote. Those of earlier starts are
+    taken from the receipt before, so that a file that changed since is not vouched for, or else from the files.
     """
     listing, output = plan.listing, ledger.output
     run = read_record(output, RUN_FILE)
@@ -62,13 +76,13 @@ def write_receipt(job: Job, plan: Plan, ledger: Ledger, digests: Mapping[str, st
         "output": output.name,
         "run": ledger.run,
         "fingerprint": run["fingerprint"],
-        "code": _code(),
-        "models": [_model(score) for score in plan.stage.scores],
+        "code": computed_with["code"],
+        "models": computed_with["models"],
         "max_tokens_per_batch": job.options.max_tokens_per_batch,
         "limit": job.limit,
         "kept": _kept(plan),
         "rows": ledger.num_done,
-        "inputs": {"paths": [_absolute(path) for path in job.inputs], "sha256": digest(inputs), "files": inputs},
+        "inputs": {"paths": computed_with["inputs"], "sha256": digest(inputs), "files": inputs},
         "parts": parts,
         "parts_sha256": digest({part["name"]: part["sha256"] for part in parts}),
     }

@@ -256,7 +256,11 @@ def test_what_cannot_be_proved_is_refused(job, copy, capsys):
         assert verified(job / "out", "--endpoint", url) == 2
     said = capsys.readouterr().err.splitlines()
     damaged = (f"receipt '{receipt}' is damaged", f"receipt '{receipt}' is damaged", "has version 0, expected 1")
-    addresses = ("does not answer: ConnectionRefusedError", "endpoint '127.0.0.1:9': expected http://", "endpoint 'file:///etc'")
+    addresses = (
+        "does not answer: ConnectionRefusedError",
+        "endpoint '127.0.0.1:9': expected http://",
+        "endpoint 'file:///etc'",
+    )
     told = (*damaged, f"no receipt: a job that ends leaves it at '{receipt}'", "sample is -1", "/no/where", *addresses)
     for line, part in zip(said, told, strict=True):
         assert line.startswith("bigbird-score: ")

@@ -143,7 +143,7 @@ def test_sigterm_lets_the_server_finish_what_it_accepted(checkpoint):
 def finishes_what_it_accepted(process, url, output):
     answers: list[int | str] = []
     # As many long texts as keep the model busy for some seconds.
-    body = json.dumps({"inputs": [LONG] * 12})
+    body = json.dumps({"inputs": [LONG] * 32})
 
     def ask() -> None:
         try:

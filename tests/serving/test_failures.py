@@ -111,7 +111,7 @@ def test_too_much_at_once_is_refused_with_429_and_the_rest_is_served(url):
     load.assert_only(200, 429)
     refused = [(text, headers) for status, text, headers in load.answers if status == 429]
     for text, headers in refused:
-        assert '"type":"overloaded"' in text
+        assert '"error_type":"overloaded"' in text
         assert int(headers["retry-after"]) >= 1
     assert httpx.post(f"{url}/v1/{TASK}", json={"inputs": SHORT}, headers=KEY, timeout=90).status_code == 200
 

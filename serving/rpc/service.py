@@ -21,6 +21,7 @@ from starlette.types import Message as AsgiMessage
 
 from serving.errors import ERROR_TABLE, ServingError
 from serving.http.apis.tasks import TASKS
+from serving.http.edge.requests import replayed
 from serving.rpc import bigbird_pb2 as messages
 from serving.settings import GENERATION
 
@@ -137,17 +138,9 @@ async def _ask(
         "client": None, "server": None, "state": state,
     }  # fmt: skip
     arrived: asyncio.Queue[AsgiMessage] = asyncio.Queue()
-    pending = True
-
-    async def receive() -> AsgiMessage:
-        nonlocal pending
-        if pending:
-            pending = False
-            return {"type": "http.request", "body": content, "more_body": False}
-        await asyncio.Event().wait()  # a client that leaves cancels the whole call
-        raise AssertionError
-
-    asked = asyncio.ensure_future(app(scope, receive, arrived.put))
+    # Nothing is received after the body: a client that leaves cancels the whole call.
+    nothing: asyncio.Queue[AsgiMessage] = asyncio.Queue()
+    asked = asyncio.ensure_future(app(scope, replayed(content, nothing.get), arrived.put))
     try:
         more = True
         while more:

@@ -5,10 +5,11 @@ A gateway and a replica over real HTTP, without Ray. What is not installed is sk
 
 import pytest
 import torch
-from local_server import generation_server
+from direct_server import DirectServer
 
 from bigbird import BigBirdTokenizer, load_model
 from bigbird.generation.generate import GenerationOptions, generate
+from serving.settings import GENERATION, GatewayArguments, HeadArguments
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -24,8 +25,9 @@ INSTALL = "install the extra named clients"
 
 @pytest.fixture(scope="module")
 def url():
-    with generation_server(CHECKPOINT) as address:
-        yield address
+    server = DirectServer({GENERATION: HeadArguments(task=GENERATION, checkpoint=CHECKPOINT)}, GatewayArguments())
+    yield server.url
+    server.close()
 
 
 @pytest.fixture(scope="module")

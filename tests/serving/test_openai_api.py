@@ -13,11 +13,6 @@ from serving.errors import ServingError
 from serving.http.edge.auth import ApiKeys
 
 
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
 def test_a_completion_has_openai_s_shape(server):
     body = {"model": "text-generation", "prompt": ["a", "b"], "max_tokens": 5, "seed": 7, "stop": "x", "logprobs": 1,
             "logit_bias": {"5": -1}}  # fmt: skip

@@ -9,11 +9,6 @@ from serving.errors import ServingError
 DOCUMENTS = ["one", {"text": "two"}, "three"]
 
 
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
 def test_documents_come_back_the_best_first_with_their_best_window_and_the_model_that_scored(server, path):
     body = {"model": "feature-extraction", "query": "q", "documents": DOCUMENTS, "top_n": 2, "return_documents": True}

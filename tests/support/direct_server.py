@@ -1,10 +1,8 @@
 """The gateway over HTTP with real replicas in its own process, without Ray: what clients get, at little cost."""
 
-import socket
-import threading
 from typing import Any
 
-import uvicorn
+from live_app import LiveApp
 from serving_fakes import RecordedMetrics
 
 from serving.errors import ServingError
@@ -43,25 +41,17 @@ def unwrapped(outcome: dict[str, Any]) -> dict[str, Any]:
     return outcome
 
 
-class DirectServer:
+class DirectServer(LiveApp):
     """A running gateway; `heads` maps a name to its settings."""
 
     def __init__(self, heads: dict[str, HeadArguments], arguments: GatewayArguments) -> None:
-        app = create_app(
-            {name: DirectHead(name, given) for name, given in heads.items()},
-            head_arguments=heads,
-            arguments=arguments,
-            keys=ApiKeys([]),
-            versions={},
-            metrics=RecordedMetrics(),
+        super().__init__(
+            create_app(
+                {name: DirectHead(name, given) for name, given in heads.items()},
+                head_arguments=heads,
+                arguments=arguments,
+                keys=ApiKeys([]),
+                versions={},
+                metrics=RecordedMetrics(),
+            )
         )
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
-        self._socket.close()

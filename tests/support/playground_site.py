@@ -3,13 +3,11 @@
 import asyncio
 import os
 import re
-import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import uvicorn
+from live_app import LiveApp
 from serving_fakes import FakeHead, RecordedMetrics
 
 from serving.http.edge.auth import ApiKeys
@@ -85,29 +83,21 @@ class SlowStream(FakeHead):
             self.closed_streams += 1
 
 
-class Site:
+class Site(LiveApp):
     """A running gateway with fake heads."""
 
     def __init__(self, keys: ApiKeys) -> None:
         self.heads = {task: SlowStream(task) if task == "text-generation" else PageHead(task) for task in ALL_HEADS}
-        app = create_app(
-            self.heads,
-            head_arguments={task: HeadArguments(checkpoint=f"checkpoints/{task}") for task in ALL_HEADS},
-            arguments=GatewayArguments(),
-            keys=keys,
-            versions={"bigbird-on-ray": "0.1.0"},
-            metrics=RecordedMetrics(),
+        super().__init__(
+            create_app(
+                self.heads,
+                head_arguments={task: HeadArguments(checkpoint=f"checkpoints/{task}") for task in ALL_HEADS},
+                arguments=GatewayArguments(),
+                keys=keys,
+                versions={"bigbird-on-ray": "0.1.0"},
+                metrics=RecordedMetrics(),
+            )
         )
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
-        self._socket.close()
 
 
 class Page:

@@ -3,9 +3,6 @@
 It knows OpenAI's bodies and server-sent events; how text is generated is the replica's business.
 """
 
-import base64
-import math
-import struct
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serving.errors import ServingError
+from serving.http.apis import vectors
 from serving.http.apis.event_streams import event_stream
 from serving.http.apis.json_bodies import json_answer
 from serving.http.apis.openai_schemas import (
@@ -156,30 +154,12 @@ def _model(head: Head | Route) -> Model:
 
 
 def _embeddings(model: str, body: EmbeddingsRequest, records: list[dict[str, Any]]) -> dict[str, Any]:
-    encode = _base64 if body.encoding_format == "base64" else list
-    data = [
-        {
-            "object": "embedding",
-            "index": index,
-            "embedding": encode(_of_unit_length(record["embedding"], body.dimensions)),
-        }
-        for index, record in enumerate(records)
-    ]
+    encode = vectors.base64_of if body.encoding_format == "base64" else list
+    data = []
+    for index, record in enumerate(records):
+        # Of length 1, as OpenAI documents its embeddings, so that a dot product ranks as the cosine does.
+        vector = vectors.of_unit_length(vectors.shortened(record["embedding"], body.dimensions, unit=False))
+        data.append({"object": "embedding", "index": index, "embedding": encode(vector)})
     num_tokens = sum(record["num_tokens"] for record in records)
     usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
     return {"object": "list", "data": data, "model": model, "usage": usage}
-
-
-def _of_unit_length(vector: list[float], dimensions: int | None) -> list[float]:
-    """As OpenAI documents its embeddings, so that a dot product ranks as the cosine does."""
-    if dimensions is not None and dimensions > len(vector):
-        raise ServingError(
-            "invalid_input", f"dimensions: {dimensions}, the model's vectors have {len(vector)}", param="dimensions"
-        )
-    shortened = vector[:dimensions]
-    length = math.hypot(*shortened)
-    return [number / length for number in shortened] if length else shortened
-
-
-def _base64(vector: list[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

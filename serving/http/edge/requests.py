@@ -101,7 +101,7 @@ class Edge:
         try:
             use = await self._checked_key(scope, headers)
             body = await self._checked_body(scope, headers, receive)
-            await self._app(scope, _replayed(body, receive), observed_send)
+            await self._app(scope, replayed(body, receive), observed_send)
         except ServingError as error:
             state["error_kind"] = error.kind
             await error_response(error, scope["path"])(scope, receive, observed_send)
@@ -189,7 +189,7 @@ async def _received(receive: Receive, limit: int) -> bytes:
             return bytes(body)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """`receive` as if the body had not been read yet; afterwards the real one, which knows of disconnects."""
     pending = True
 

@@ -24,6 +24,7 @@ SCORING_TASKS = (
     "feature-extraction",
     "masked-lm-scoring",
 )
+EMBEDDING = "feature-extraction"
 GENERATION = "text-generation"
 ALL_HEADS = (*SCORING_TASKS, GENERATION)
 

@@ -34,7 +34,7 @@ from pipelines.scoring.ledger.ledger import Ledger
 from pipelines.scoring.ledger.records import LEASE_FILE
 from pipelines.scoring.plan import Job, Plan, plan_job
 from pipelines.scoring.progress import Progress
-from pipelines.scoring.proof.receipt import origins, write_receipt
+from pipelines.scoring.proof.receipt import computed_with, write_receipt
 from pipelines.scoring.report.report import write_report
 from pipelines.scoring.work import open_ledger
 
@@ -83,7 +83,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
 
     began = time.monotonic()
     plan = plan_job(job, load, inspect, say)
-    computed_with = origins(job, plan)
+    start = computed_with(job, plan)
     with Lease(plan.output, plan.schema, say) as lease:
         ledger = open_ledger(job, plan)
         before, units = ledger.num_done, ledger.units_left(plan.listing, limit=job.limit)
@@ -96,7 +96,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
         summaries = _score(job, plan, ledger, units, lease, out) if units else {}
         ledger.finish(plan.listing, job.limit)
         digests = {name: summary["sha256"] for name, summary in summaries.items() if "sha256" in summary}
-        write_receipt(job, plan, ledger, computed_with, digests)
+        write_receipt(job, plan, ledger, start, digests)
         first = min((summary["started"] for summary in summaries.values()), default=None)
         starting_s = None if first is None else first - (time.time() - (time.monotonic() - began))
         # Also where nothing was left: an earlier start may have been killed before it could write one.

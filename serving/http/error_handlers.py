@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 from serving.errors import BUSY_HEADER, ERROR_TABLE, ServingError
 from serving.http.answers import ErrorBody, OpenAIErrorBody, RerankErrorBody
 from serving.http.error_response import body_at, error_response, speaks_cohere, speaks_openai
-from serving.http.routing.models import EMBEDDING, Models
-from serving.settings import ALL_HEADS, GENERATION
+from serving.http.routing.models import Models
+from serving.settings import ALL_HEADS, EMBEDDING, GENERATION
 
 logger = logging.getLogger("ray.serve.bigbird")
 

@@ -30,9 +30,9 @@ from serving.http.error_handlers import COMPUTED, responses
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
 from serving.http.probes import Probes
 from serving.http.routing.heads import Head
-from serving.http.routing.models import EMBEDDING, ModelPaths, Models
+from serving.http.routing.models import ModelPaths, Models
 from serving.http.routing.routes import Route
-from serving.settings import GatewayArguments, HeadArguments
+from serving.settings import EMBEDDING, GatewayArguments, HeadArguments
 
 
 def page_policy(text: str) -> str:

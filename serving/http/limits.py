@@ -1,6 +1,6 @@
 """What a request may ask for: how many inputs, how much time; and what its answer cost, as headers.
 
-It knows requests and the gateway's arguments, not tasks.
+It knows requests and the gateway's arguments, not tasks. What a connection may send, `edge/connections` bounds.
 """
 
 from __future__ import annotations

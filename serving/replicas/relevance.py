@@ -13,8 +13,8 @@ import numpy as np
 
 from serving.errors import ServingError
 from serving.replicas.text_threads import TextThreads
+from serving.settings import EMBEDDING
 
-EMBEDDING = "feature-extraction"
 CROSS_ENCODER = "text-classification"
 
 

@@ -13,7 +13,7 @@ from pipelines.scoring.inputs.reading import READ_ERROR, read_unit
 from pipelines.scoring.ledger.parts import Footer, part_name, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.plan import Job, plan_job
-from pipelines.scoring.proof.receipt import origins, write_receipt
+from pipelines.scoring.proof.receipt import computed_with, write_receipt
 from pipelines.scoring.work import open_ledger
 
 
@@ -43,5 +43,5 @@ def finished_output(folder, task, model, examples, options=None, scores=()):
         summary = {"finished": time.time()}
         write_part(ledger.output, part_name(ledger.run, ranges), scored, Footer(ledger.run, ranges, summary))
     ledger.finish(plan.listing)
-    write_receipt(job, plan, ledger, origins(job, plan), {})
+    write_receipt(job, plan, ledger, computed_with(job, plan), {})
     return output

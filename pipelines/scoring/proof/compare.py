@@ -36,12 +36,13 @@ def differences(stored: Any, found: Any, tolerance: float, where: str) -> list[D
 
 
 def _in_one_order(stored: Sequence[Any], found: Sequence[Any], tolerance: float) -> tuple[list[Any], list[Any]]:
-    """Both by name, where items have names and scores: those that only one has are as likely as the last, or differ."""
+    """Both by name, where items have names and scores. Left out: what only one has and is as likely as the last."""
     name = next((name for name in _NAMES if all(_named(item, name) for item in (*stored, *found))), None)
     if name is None:
         return list(stored), list(found)
     others = {item[name]: item for item in found}
-    alone = [item for item in found if item[name] not in {one[name] for one in stored}]
+    known = {item[name] for item in stored}
+    alone = [item for item in found if item[name] not in known]
     last = min((item["score"] for item in (*stored, *found)), default=0.0)
     left, right = [], []
     for item in stored:

@@ -1,6 +1,6 @@
 """A live endpoint that scores rows in the place of a model here: `POST URL/v1/TASK`, one row a request.
 
-Knows the wire format of the task endpoints, which is Hugging Face's, and how its answers are called in a record.
+Knows the wire format of the task endpoints, which is Hugging Face's, and what a record calls its answers.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _TOLD_CHARS = 200
 _RETRIED = (429, 502, 503, 504)
 _PAUSES_S = (1.0, 4.0, 15.0)
 
-# What the answer for one input is in a record, where it is no object with the record's own names already.
+# What the answer for one input is in a record, unless it has the record's own names already.
 _RECORDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "fill-mask": lambda answer: {
         "masks": [{"candidates": one} for one in (answer if isinstance(answer[0], list) else [answer])]
@@ -90,7 +90,7 @@ def _record(url: str, score: StagedScore, example: Any) -> dict[str, Any]:
     try:
         one = answer[0] if score.task in _IN_A_LIST else answer
         with_windows = isinstance(one, dict) and "windows" in one
-        return one if with_windows else {**_RECORDS[score.task](one)}
+        return one if with_windows else _RECORDS[score.task](one)
     except (LookupError, TypeError) as error:
         told = json.dumps(answer)[:_TOLD_CHARS]
         raise InputError(f"endpoint {url} answers {score.task} in another form: {told}") from error
@@ -108,13 +108,17 @@ def _post(url: str, body: bytes) -> Any:
     key = os.environ.get(API_KEY)
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     request = urllib.request.Request(url, body, headers)
-    for pause_s in (*_PAUSES_S, None):
+    for pause_s in _PAUSES_S:
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-                return json.load(response)
+            return _answer(request)
         except urllib.error.HTTPError as error:
-            if pause_s is None or error.code not in _RETRIED:
+            if error.code not in _RETRIED:
                 raise
             error.close()
             time.sleep(pause_s)
-    raise AssertionError
+    return _answer(request)
+
+
+def _answer(request: urllib.request.Request) -> Any:
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        return json.load(response)

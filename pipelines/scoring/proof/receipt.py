@@ -1,13 +1,13 @@
-"""The receipt of a job, `OUTPUT.receipt.json`: of what the output was made, and what it is, by digests.
+"""The receipt of a job, `OUTPUT.receipt.json`: what the output was made of, and digests of what it is.
 
     models       of each score: where it is, SHA-256 of all its files together, of each, and of its tokenizer
-    fingerprint  task, options, columns: what makes two starts one run, whose SHA-256 is `run`
+    fingerprint  task, options, columns: what makes two starts one run; `run` is its SHA-256
     inputs       the listing: name, size, mtime_ns and rows of each file
     parts        name, SHA-256, size and rows of each file of the output
     code         versions, and SHA-256 of the sources
     openlineage  the same as an event that OpenLineage's tools take (`proof.lineage`)
 
-Object stores have no etag here: Arrow's filesystems give size and time only.
+No etags of object stores: Arrow's filesystems give size and time only.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ _THREADS = 8
 _CHUNK_BYTES = 1 << 22
 
 
-def origins(job: Job, plan: Plan) -> dict[str, Any]:
+def computed_with(job: Job, plan: Plan) -> dict[str, Any]:
     """What a start computes with: code, models, and the inputs as they are named.
 
     Read before anything is computed: the folder that a submitted job starts in may be gone when it ends.
@@ -57,11 +57,11 @@ def origins(job: Job, plan: Plan) -> dict[str, Any]:
 
 
 def write_receipt(
-    job: Job, plan: Plan, ledger: Ledger, computed_with: Mapping[str, Any], digests: Mapping[str, str]
+    job: Job, plan: Plan, ledger: Ledger, start: Mapping[str, Any], digests: Mapping[str, str]
 ) -> dict[str, Any]:
     """Write the receipt of a job that is done, or done up to its limit, and return it.
 
-    computed_with: `origins` of this start. digests: of the parts that this start wrote. Those of earlier starts are
+    start: `computed_with` of this start. digests: of the parts that this start wrote. Those of earlier starts are
     taken from the receipt before, so that a file that changed since is not vouched for, or else from the files.
     """
     listing, output = plan.listing, ledger.output
@@ -76,13 +76,13 @@ def write_receipt(
         "output": output.name,
         "run": ledger.run,
         "fingerprint": run["fingerprint"],
-        "code": computed_with["code"],
-        "models": computed_with["models"],
+        "code": start["code"],
+        "models": start["models"],
         "max_tokens_per_batch": job.options.max_tokens_per_batch,
         "limit": job.limit,
         "kept": _kept(plan),
         "rows": ledger.num_done,
-        "inputs": {"paths": computed_with["inputs"], "sha256": digest(inputs), "files": inputs},
+        "inputs": {"paths": start["inputs"], "sha256": digest(inputs), "files": inputs},
         "parts": parts,
         "parts_sha256": digest({part["name"]: part["sha256"] for part in parts}),
     }
@@ -181,7 +181,7 @@ def _kept(plan: Plan) -> list[str]:
 
 
 def _absolute(path: str) -> str:
-    """An input as it was named, so that it is found from anywhere. Keys in a URI do not get into a receipt."""
+    """An input as it was named, so that it is found from anywhere. Credentials in a URI are left out."""
     return path if "://" not in path and Path(path).is_absolute() else locate(path).name
 
 

@@ -29,7 +29,7 @@ _SHOWN_CHARS = 80
 
 
 def draw_rows(footers: Mapping[str, Footer], listing: Listing, most: int, seed: int) -> list[Origin]:
-    """At most so many rows at random, each with the same chance, in random order; of the files that are there."""
+    """At most so many rows at random, each with the same chance, in random order, from inputs that still exist."""
     present = {file.name for file in listing.files}
     every = [(name, *range_) for name, footer in sorted(footers.items()) for range_ in footer.ranges]
     every = [entry for entry in every if entry[1] in present]
@@ -45,7 +45,7 @@ def draw_rows(footers: Mapping[str, Footer], listing: Listing, most: int, seed: 
 
 
 def scored_alone(receipt: Mapping[str, Any], stage: Stage) -> Answer:
-    """What scores each row in a batch of its own; where the job did so, in batches."""
+    """What scores each row in a batch of its own, or in batches if the job had batches of one."""
     alone = receipt["max_tokens_per_batch"] != 1
     scorer = ScoreRows(dataclasses.replace(stage, max_tokens_per_batch=1 if alone else None))
 
@@ -72,16 +72,16 @@ def compare_rows(
     names = {*receipt["kept"], *(top_level(name, listing.schema.names) for name in stage.columns.values())}
     schema = pa.schema([column for column in listing.schema if column.name in names])
     compared, given, before = [], [], []
-    tables: dict[str, pa.Table] = {}
+    parts: dict[str, tuple[pa.Table, dict[tuple[str, int], int]]] = {}
     for part, file, row in origins:
         unit = Unit(pieces=(Piece(file=files[file], start=row, stop=row + 1),)).without_groups
         read = read_unit(unit, listing.filesystem, schema, stage.prefix)
-        if part not in tables:
-            place = output.child(part)
-            tables[part] = pq.read_table(place.path, filesystem=place.filesystem, partitioning=None)
-        stored = _row(tables[part], stage.prefix, file, row)
+        if part not in parts:
+            parts[part] = _read(output.child(part), stage.prefix)
+        table, places = parts[part]
+        stored = table.slice(places[file, row], 1)
         own = [own_columns(stored, score.results, stage.prefix, score.prefix).to_pylist()[0] for score in stage.scores]
-        if read[READ_ERROR][0].as_py() is None and not any(map(_passing, own)):
+        if read[READ_ERROR][0].as_py() is None and not any(map(_may_pass, own)):
             compared.append((file, row, stored))
             given.append(read.drop_columns([READ_ERROR]))
             before.append(own)
@@ -111,12 +111,14 @@ def compare_rows(
     return len(compared), lines
 
 
-def _row(table: pa.Table, prefix: str, file: str, row: int) -> pa.Table:
-    origins = zip(table[prefix + SOURCE_FILE].to_pylist(), table[prefix + SOURCE_ROW].to_pylist(), strict=True)
-    return table.slice(list(origins).index((file, row)), 1)
+def _read(part: Place, prefix: str) -> tuple[pa.Table, dict[tuple[str, int], int]]:
+    """A part file, and where in it each row of an input stands."""
+    table = pq.read_table(part.path, filesystem=part.filesystem, partitioning=None)
+    sources = zip(table[prefix + SOURCE_FILE].to_pylist(), table[prefix + SOURCE_ROW].to_pylist(), strict=True)
+    return table, {source: place for place, source in enumerate(sources)}
 
 
-def _passing(record: Mapping[str, Any]) -> bool:
+def _may_pass(record: Mapping[str, Any]) -> bool:
     """Whether a row failed for a cause that another attempt may be without, or that is not of the row alone."""
     error = record["error"]
     return error is not None and bool(error["retryable"] or error["type"] in _NOT_OF_THE_ROW)

@@ -1,8 +1,8 @@
 """Does an output hold what its receipt says, and do its rows come out the same when they are scored again?
 
     parts      every file's SHA-256, its rows against its footer, the footers against the receipt
-    sources    the model's and the inputs' digests
-    rows       some, drawn at random, scored again one by one in another order, or by a live endpoint
+    sources    the models' digests; each input's size, rows and time
+    rows       some, drawn at random, scored again in other batches and another order, or by a live endpoint
 
 What differs is told, a line each; nothing is changed.
 """
@@ -118,7 +118,7 @@ def _check_parts(output: Place, receipt: Mapping[str, Any], proof: Proof) -> dic
     prefix = receipt["fingerprint"].get("prefix", "")
     for name in present:
         try:
-            footer, told = read_footer(output.child(name)), _origins(output.child(name), prefix)
+            footer, told = read_footer(output.child(name)), _ranges_in(output.child(name), prefix)
         except (InputError, OSError, pa.ArrowException, KeyError) as error:
             proof.differs.append(f"{name} cannot be read: {error}")
             continue
@@ -140,7 +140,7 @@ def _check_parts(output: Place, receipt: Mapping[str, Any], proof: Proof) -> dic
     return footers
 
 
-def _origins(place: Place, prefix: str) -> list[tuple[str, int, int]]:
+def _ranges_in(place: Place, prefix: str) -> list[tuple[str, int, int]]:
     names = [prefix + SOURCE_FILE, prefix + SOURCE_ROW]
     table = pq.read_table(place.path, filesystem=place.filesystem, columns=names, partitioning=None)
     return ranges_of(table[names[0]], table[names[1]])

@@ -28,9 +28,9 @@ from serving.http.apis.tasks import TASKS
 from serving.http.error_handlers import COMPUTED, responses
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
 from serving.http.routing.heads import Head
-from serving.http.routing.models import EMBEDDING, Models
+from serving.http.routing.models import Models
 from serving.http.routing.routes import Route
-from serving.settings import GENERATION, GatewayArguments
+from serving.settings import EMBEDDING, GENERATION, GatewayArguments
 
 # Beside the paths of tasks.
 _PATHS = {GENERATION: ("completions",), EMBEDDING: ("embeddings",)}

@@ -30,8 +30,8 @@ from serving.http.apis.wire import MAX_INPUTS
 from serving.http.error_handlers import COMPUTED, responses
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
 from serving.http.routing.heads import Head
-from serving.http.routing.models import EMBEDDING, Models
-from serving.settings import GatewayArguments
+from serving.http.routing.models import Models, model_in_path
+from serving.settings import EMBEDDING, GatewayArguments
 
 CROSS_ENCODER = "text-classification"
 
@@ -80,19 +80,19 @@ class Relevance:
         """The head that the request names; else a cross-encoder, else the embeddings. Raises ServingError."""
         head = await self._head_for(request, model)
         # A body that names another model may well be answered while this one's head is full.
-        request.state.path_decides = getattr(request.state, "model", None) is not None
+        request.state.path_decides = model_in_path(request) is not None
         return head
 
     async def _head_for(self, request: Request, model: str | None) -> Head:
-        asked = getattr(request.state, "model", None) or model
+        asked = model_in_path(request) or model
         if asked is None:
             for head in self._models:
                 if head.task == CROSS_ENCODER and await self._reranks(head, request):
                     return self._models.pick(request, CROSS_ENCODER, head.name)
-            self._need(EMBEDDING, _NEEDED)
+            self._models.need(EMBEDDING, _NEEDED)
             return self._models.pick(request, EMBEDDING)
         task = asked if asked in (CROSS_ENCODER, EMBEDDING) else self._models.find(asked).task
-        self._need(task, _NEEDED)
+        self._models.need(task, _NEEDED)
         head = self._models.pick(request, task, model)
         if task == EMBEDDING or (task == CROSS_ENCODER and await self._reranks(head, request)):
             return head
@@ -100,12 +100,8 @@ class Relevance:
         raise ServingError("unknown_head", f"{_NEEDED}; {asked[:100]!r} does not do: {what}", param="model")
 
     def embedding(self, request: Request, model: str | None) -> Head:
-        self._need(EMBEDDING, f"this needs a {EMBEDDING} head")
+        self._models.need(EMBEDDING, f"this needs a {EMBEDDING} head")
         return self._models.pick(request, EMBEDDING, model)
-
-    def _need(self, task: str, needed: str) -> None:
-        if not self._models.serves(task):
-            raise ServingError("unknown_head", f"{needed}; the heads here are {', '.join(self._models.names)}")
 
     async def _reranks(self, head: Head, request: Request) -> bool:
         if head.name not in self._is_cross_encoder:

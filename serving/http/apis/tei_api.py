@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from serving.errors import ServingError
 from serving.http.answers import LabelScore
 from serving.http.apis import vectors
 from serving.http.apis.json_bodies import json_answer
@@ -27,8 +26,8 @@ from serving.http.apis.wire import MAX_INPUTS
 from serving.http.error_handlers import COMPUTED, responses
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
 from serving.http.routing.heads import Head
-from serving.http.routing.models import EMBEDDING, Models
-from serving.settings import GatewayArguments
+from serving.http.routing.models import Models, model_in_path
+from serving.settings import EMBEDDING, GatewayArguments
 
 CLASSIFICATION = "text-classification"
 
@@ -37,10 +36,7 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
     """Adds the endpoints; without the head that it needs, each says so."""
 
     def head_for(request: Request, task: str, model: str | None) -> Head:
-        if not models.serves(task):
-            raise ServingError(
-                "unknown_head", f"this needs a {task} head; the heads here are {', '.join(models.names)}"
-            )
+        models.need(task, f"this needs a {task} head")
         return models.pick(request, task, model)
 
     async def scored(request: Request, head: Head, inputs: list[Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -69,13 +65,13 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
 
     def tokenizing(request: Request, model: str | None) -> Head:
         """A model by its name or its path; else the embeddings, else the first head."""
-        asked = getattr(request.state, "model", None) or model
+        asked = model_in_path(request) or model
         if asked is None:
             task = EMBEDDING if models.serves(EMBEDDING) else next(iter(models)).task
         else:
             task = asked if models.serves(asked) else models.find(asked).task
         head = models.pick(request, task, model)
-        request.state.path_decides = getattr(request.state, "model", None) is not None
+        request.state.path_decides = model_in_path(request) is not None
         return head
 
     async def tokenize(body: TokenizeRequest, request: Request) -> Response:

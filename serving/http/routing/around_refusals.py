@@ -17,7 +17,7 @@ class AroundRefusals(RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """One rank of at most two replicas; those that have refused only where there are no others."""
+        """One rank of at most two replicas; those that have refused only if all have."""
         refused_by: tuple[str, ...] = ()
         if pending_request is not None:
             # Without this, Serve would ask again without a pause.

@@ -15,13 +15,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.errors import ServingError
 from serving.http.routing.heads import Head
 from serving.http.routing.routes import Route
-from serving.settings import GENERATION
+from serving.settings import EMBEDDING, GENERATION
 
-EMBEDDING = "feature-extraction"
 OTHER = "other"
 
 _MODEL_PATH = re.compile(r"/v1/models/([^/]+)/([^/]+)")
 _ALIASES = {"completions": GENERATION, "embeddings": EMBEDDING}
+
+
+def model_in_path(request: Request) -> str | None:
+    """The model that a request's path names (`/v1/models/NAME/TASK`), if any."""
+    name: str | None = getattr(request.state, "model", None)
+    return name
 
 
 def task_at(path: str) -> str:
@@ -63,6 +68,11 @@ class Models:
     def serves(self, task: str) -> bool:
         return task in self._of_task
 
+    def need(self, task: str, needed: str) -> None:
+        """Raises ServingError where no head serves the task; needed: says so to the client."""
+        if not self.serves(task):
+            raise ServingError("unknown_head", f"{needed}; the heads here are {', '.join(self.names)}")
+
     def is_default(self, head: Head) -> bool:
         """Whether it answers requests to its task that name no model, or a share of them."""
         default = self._named[self._of_task[head.task][0]]
@@ -82,7 +92,7 @@ class Models:
         The task must be served. Raises ServingError for a model that is not here, is for another task, or is one in
         the path and another in the body. From then on, metrics and log lines count the request under that head.
         """
-        in_path: str | None = getattr(request.state, "model", None)
+        in_path = model_in_path(request)
         if in_path is not None and model not in (None, in_path):
             raise ServingError(
                 "invalid_input", f"model: {str(model)[:100]!r}, and the path names {in_path[:100]!r}", param="model"
@@ -103,7 +113,7 @@ class Models:
         return head
 
     def at(self, path: str) -> str:
-        """The name of the head that a path asks, or `other`: for a request that failed before one was picked."""
+        """The head or route that a path asks, or `other`, by name: for a request that failed before one was picked."""
         by_model = _MODEL_PATH.fullmatch(path)
         if by_model:
             return by_model[1] if by_model[1] in self._named else OTHER

@@ -18,7 +18,7 @@ STATUS_PERIOD_S = 2.0
 class _Seen:
     """What the controller last said of one deployment, and when.
 
-    since: when it was first seen without a replica, or None where it has one. Both by the monotonic clock.
+    since: when it was first seen without a replica, or None where it has one. since, at: by the monotonic clock.
     """
 
     asleep: bool
@@ -29,7 +29,7 @@ class _Seen:
 
 
 class Outages:
-    """Which heads cannot answer, by what Serve's controller says every few seconds.
+    """Asks Serve's controller every few seconds.
 
     A head whose replica restarts is given `grace_s` seconds; requests wait for it meanwhile. One that may scale to
     zero is asleep, not down.
@@ -87,11 +87,10 @@ class Outages:
             states = {str(getattr(state, "value", state)): count for state, count in overview.replica_states.items()}
             status = str(getattr(overview.status, "value", overview.status))
             num_running = states.get("RUNNING", 0)
-            running = num_running > 0
             failing = status in ("UNHEALTHY", "DEPLOY_FAILED")
-            asleep = not running and least == 0 and not failing
+            asleep = not num_running and least == 0 and not failing
             before = self._seen.get(head)
             since = None
-            if not running and not asleep and (least > 0 or failing):
+            if not num_running and not asleep:
                 since = before.since if before is not None and before.since is not None else now
             self._seen[head] = _Seen(asleep, num_running, status.lower(), since, now)

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.serve.context import _set_request_context
@@ -20,6 +20,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from serving.errors import ServingError
+from serving.http.routing.outages import Outages
 from serving.http.routing.refusals import Refusals
 
 logger = logging.getLogger("ray.serve.bigbird")
@@ -34,18 +35,6 @@ _MAX_REFUSALS = 8
 
 _LOST = (RayActorError, ReplicaUnavailableError)
 _FAILED = (RayError, BackPressureError, DeploymentUnavailableError)
-
-
-class KnownOutages(Protocol):
-    """Where a RemoteHead asks about its deployment."""
-
-    def outage(self, head: str) -> str | None: ...
-
-    def asleep(self, head: str) -> bool: ...
-
-    def answered(self, head: str) -> None: ...
-
-    def num_replicas(self, head: str) -> int: ...
 
 
 @dataclass
@@ -66,7 +55,7 @@ class _Attempts:
 class RemoteHead:
     """A head behind a Serve deployment handle.
 
-    `outage` says whether the deployment is known to be down: waiting for a replica that restarts is worth the
+    `outages` knows whether the deployment is down: waiting for a replica that restarts is worth the
     client's time, waiting for one that cannot start is not.
     """
 
@@ -76,7 +65,7 @@ class RemoteHead:
         task: str,
         handle: DeploymentHandle[Any],
         *,
-        outages: KnownOutages,
+        outages: Outages,
         on_retry: Callable[[str], None],
     ) -> None:
         self.name = name
@@ -136,7 +125,7 @@ class RemoteHead:
                     response.cancel()
 
     def _next(self, request: dict[str, Any], attempts: _Attempts) -> dict[str, Any]:
-        """What the next replica gets; `routing` reads `refused_by`."""
+        """What the next replica gets; `around_refusals` reads `refused_by`."""
         self._refuse_when_down()
         refused_by = attempts.refused_by | self._refusals.replicas()
         return {**request, "timeout_s": attempts.left_s, "refused_by": tuple(refused_by)}
@@ -176,7 +165,7 @@ class RemoteHead:
                 task.cancel()
 
     async def _lost(self, error: RayActorError | ReplicaUnavailableError, attempts: _Attempts) -> None:
-        """A replica went away with the call: waits a moment before the next, or gives up on a call that kills them."""
+        """A replica went away with the call: waits a moment before the next, or gives up after too many deaths."""
         if isinstance(error, ActorDiedError):
             attempts.died.add(str(error.actor_id))
         if len(attempts.died) >= _MAX_LOST_REPLICAS:
@@ -208,8 +197,8 @@ class RemoteHead:
 def _begun(method: DeploymentHandle[Any], request: dict[str, Any]) -> Any:
     """The call, under an id of its own.
 
-    Serve's router tells calls apart by an id that all calls of one client's request share: of two to one deployment at
-    a time, it would never send one.
+    Serve's router tells calls apart by an id that all calls of one client's request share: of two at once to a
+    deployment, it would never send one.
     """
 
     def begin() -> Any:

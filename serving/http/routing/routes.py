@@ -67,7 +67,7 @@ def routes_to(
 
 
 class Watched:
-    """A head whose every answer a second head gives too, afterwards and unseen: what differs is counted and logged.
+    """A head whose answers a second head gives too, afterwards and unseen: what differs is counted and logged.
 
     The answer never waits for the second head and never fails with it.
     """

@@ -1,5 +1,7 @@
 """masked-lm-scoring and fill-mask: every token masked once, logits only where needed, the same as asking the model."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_predictors import tiny_predictor
 
+from bigbird import load_predictor
 from bigbird.errors import InputError
 from bigbird.predictors import FillMaskOptions, MaskedLMScoringOptions, masked_tokens
 from bigbird.predictors.masked_lm_scoring import PreparedScoring
 from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import cut
 
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "fill-mask"
 TEXT = "the microsoft company met Angela Merkel in Z\u00fcrich, def value(parameter)"
 
 
@@ -130,6 +134,23 @@ def test_the_published_metrics_equal_a_loop_that_masks_one_token_at_a_time(score
     assert (len(item.windows) > 1) == (max_length is not None)
     assert [token["nll"] for token in record["tokens"]] == pytest.approx(expected, abs=1e-4)
     assert record["nll"] == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize(("metric", "published_as"), [("exact", "original"), ("within_word_l2r", "within_word_l2r")])
+def test_the_published_metrics_equal_minicons_on_the_shipped_checkpoint(metric, published_as):
+    minicons = pytest.importorskip("minicons.scorer", reason="minicons is not installed: pip install '.[parity]'")
+    texts = [
+        "class Parser(ValueError): def r\u00e9sum\u00e9s(self): pass",
+        "import os",
+        " asynchronous\tgenerators' identifiers ",
+    ]
+    theirs = minicons.MaskedLMScorer(str(SHIPPED), dtype=torch.float32)
+    ours = load_predictor("masked-lm-scoring", SHIPPED)
+    records = ours(texts, MaskedLMScoringOptions(metric=metric, return_tokens=True))
+    for text, record in zip(texts, records, strict=True):
+        # Its own call of the tokenizer is one that transformers 5 no longer has.
+        (expected,) = theirs.token_score(theirs.tokenizer([text]), surprisal=True, PLL_metric=published_as)
+        assert [token["nll"] for token in record["tokens"]] == pytest.approx([nll for _, nll in expected], abs=1e-4)
 
 
 def test_logits_are_made_for_masked_tokens_only_and_a_chunk_at_a_time(scorer, monkeypatch):

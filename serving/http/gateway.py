@@ -7,27 +7,25 @@ either. What a request means is in `schemas` and `tasks`, what failures look lik
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
 from serving.errors import ServingError
 from serving.http import error_handlers
 from serving.http.answers import HeadInfo, Info
-from serving.http.apis import generation_api, openai_api, relevance_api, tei_api
-from serving.http.apis.json_bodies import OneLargeBodyAtATime, json_answer
-from serving.http.apis.tasks import TASKS, Task
+from serving.http.apis import generation_api, openai_api, relevance_api, tasks_api, tei_api
+from serving.http.apis.json_bodies import OneLargeBodyAtATime
 from serving.http.apis.wire import MAX_INPUTS
 from serving.http.edge.auth import ApiKeys
 from serving.http.edge.requests import Edge, RequestMetrics
-from serving.http.error_handlers import COMPUTED, responses
-from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
+from serving.http.error_handlers import responses
+from serving.http.limits import COST_HEADERS
 from serving.http.probes import Probes
 from serving.http.routing.heads import Head
 from serving.http.routing.models import ModelPaths, Models
@@ -82,9 +80,7 @@ def create_app(
     error_handlers.install(app, models)
     key_in_docs = [Depends(HTTPBearer(auto_error=False, description="An API key."))] if keys.required else []
     v1 = APIRouter(prefix="/v1", dependencies=key_in_docs, route_class=OneLargeBodyAtATime)
-    for task in TASKS.values():
-        if models.serves(task.name):
-            _add_task(v1, task, models, arguments)
+    tasks_api.add_routes(v1, models, arguments)
     generation_api.add_routes(v1, models, arguments)
     openai_api.add_routes(v1, models, arguments)
     app.include_router(v1)
@@ -117,34 +113,6 @@ def _complete_document(app: FastAPI) -> None:
         return made
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _add_task(router: APIRouter, task: Task, models: Models, arguments: GatewayArguments) -> None:
-    async def endpoint(body: task.request, request: Request) -> Response:  # type: ignore[name-defined]
-        head = models.pick(request, task.name, body.model)
-        inputs = [example if isinstance(example, str) else example.model_dump() for example in body.inputs]
-        check_size(inputs, arguments)
-        task.check(body, arguments)
-        call = {
-            "inputs": inputs,
-            "options": body.parameters.options(),
-            "request_id": request.state.request_id,
-        }
-        outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
-        records = outcome["records"]
-        return await json_answer(request, partial(task.answer_for, body, records), cost_headers(request, outcome))
-
-    router.add_api_route(
-        f"/{task.name}",
-        endpoint,
-        methods=["POST"],
-        name=task.name,
-        summary=task.summary,
-        response_model=None,
-        responses={200: {"model": task.answer, "headers": COST_HEADERS}, **responses(*COMPUTED, "unknown_head")},
-        openapi_extra=REQUEST_HEADERS,
-        tags=["tasks"],
-    )
 
 
 def _operations(

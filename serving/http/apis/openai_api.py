@@ -58,7 +58,7 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
     if models.serves(GENERATION):
         _add_completions(router, models, arguments)
     if models.serves(EMBEDDING):
-        _add_embeddings(router, models, arguments)
+        add_embeddings(router, models, arguments)
 
 
 def _add_completions(router: APIRouter, models: Models, arguments: GatewayArguments) -> None:
@@ -114,7 +114,9 @@ def _add_completions(router: APIRouter, models: Models, arguments: GatewayArgume
         return await event_stream(request, events, chunks, end=b"data: [DONE]\n\n")
 
 
-def _add_embeddings(router: APIRouter, models: Models, arguments: GatewayArguments) -> None:
+def add_embeddings(router: APIRouter, models: Models, arguments: GatewayArguments) -> None:
+    """Adds /embeddings."""
+
     @router.post(
         "/embeddings",
         tags=["openai"],

@@ -154,6 +154,10 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._by_id)
 
+    def is_waiting(self, request_id: int) -> bool:
+        """Whether a request has not been admitted yet."""
+        return any(request.id == request_id for request in self._scheduler.waiting)
+
     @property
     def stats(self) -> EngineStats:
         running, cache = self._scheduler.running, self._cache

@@ -1,7 +1,7 @@
 """Drives a generation engine from an event loop: requests come and go between its steps, on one model thread.
 
-It knows the engine's five calls (`submit`, `step`, `cancel`, `has_work`, `stats`) and nothing of Ray or HTTP, so
-it is tested with a fake engine in milliseconds.
+It knows the engine's calls (`submit`, `step`, `cancel`, `is_waiting`, `has_work`, `stats`) and nothing of Ray or HTTP,
+so it is tested with a fake engine in milliseconds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.errors import ServingError, overloaded
+from serving.replicas import spans
 from serving.replicas.health import ModelHealth
 
 logger = logging.getLogger("ray.serve.bigbird")
@@ -47,6 +48,8 @@ class EngineLoop:
         self._submissions: list[tuple[Sequence[int], Any, asyncio.Future[int]]] = []
         self._cancellations: list[int] = []
         self._events: dict[int, asyncio.Queue[Any]] = {}
+        # Of traced requests: when the first step that served each began; None while it waits.
+        self._admitted_at: dict[int, float | None] = {}
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self.broken: Exception | None = None
@@ -61,8 +64,10 @@ class EngineLoop:
 
         Closing the iterator early, or cancelling whoever reads it, frees the request's slot at the next step.
         Raises what the engine's `submit` raises, and ServingError `internal` when the engine breaks.
+        A traced request gets the spans `queue`, `prefill` and `decode`.
         """
         self._refuse_when_broken()
+        place, arrived = spans.place_of_request(), time.monotonic()
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         submission = (prompt_ids, options, accepted)
         self._submissions.append(submission)
@@ -76,20 +81,30 @@ class EngineLoop:
                 self._leave(accepted.result())
             raise
         events = self._events[request_id]
+        if place is not None:
+            self._admitted_at[request_id] = None
         finished = False
         started: float | None = None
+        num_tokens = 0
         try:
             while not finished:
                 event = await events.get()
-                started = started if started is not None else time.monotonic()
+                if started is None:
+                    started = time.monotonic()
+                    if (admitted := self._admitted_at.get(request_id)) is not None:
+                        spans.record(place, "queue", admitted - arrived, ago_s=started - admitted)
+                        spans.record(place, "prefill", started - admitted, num_tokens=len(prompt_ids))
                 if isinstance(event, Exception):
                     raise event
+                num_tokens += event.token_id is not None
                 finished = event.finish_reason is not None
                 yield event
         finally:
             if started is not None:
                 held_s = time.monotonic() - started
                 self._held_s = held_s if self._held_s is None else 0.9 * self._held_s + 0.1 * held_s
+                spans.record(place, "decode", held_s, num_tokens=num_tokens)
+            self._admitted_at.pop(request_id, None)
             del self._events[request_id]
             if not finished:
                 self._cancellations.append(request_id)
@@ -149,12 +164,16 @@ class EngineLoop:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            began = time.monotonic()
             try:
                 events = await loop.run_in_executor(self._thread, self._step)
             except Exception as error:
                 logger.exception("the engine broke")
                 self._break(error)
                 return
+            for request_id, admitted in self._admitted_at.items():
+                if admitted is None and not self._engine.is_waiting(request_id):
+                    self._admitted_at[request_id] = began
             for event in events:
                 queue = self._events.get(event.request_id)
                 if queue is not None:

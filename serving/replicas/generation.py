@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from serving.errors import ServingError
+from serving.replicas import spans
 from serving.replicas.choices import Choice, Prompt, join
 from serving.replicas.choices import usage as usage_of
 from serving.replicas.completion_limits import check_cost, client_error, room_for, too_long
@@ -179,11 +180,13 @@ class GenerationReplica(TokenLists, TokenStreams):
         scored = echo and shown
         max_tokens = request["options"].get("max_new_tokens")
         prompts = []
+        place, started = spans.place_of_request(), time.monotonic()
         for prompt in request["prompts"]:
             tokenizing = time.monotonic()
             prompts.append(await self._prompt(prompt, with_text=echo, with_begins=scored, ends=max_tokens == 0))
             self._metrics.tokenized(time.monotonic() - tokenizing)
         num_ids = [len(prompt.ids) for prompt in prompts]
+        spans.record(place, "tokenize", time.monotonic() - started, num_inputs=len(prompts), num_tokens=sum(num_ids))
         check_cost(
             num_ids, request["options"], num_copies, echo=echo, max_tokens=self._arguments.max_tokens_per_request
         )

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from serving.errors import ServingError
+from serving.replicas import spans
 from serving.replicas.engine_loop import EngineLoop
 from serving.replicas.failures import failure
 from serving.replicas.metrics import HeadMetrics
@@ -68,7 +69,9 @@ class TokenStreams:
         # Before tokenizing, which a refused request should not cost, and after it, when others may have come first.
         self._loop.check()
         ids = await self._prompt_ids(request["prompt"], request["truncate"])
-        self._metrics.tokenized(time.monotonic() - started)
+        tokenize_s = time.monotonic() - started
+        self._metrics.tokenized(tokenize_s)
+        spans.record(spans.place_of_request(), "tokenize", tokenize_s, num_inputs=1, num_tokens=len(ids))
         self._loop.check()
         options = self._options(request["options"], len(ids))
         special = set(self._tokenizer.all_special_ids)

@@ -1,8 +1,9 @@
-"""Traces of what a scoring replica does for a request, and their way to a collector; without Ray."""
+"""Traces of what a replica does for a request, and their way to a collector; without Ray."""
 
 import asyncio
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from typing import ClassVar
 
 import pytest
@@ -12,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from bigbird import BigBirdForTokenClassification
+from bigbird import BigBirdForCausalLM, BigBirdForTokenClassification
 from serving.settings import HeadArguments
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # as Serve is imported
@@ -58,6 +59,47 @@ def test_a_request_s_spans_lie_in_the_span_of_its_call_and_an_untraced_one_has_n
         num_batches = sum(span.name == "batch" for span in inside)
         assert (num_batches > 1) == (name == "two"), "its tokens do not fit one batch"
     assert len(spans) == 3 + sum(span.parent is not None for span in spans)
+
+
+def test_a_generation_is_traced_from_its_wait_for_a_slot_to_its_last_token(tiny_checkpoint, collector):
+    from serving.replicas.generation import GenerationReplica
+
+    checkpoint = str(tiny_checkpoint(BigBirdForCausalLM, is_decoder=True, attention_type="original_full"))
+    replica = GenerationReplica(
+        "writer", HeadArguments(task="text-generation", checkpoint=checkpoint, num_cpus=1, max_slots=1)
+    )
+    options = {"max_new_tokens": 8, "min_new_tokens": 8}
+    completion = {"prompts": ["the first block"], "n": 1, "echo": False, "options": options, "timeout_s": 60.0}
+    continuation = {"prompt": "the first block", "truncate": None, "options": options, "timeout_s": 60.0}
+
+    async def traced(name, call):
+        with trace.get_tracer("test").start_as_current_span(name):
+            assert "failure" not in await call
+
+    async def main():
+        # One slot: the second waits until the first has ended.
+        await asyncio.gather(
+            traced("first", replica.complete(completion)), traced("second", replica.generate(continuation))
+        )
+        await replica.complete(completion)
+
+    asyncio.run(main())
+    spans = collector.get_finished_spans()
+    calls = {span.name: span for span in spans if span.parent is None}
+    assert set(calls) == {"first", "second"}
+    found = {}
+    for name, call_span in calls.items():
+        inside = [span for span in spans if span.parent and span.parent.span_id == call_span.context.span_id]
+        assert [span.name for span in inside] == ["tokenize", "queue", "prefill", "decode"]
+        for earlier, later in pairwise(inside):
+            assert earlier.start_time <= earlier.end_time <= later.start_time + 1e6, "one begins where another ends"
+        assert call_span.start_time <= inside[0].start_time
+        assert inside[-1].end_time <= call_span.end_time
+        found[name] = {span.name: span for span in inside}
+        assert found[name]["decode"].attributes["num_tokens"] == 8
+    first_ended = found["first"]["decode"].end_time
+    assert found["second"]["queue"].start_time < first_ended <= found["second"]["queue"].end_time + 1e6
+    assert len(spans) == 10, "what is not traced has no spans"
 
 
 class Collector(BaseHTTPRequestHandler):

@@ -23,7 +23,9 @@ def candidates(scores: Tensor, options: GenerationOptions) -> tuple[Tensor, Tens
     where excluded; and their tokens (R, K), None where the K are the whole vocabulary in its order.
     """
     # Shifted to a maximum of 0 first, which changes no probability and keeps small temperatures from overflowing.
-    scores = (scores - scores.amax(-1, keepdim=True)) / options.temperature
+    # One that float32 would round to 0 is the smallest number that it does not.
+    temperature = max(options.temperature, torch.finfo(scores.dtype).tiny)
+    scores = (scores - scores.amax(-1, keepdim=True)) / temperature
     vocabulary = scores.shape[-1]
     tokens = None
     if 0 < options.top_k < vocabulary:

@@ -102,7 +102,8 @@ def test_rounding_does_not_draw_past_the_last_possible_token():
     assert int(draw(scores, torch.full((500,), 1 - 2**-53, dtype=torch.float64)).max()) < 35
 
 
-def test_tiny_temperatures_are_greedy_and_finite():
+@pytest.mark.parametrize("temperature", [1e-40, 5e-324])
+def test_tiny_temperatures_are_greedy_and_finite(temperature):
     logits = random_logits(3, 100, seed=5, scale=30)
-    scores = warp(logits, GenerationOptions(temperature=1e-40))
+    scores = warp(logits, GenerationOptions(temperature=temperature))
     assert torch.equal(draw(scores, torch.full((3,), 0.999, dtype=torch.float64)), logits.argmax(-1))

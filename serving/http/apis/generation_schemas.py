@@ -24,7 +24,7 @@ class GenerationParameters(Wire):
     temperature: float | None = Field(default=None, gt=0, le=100, description="1 by default, where tokens are drawn.")
     top_k: int | None = Field(default=None, ge=1)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     seed: int | None = Field(default=None, ge=0, lt=2**62, description="Drawn without one, and told in the details.")
     stop: Annotated[list[Annotated[Text, Field(min_length=1, max_length=200)]], Field(max_length=4)] | None = Field(
         default=None, description="The text ends before the first of these."

@@ -46,7 +46,9 @@ class CompletionRequest(Wire):
     min_p: float | None = Field(
         default=None, ge=0, le=1, description="Not OpenAI's: leave out tokens rarer than this share."
     )
-    repetition_penalty: float | None = Field(default=None, gt=0, le=100, description="Not OpenAI's; 1 changes nothing.")
+    repetition_penalty: float | None = Field(
+        default=None, ge=0.01, le=100, description="Not OpenAI's; 1 changes nothing."
+    )
     min_tokens: int | None = Field(
         default=None, ge=0, description="Not OpenAI's: no end of text before so many tokens."
     )

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from serving.http.edge.auth import ApiKeys, check_is_closed
 from serving.http.gateway import create_app
 from serving.http.metrics import GatewayMetrics
+from serving.http.routing.around_refusals import running_replicas
 from serving.http.routing.outages import Outages
 from serving.http.routing.remote import RemoteHead
 from serving.http.routing.routes import routes_to
@@ -48,7 +49,7 @@ class Gateway:
         context = serve.get_replica_context()
         metrics = GatewayMetrics()
         least = {name: head.min_replicas for name, head in head_arguments.items()}
-        outages = Outages(context.app_name, least, arguments.outage_grace_s)
+        outages = Outages(context.app_name, least, arguments.outage_grace_s, running_replicas)
         heads = {
             name: RemoteHead(name, head_arguments[name].task, handle, outages=outages, on_retry=metrics.retry)
             for name, handle in handles.items()

@@ -92,8 +92,8 @@ class EngineLoop:
                 if started is None:
                     started = time.monotonic()
                     if (admitted := self._admitted_at.get(request_id)) is not None:
-                        spans.record(place, "queue", admitted - arrived, ago_s=started - admitted)
-                        spans.record(place, "prefill", started - admitted, num_tokens=len(prompt_ids))
+                        spans.record(place, "queue", admitted - arrived, ended=admitted)
+                        spans.record(place, "prefill", started - admitted, ended=started, num_tokens=len(prompt_ids))
                 if isinstance(event, Exception):
                     raise event
                 num_tokens += event.token_id is not None

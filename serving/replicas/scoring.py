@@ -221,6 +221,9 @@ class ScoringReplica(TokenLists):
 
         fits = [index for index, size in enumerate(sizes) if size <= budget]
         beyond = [index for index, size in enumerate(sizes) if size > budget]
+        if not beyond:
+            await through(self._ordinary, fits)
+            return outputs
         parts = [
             asyncio.create_task(through(lane, indices))
             for lane, indices in ((self._ordinary, fits), (self._oversize, beyond))
@@ -264,6 +267,8 @@ def _with_changes(options: Any, changes: dict[str, Any]) -> Any:
     """The predictor's own options with what the request asks for."""
     import dataclasses
 
+    if not changes:
+        return options
     known = {field.name for field in dataclasses.fields(options)}
     unknown = sorted(set(changes) - known)
     if unknown:

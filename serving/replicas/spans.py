@@ -18,10 +18,11 @@ def place_of_request() -> Context | None:
     return trace.set_span_in_context(span) if span.is_recording() else None
 
 
-def record(place: Context | None, name: str, seconds: float, *, ago_s: float = 0.0, **attributes: int) -> None:
-    """A span that took so long and ended now, or `ago_s` seconds ago."""
+def record(place: Context | None, name: str, seconds: float, *, ended: float | None = None, **attributes: int) -> None:
+    """A span that took so long and ended now, or at `ended` by the monotonic clock."""
     if place is None:
         return
+    ago_s = 0.0 if ended is None else time.monotonic() - ended
     end = time.time_ns() - int(ago_s * 1e9)
     tracer = trace.get_tracer("bigbird")
     span = tracer.start_span(name, place, attributes=attributes, start_time=end - int(seconds * 1e9))

@@ -11,6 +11,8 @@ from serving.texts import num_characters
 
 # Some tens of milliseconds of tokenizing.
 _PIECE_CHARACTERS = 64 * 1024
+# Less work than handing it to a thread and waking up again.
+_AT_ONCE_CHARACTERS = 512
 # Tokens that cutting a text may add to it, at most; where there are spaces a cut lies at one and adds one or two.
 _TOKENS_A_CUT = 16
 _MAX_WORD_CHARACTERS = 1024
@@ -24,11 +26,13 @@ class TextThreads:
         self._long = ThreadPoolExecutor(1, thread_name_prefix="long-text")
 
     async def run(self, inputs: Sequence[Any], function: Callable[..., Any], *arguments: Any) -> Any:
-        """`function(*arguments)` on the thread for `inputs`. Cancelled while it waits, it never runs."""
-        is_long = sum(map(num_characters, inputs)) > _PIECE_CHARACTERS
-        return await asyncio.get_running_loop().run_in_executor(
-            self._long if is_long else self._short, function, *arguments
-        )
+        """`function(*arguments)` on the thread for `inputs`, and at once where they are tiny. Cancelled while it waits,
+        it never runs."""
+        total = sum(map(num_characters, inputs))
+        if total <= _AT_ONCE_CHARACTERS:
+            return function(*arguments)
+        thread = self._long if total > _PIECE_CHARACTERS else self._short
+        return await asyncio.get_running_loop().run_in_executor(thread, function, *arguments)
 
     async def tokens_at_least(self, text: str, tokenizer: Any, limit: int) -> int:
         """Tokens that a text has at least, counted until there are more than `limit`.

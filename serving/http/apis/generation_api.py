@@ -56,7 +56,7 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
         answer: dict[str, Any] = {"generated_text": _full(body, outcome["generated_text"])}
         if parameters.details:
             answer["details"] = _without_top_tokens(outcome["details"], body)
-        return await json_answer(request, lambda: [answer], {})
+        return await json_answer(request, lambda: [answer], {}, source=answer)
 
 
 def _sent(event: dict[str, Any], body: GenerationRequest, request: Request) -> Iterator[dict[str, Any]]:

@@ -99,7 +99,7 @@ def _add_completions(router: APIRouter, models: Models, arguments: GatewayArgume
             outcome = await head.call("complete", call, timeout_s=timeout_s)
             request.state.num_tokens = outcome["usage"]["total_tokens"]
             answer = {**frame, "choices": outcome["choices"], "usage": outcome["usage"]}
-            return await json_answer(request, lambda: answer, {})
+            return await json_answer(request, lambda: answer, {}, source=answer)
         events = head.stream("stream", call, timeout_s=timeout_s)
         with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
 
@@ -143,9 +143,8 @@ def add_embeddings(router: APIRouter, models: Models, arguments: GatewayArgument
                 raise ServingError(error.kind, message, param=name) from None
             raise
         records = outcome["records"]
-        return await json_answer(
-            request, partial(_embeddings, head.name, body, records), cost_headers(request, outcome)
-        )
+        make = partial(_embeddings, head.name, body, records)
+        return await json_answer(request, make, cost_headers(request, outcome), source=records)
 
 
 def _model(head: Head | Route) -> Model:

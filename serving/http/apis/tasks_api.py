@@ -33,7 +33,8 @@ def _add_task(router: APIRouter, task: Task, models: Models, arguments: GatewayA
         }
         outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
         records = outcome["records"]
-        return await json_answer(request, partial(task.answer_for, body, records), cost_headers(request, outcome))
+        headers = cost_headers(request, outcome)
+        return await json_answer(request, partial(task.answer_for, body, records), headers, source=[inputs, records])
 
     router.add_api_route(
         f"/{task.name}",

@@ -48,7 +48,7 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
         head = head_for(request, EMBEDDING, body.model)
         outcome = await scored(request, head, body.texts, body.options())
         make = partial(_embedded, outcome["records"], body)
-        return await json_answer(request, make, cost_headers(request, outcome))
+        return await json_answer(request, make, cost_headers(request, outcome), source=outcome["records"])
 
     async def embed_all(body: EmbedAllRequest, request: Request) -> Response:
         head = head_for(request, EMBEDDING, body.model)
@@ -61,7 +61,7 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
         outcome = await scored(request, head, body.examples, body.options())
         labels = _named(outcome["records"], "labels")
         answer = labels[0] if body.single else labels
-        return await json_answer(request, lambda: answer, cost_headers(request, outcome))
+        return await json_answer(request, lambda: answer, cost_headers(request, outcome), source=answer)
 
     def tokenizing(request: Request, model: str | None) -> Head:
         """A model by its name or its path; else the embeddings, else the first head."""

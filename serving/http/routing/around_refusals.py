@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+
+# Replicas of each deployment that this process sends requests to, by what Serve's controller last told its router.
+running_replicas: dict[str, int] = {}
 
 
 class AroundRefusals(RequestRouter):
@@ -13,6 +17,15 @@ class AroundRefusals(RequestRouter):
     Serve knows how many requests a replica has, not how many tokens: one that is full of a long document looks idle.
     Such a replica refuses the request, and the gateway sends it again with that replica's name in `refused_by`.
     """
+
+    def __init__(self, deployment_id: Any, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(deployment_id, *arguments, **keywords)
+        self._deployment = deployment_id.name
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Serve's controller calls this wherever something has changed."""
+        super().update_replicas(replicas)
+        running_replicas[self._deployment] = len(replicas)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

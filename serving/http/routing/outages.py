@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,14 +30,18 @@ class _Seen:
 
 
 class Outages:
-    """Asks Serve's controller every few seconds.
+    """Asks Serve's controller every few seconds, while a head has no replica by what its router knows (`running`, by
+    name): Serve's whole status costs as much as a request.
 
     A head whose replica restarts is given `grace_s` seconds; requests wait for it meanwhile. One that may scale to
     zero is asleep, not down.
     """
 
-    def __init__(self, app_name: str, min_replicas: dict[str, int], grace_s: float) -> None:
+    def __init__(
+        self, app_name: str, min_replicas: dict[str, int], grace_s: float, running: Mapping[str, int] | None = None
+    ) -> None:
         self._app_name = app_name
+        self._running = {} if running is None else running
         self._min_replicas = min_replicas
         self._grace_s = grace_s
         self._seen: dict[str, _Seen] = {}
@@ -67,15 +72,25 @@ class Outages:
         return max(1, seen.num_running) if seen is not None else 1
 
     def watch(self) -> None:
-        """Asks the controller for ever, on a thread of its own; a failing question leaves the last answer in place."""
+        """Looks for ever, on a thread of its own; a failing question leaves the last answer in place."""
         while True:
-            try:
-                application = serve.status().applications.get(self._app_name)
-                if application is not None:
-                    self.update(application.deployments)
-            except Exception as error:
-                logger.warning("Serve's status could not be read: %s", error)
+            if not self._all_run():
+                try:
+                    application = serve.status().applications.get(self._app_name)
+                    if application is not None:
+                        self.update(application.deployments)
+                except Exception as error:
+                    logger.warning("Serve's status could not be read: %s", error)
             time.sleep(STATUS_PERIOD_S)
+
+    def _all_run(self) -> bool:
+        """Whether every head has a replica by what the router knows, which is then taken in."""
+        numbers = {head: self._running.get(head, 0) for head in self._min_replicas}
+        if not all(numbers.values()):
+            return False
+        now = time.monotonic()
+        self._seen = {head: _Seen(False, number, "running", None, now) for head, number in numbers.items()}
+        return True
 
     def update(self, deployments: dict[str, Any]) -> None:
         """Takes in one status: deployment name (the head's) -> Serve's DeploymentStatusOverview."""

@@ -16,6 +16,8 @@ def check(arguments: ServeArguments, host: str, port: int, grpc_port: int | None
     _check_keys(arguments.gateway, host)
     _check_address(host, port)
     if grpc_port is not None:
+        if grpc_port == port:
+            raise ValueError(f"port and grpc_port are both {port}; each needs one of its own")
         _check_keys(arguments.gateway, EVERYWHERE)
         _check_address(EVERYWHERE, grpc_port)
     if os.environ.get("RAY_ADDRESS"):

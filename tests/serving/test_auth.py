@@ -39,7 +39,22 @@ def test_a_source_of_keys_without_keys_is_an_error(tmp_path, monkeypatch):
         ApiKeys.load(environment_variable="SOME_KEYS")
 
 
-@pytest.mark.parametrize("line", ["secret requests_per_s=0", "secret tokens_per_min=x", "secret requests=3", "sec ret"])
+@pytest.mark.parametrize("line", ["requests_per_s=5", "tokens_per_min=5 secret"])
+def test_a_limit_without_a_key_is_not_taken_for_one(line):
+    with pytest.raises(ValueError, match="line 1: a limit without a key"):
+        ApiKeys([line])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "secret requests_per_s=0",
+        "secret tokens_per_min=x",
+        "secret requests=3",
+        "sec ret",
+        "secret requests_per_s=1 requests_per_s=2",
+    ],
+)
 def test_a_limit_that_is_none_is_refused_without_showing_the_key(line):
     with pytest.raises(ValueError, match="requests_per_s=N") as caught:
         ApiKeys([line])
@@ -52,22 +67,44 @@ def test_the_file_is_read_again_once_it_changes_and_a_broken_one_changes_nothing
     file.write_text("first\n")
     keys = ApiKeys([], file=file, clock=clock)
 
-    def accepted(text: str | None) -> list[str]:
+    def looked() -> list[str]:
+        clock.now += 2.0
+        return [key for key in ("first", "second", "sec") if keys.find(key)]
+
+    def accepted(text: str | bytes | None) -> list[str]:
+        before = looked()
         if text is None:
             file.unlink()
         else:
             new = tmp_path / "new"
-            new.write_text(text)
+            new.write_bytes(text.encode() if isinstance(text, str) else text)
             os.replace(new, file)
-        clock.now += 2.0
-        return [key for key in ("first", "second") if keys.find(key)]
+        assert looked() == before, "it may not be whole yet"
+        return looked()
 
     assert accepted("first\nsecond\n") == ["first", "second"]
     assert accepted("second\n") == ["second"]
     assert accepted("") == ["second"], "an emptied file must not open the server"
+    assert accepted(b"first\n\xff\xfe\n") == ["second"]
+    assert accepted("first\nfirst requests_per_s=1\n") == ["second"], "which of the two was meant?"
     assert accepted("second tokens_per_min=-1\n") == ["second"]
     assert accepted(None) == ["second"]
     assert accepted("first\n") == ["first"]
+    file.write_text("first\nsec")
+    assert looked() == ["first"]
+    file.write_text("first\nsecond\n")
+    assert looked() == ["first"]
+    assert looked() == ["first", "second"]
+
+
+@pytest.mark.parametrize("content", ["\ufeffschlüssel\r\nother\r\n", "schlüssel\nother"])
+def test_a_key_is_the_bytes_that_a_client_sends_whatever_editor_wrote_the_file(tmp_path, content):
+    file = tmp_path / "keys"
+    file.write_bytes(content.encode())
+    keys = ApiKeys.load(file=str(file))
+    assert keys.find("schlüssel".encode().decode("latin-1")), "as Starlette reads a header"
+    assert keys.find("other")
+    assert not keys.find("schlüssel")
 
 
 def test_a_key_has_its_own_requests_a_second():
@@ -91,7 +128,9 @@ def test_a_key_has_its_own_tokens_a_minute_and_keeps_its_debt_when_the_file_is_r
     keys.find("small").begin()
     keys.find("small").end(1200)
     file.write_text("small tokens_per_min=600\nother\n")
-    clock.now += 30.0
+    clock.now += 15.0
+    assert not keys.find("other")
+    clock.now += 15.0
     assert keys.find("other")
     with pytest.raises(ServingError, match="tokens_per_min, which is 600"):
         keys.find("small").begin()

@@ -55,6 +55,7 @@ def refusal(monkeypatch, capsys):
         (["--host", "203.0.113.7", "--open-without-keys"], "cannot listen on 203.0.113.7:8000: "),
         (["--host", "0.0.0.0"], "0.0.0.0 is reached from other machines and there are no API keys"),
         (["--grpc-port", "9000"], "0.0.0.0 is reached from other machines and there are no API keys"),
+        (["--port", "9000", "--grpc-port", "9000"], "port and grpc_port are both 9000; each needs one of its own"),
         (["--api-keys-file", "/nowhere/keys"], "api_keys_file /nowhere/keys cannot be read: No such file or directory"),
         (["--device", "cuda"], "device is cuda, and torch finds no GPU here"),
         (["--head", "fill-mask=/nowhere/model"], "head fill-mask: /nowhere/model: there is no such directory"),

@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from serving.errors import ServingError
@@ -22,6 +22,7 @@ from serving.settings import GatewayArguments
 logger = logging.getLogger("ray.serve.bigbird")
 
 _LOOK_AT_FILE_S = 1.0
+_LIMITS = ("requests_per_s=", "tokens_per_min=")
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class ApiKeys:
     def __init__(self, lines: Iterable[str], *, file: Path | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
         self._clock = clock
-        self._fixed = dict(map(_parsed, lines))
+        self._fixed = _all_parsed(enumerate(lines, 1))
         self._file = file
-        self._stamp = _stamp(file)
+        self._stamp = self._last_stamp = _stamp(file)
         self._looked = clock()
         self._uses: dict[bytes, tuple[KeyLimits, KeyUse]] = {}
         self._take({**self._fixed, **(_read(file) if file is not None else {})})
@@ -78,9 +79,12 @@ class ApiKeys:
         return bool(self._uses)
 
     def find(self, key: str | None) -> KeyUse | None:
-        """The use of `key`, None where it is not accepted; every key is compared, whatever the outcome."""
+        """The use of `key`, None where it is not accepted; every key is compared, whatever the outcome.
+
+        key: as a header gives it, a character a byte.
+        """
         self._look_at_file()
-        given = _digest(key or "")
+        given = _digest((key or "").encode("latin-1", "backslashreplace"))
         found = None
         for known, (_, use) in self._uses.items():
             if hmac.compare_digest(given, known):
@@ -88,19 +92,20 @@ class ApiKeys:
         return found
 
     def _look_at_file(self) -> None:
-        """Reads the file again where it has changed; what cannot be read changes nothing."""
+        """Reads the file again where it has changed since the last look but one: one that is just being written may
+        end in the middle of a key. What cannot be read changes nothing."""
         if self._file is None or self._clock() - self._looked < _LOOK_AT_FILE_S:
             return
         self._looked = self._clock()
-        stamp = _stamp(self._file)
-        if stamp == self._stamp:
+        last, self._last_stamp = self._last_stamp, _stamp(self._file)
+        if self._last_stamp in (None, self._stamp) or self._last_stamp != last:
             return
         try:
             keys = _read(self._file)
         except (OSError, ValueError) as error:
             logger.warning("the API keys stay as they were: %s", error)
             return
-        self._stamp = stamp
+        self._stamp = self._last_stamp
         self._take({**self._fixed, **keys})
         logger.info("API keys read again: %d keys", len(self._uses))
 
@@ -174,29 +179,49 @@ class _Bucket:
 
 def _read(file: Path) -> dict[bytes, KeyLimits]:
     try:
-        lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+        # Notepad begins a file with a byte-order mark.
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"api_keys_file {file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    keys = dict(_parsed(line) for line in lines if line and not line.startswith("#"))
+    try:
+        keys = _all_parsed((number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#"))
+    except ValueError as error:
+        raise ValueError(f"api_keys_file {file}: {error}") from None
     if not keys:
         raise ValueError(f"api_keys_file {file} holds no key")
     return keys
 
 
-def _parsed(line: str) -> tuple[bytes, KeyLimits]:
+def _all_parsed(lines: Iterable[tuple[int, str]]) -> dict[bytes, KeyLimits]:
+    """Keys by their digests. Raises ValueError with the number of a line, never with what may be a key."""
+    keys: dict[bytes, KeyLimits] = {}
+    for number, line in lines:
+        key, limits = _parsed(number, line)
+        if key in keys:
+            raise ValueError(f"line {number}: this key stands above too")
+        keys[key] = limits
+    return keys
+
+
+def _parsed(line_number: int, line: str) -> tuple[bytes, KeyLimits]:
     key, *rest = line.split()
-    limits = KeyLimits()
+    if key.startswith(_LIMITS):
+        raise ValueError(f"line {line_number}: a limit without a key")
+    limits: dict[str, float] = {}
     for word in rest:
         name, _, value = word.partition("=")
         try:
             number = float(value)
         except ValueError:
             number = 0.0
-        if name not in ("requests_per_s", "tokens_per_min") or not 0 < number < float("inf"):
+        if f"{name}=" not in _LIMITS or name in limits or not 0 < number < float("inf"):
             # Not the word itself: it may be a key with a space in it.
-            raise ValueError("behind an API key may stand requests_per_s=N and tokens_per_min=N, with N above 0")
-        limits = replace(limits, **{name: number})
-    return _digest(key), limits
+            raise ValueError(
+                f"line {line_number}: behind an API key may stand requests_per_s=N and tokens_per_min=N, once each, "
+                "with N above 0"
+            )
+        limits[name] = number
+    return _digest(key.encode("utf-8", "surrogateescape")), KeyLimits(**limits)
 
 
 def _stamp(file: Path | None) -> tuple[int, ...] | None:
@@ -207,5 +232,5 @@ def _stamp(file: Path | None) -> tuple[int, ...] | None:
     return (status.st_ino, status.st_mtime_ns, status.st_size) if status is not None else None
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

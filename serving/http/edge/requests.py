@@ -121,7 +121,7 @@ class Edge:
         if not self._keys.required or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        use = self._keys.find(key.strip() if scheme.lower() == "bearer" else None)
+        use = self._keys.find(key.strip(" \t") if scheme.lower() == "bearer" else None)
         if use is None:
             if self._num_slowed >= _MAX_SLOWED:
                 raise ServingError("overloaded", "too many requests with wrong keys", retry_after_s=1)

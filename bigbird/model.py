@@ -17,7 +17,7 @@ from bigbird.attention import Attention
 from bigbird.attention.block_sparse import BlockSparseAttention
 from bigbird.attention.flex import FlexAttention
 from bigbird.attention.growing import is_cache, past_of
-from bigbird.attention.past import CrossAttention, Keeping, PastAttention, present
+from bigbird.attention.past import CrossAttention, Keeping, PastAttention, check_encoder_states, present
 from bigbird.attention.plan import AttentionPlan
 from bigbird.attention.reference import DenseAttention
 from bigbird.attention.tiles import Layout, layout
@@ -109,16 +109,13 @@ class BigBirdModel(PretrainedModel):
         cache = past_key_values if is_cache(past_key_values) else None
         if cache is not None:
             past_key_values = past_of(cache)
-        self._check_decoder_arguments(
-            encoder_hidden_states, encoder_attention_mask, past_key_values, use_cache or cache is not None
-        )
         given = input_ids if inputs_embeds is None else inputs_embeds
         assert given is not None
         if given.dim() != (2 if inputs_embeds is None else 3):
             raise InputError(f"input_ids must be (batch, seq_len), inputs_embeds one more; got {tuple(given.shape)}")
         batch, new_length = given.shape[:2]
-        if encoder_hidden_states is not None and len(encoder_hidden_states) != batch:
-            raise InputError(f"encoder_hidden_states must have {batch} rows, got {len(encoder_hidden_states)}")
+        check_encoder_states(config, batch, encoder_hidden_states, encoder_attention_mask)
+        self._check_past(past_key_values, use_cache or cache is not None, encoder_hidden_states)
         past_length = 0 if past_key_values is None else past_key_values[0][0].shape[2]
         if not batch or not new_length:
             raise InputError(f"at least one row of one token is needed, got {tuple(given.shape)}")
@@ -246,31 +243,19 @@ class BigBirdModel(PretrainedModel):
                 f"a row has {length} tokens; max_position_embeddings is {self.config.max_position_embeddings}"
             )
 
-    def _check_decoder_arguments(
-        self, states: Tensor | None, mask: Tensor | None, past: PastKeyValues | None, use_cache: bool | None
-    ) -> None:
+    def _check_past(self, past: PastKeyValues | None, use_cache: bool | None, states: Tensor | None) -> None:
         if not self.config.is_decoder and (past is not None or use_cache):
             raise InputError("past_key_values and use_cache need a decoder; this model has is_decoder=False")
-        if past is not None and len(past) != self.config.num_hidden_layers:
-            raise InputError(f"past_key_values has {len(past)} layers, the model {self.config.num_hidden_layers}")
-        if states is None:
-            if mask is not None:
-                raise InputError("encoder_attention_mask needs encoder_hidden_states, got None")
-            if past is not None and len(past[0]) == 4:
-                raise InputError("past_key_values hold an encoder's keys and values; pass its encoder_hidden_states")
+        if past is None:
             return
-        if not self.config.add_cross_attention:
-            raise InputError("encoder_hidden_states need a decoder made with add_cross_attention=True")
-        if states.dim() != 3 or not states.shape[1] or states.shape[2] != self.config.hidden_size:
-            raise InputError(
-                f"encoder_hidden_states must be (batch, at least 1, {self.config.hidden_size}), "
-                f"got {tuple(states.shape)}"
-            )
-        if mask is not None and mask.shape != states.shape[:2]:
-            raise InputError(f"encoder_attention_mask must be {tuple(states.shape[:2])}, got {tuple(mask.shape)}")
-        if past is not None and len(past[0]) == 4 and past[0][2].shape[2] != states.shape[1]:
-            known = past[0][2].shape[2]
-            raise InputError(f"past_key_values are of {known} encoder states, got {states.shape[1]}")
+        if len(past) != self.config.num_hidden_layers:
+            raise InputError(f"past_key_values has {len(past)} layers, the model {self.config.num_hidden_layers}")
+        if len(past[0]) == 4:
+            if states is None:
+                raise InputError("past_key_values hold an encoder's keys and values; pass its encoder_hidden_states")
+            if past[0][2].shape[2] != states.shape[1]:
+                known = past[0][2].shape[2]
+                raise InputError(f"past_key_values are of {known} encoder states, got {states.shape[1]}")
 
 
 def first_attended(states: Tensor, attention_mask: Tensor | None) -> Tensor:

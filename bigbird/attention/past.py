@@ -19,6 +19,8 @@ from bigbird.attention.growing import GrowingPast, buffers_for, self_attention
 from bigbird.attention.parts import Piece, SpanPiece, attend_parts, mask_bias
 from bigbird.attention.plan import Span
 from bigbird.attention.reference import MASKED
+from bigbird.config import BigBirdConfig
+from bigbird.errors import InputError
 from bigbird.outputs import PastKeyValues
 from bigbird.packing import Packing
 
@@ -198,3 +200,20 @@ def present(
 
 def _padded_heads(states: Tensor, rows: Packing) -> Tensor:
     return heads_first(rows.unpack(states).flatten(0, 1), rows.shape[0])
+
+
+def check_encoder_states(config: BigBirdConfig, batch: int, states: Tensor | None, mask: Tensor | None) -> None:
+    """Raise InputError unless a decoder of this configuration can attend to an encoder's states, one row each of its
+    own rows; states: (batch, E, hidden_size), mask: (batch, E)."""
+    if states is None:
+        if mask is not None:
+            raise InputError("encoder_attention_mask needs encoder_hidden_states, got None")
+        return
+    if not config.add_cross_attention:
+        raise InputError("encoder_hidden_states need a decoder made with add_cross_attention=True")
+    if states.dim() != 3 or states.shape[::2] != (batch, config.hidden_size) or not states.shape[1]:
+        raise InputError(
+            f"encoder_hidden_states must be ({batch}, encoder_length, {config.hidden_size}), got {tuple(states.shape)}"
+        )
+    if mask is not None and mask.shape != states.shape[:2]:
+        raise InputError(f"encoder_attention_mask must be {tuple(states.shape[:2])}, got {tuple(mask.shape)}")

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bigbird.generation.logprobs import TokenLogprob, logprobs_of
 from bigbird.generation.request import Request
-from bigbird.generation.sampling import sample, warp
+from bigbird.generation.sampling import TokenLogprob, logprobs_of, sample, warp
 
 
 def choose(logits: Tensor, requests: Sequence[Request]) -> list[tuple[int, TokenLogprob | None]]:

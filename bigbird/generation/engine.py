@@ -6,7 +6,7 @@ request's tokens depend on its prompt and options alone.
 Knows no HTTP, no Ray and no threads; whoever calls `step` says when. Legend: R rows, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,13 +23,6 @@ from bigbird.generation.scheduler import Scheduler
 
 DRAFT_ROWS = 16
 """Rows of a step, with drafts: so many cost little more than one, whose time goes into reading the weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationEvent(GenerationChunk):
-    """A chunk, and the request it belongs to. The last of a request has a finish_reason."""
-
-    request_id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +100,8 @@ class Engine:
         prefill_tokens: int = 256,
         cross: CachedCrossAttention | None = None,
     ) -> None:
-        for name, value in (
-            ("max_cache_tokens", max_cache_tokens),
-            ("max_streams", max_streams),
-            ("prefill_tokens", prefill_tokens),
-        ):
+        limits = {"max_cache_tokens": max_cache_tokens, "max_streams": max_streams, "prefill_tokens": prefill_tokens}
+        for name, value in limits.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
         refuse_other_devices(model.device)
@@ -175,15 +165,14 @@ class Engine:
         )
 
     @torch.inference_mode()
-    def step(self) -> list[GenerationEvent]:
-        """Serve everyone once. Returns what is new: an event a token, at the end of a beam search one for its text."""
-        events = []
-        for request in [request for request in self._by_id.values() if request.is_cancelled]:
-            request.finish_reason = "cancelled"
-            events.append(self._event(request, GenerationChunk(token_id=None, text="", finish_reason="cancelled")))
+    def step(self) -> list[GenerationChunk]:
+        """Serve everyone once. Returns what is new: a chunk a token, at the end of a beam search one for its text. The
+        last of a request has a finish_reason."""
+        cancelled = [request.end("cancelled") for request in self._by_id.values() if request.is_cancelled]
+        self._release(cancelled)
         served = self._scheduler.schedule()
         if not served:
-            return events
+            return cancelled
         max_draft = DRAFT_ROWS // len(served) - 1
         pieces = {request: self._pieces(request, num_tokens, max_draft) for request, num_tokens in served}
         if self._cross is not None:
@@ -191,6 +180,7 @@ class Engine:
         logits = run(self.model, self._cache, [piece for of_one in pieces.values() for piece in of_one], self._cross)
         self._num_steps += 1
 
+        chunks: list[GenerationChunk] = []
         answered: dict[Request, tuple[int, list[int]]] = {}  # its first row of logits, and the draft it tries out
         row = 0
         for request, its_pieces in pieces.items():
@@ -198,7 +188,7 @@ class Engine:
                 continue
             num_rows = sum(piece.num_answers for piece in its_pieces)
             if request.search is not None:
-                events += self._search(request, logits[row : row + num_rows])
+                chunks += self._search(request, logits[row : row + num_rows])
             elif request.token_ids:
                 answered[request] = row, its_pieces[0].token_ids[1:]
             else:
@@ -207,10 +197,22 @@ class Engine:
                 if not request.num_left and request.options.max_new_tokens:
                     answered[request] = row + num_rows - 1, []
                 elif not request.num_left:
-                    events.append(self._event(request, request.end_without_text()))
+                    chunks.append(request.end("length"))
             row += num_rows
-        events += self._answer(logits, answered)
-        return events
+        chunks += self._answer(logits, answered)
+        self._release(chunks)
+        return cancelled + chunks
+
+    def run(self) -> Iterator[GenerationChunk]:
+        """Step until nothing is left to do."""
+        while self.has_work:
+            yield from self.step()
+
+    def _release(self, chunks: Sequence[GenerationChunk]) -> None:
+        """Give back what requests hold whose last chunks are among these."""
+        for chunk in chunks:
+            if chunk.finish_reason is not None:
+                self._scheduler.remove(self._by_id.pop(chunk.request_id))
 
     def _pieces(self, request: Request, num_prompt_tokens: int, max_draft: int) -> list[Piece]:
         """The tokens a request has computed in a step."""
@@ -227,9 +229,9 @@ class Engine:
         ids = [request.token_ids[-1], *request.draft(max_draft)]
         return [Piece(request.sequences[0], ids, len(ids))]
 
-    def _answer(self, logits: Tensor, answered: dict[Request, tuple[int, list[int]]]) -> list[GenerationEvent]:
+    def _answer(self, logits: Tensor, answered: dict[Request, tuple[int, list[int]]]) -> list[GenerationChunk]:
         """Choose each request's next token, and one after every token of its draft that was chosen as it stands."""
-        events = []
+        chunks = []
         drafts = {request: draft for request, (_, draft) in answered.items() if draft}
         place = 0
         while answered:
@@ -238,7 +240,7 @@ class Engine:
             chosen = choose(logits if of_all else logits[torch.tensor(rows, device=logits.device)], list(answered))
             going_on = {}
             for (request, (row, draft)), (token, logprob) in zip(answered.items(), chosen, strict=True):
-                events.append(self._event(request, request.accept(token, logprob)))
+                chunks.append(request.accept(token, logprob))
                 if request.finish_reason is None and draft[place : place + 1] == [token]:
                     going_on[request] = row, draft
             self._num_generated_tokens += len(answered)
@@ -247,9 +249,9 @@ class Engine:
         for request in drafts:
             if request.finish_reason is None:  # what was computed of the draft's other tokens goes
                 self._cache.truncate(request.sequences[0], len(request.prompt_ids) + len(request.token_ids) - 1)
-        return events
+        return chunks
 
-    def _search(self, request: Request, logits: Tensor) -> list[GenerationEvent]:
+    def _search(self, request: Request, logits: Tensor) -> list[GenerationChunk]:
         """Let a beam search go on; at its end, the best text."""
         search = request.search
         assert search is not None
@@ -268,10 +270,4 @@ class Engine:
             return []
         last = [request.accept(token) for token in search.complete[0][1]][-1]
         self._num_generated_tokens += len(request.token_ids)
-        return [self._event(request, replace(last, text=request.text))]
-
-    def _event(self, request: Request, chunk: GenerationChunk) -> GenerationEvent:
-        if request.finish_reason is not None:
-            self._scheduler.remove(request)
-            del self._by_id[request.id]
-        return GenerationEvent(request_id=request.id, **vars(chunk))
+        return [replace(last, text=request.text)]

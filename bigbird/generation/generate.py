@@ -12,11 +12,12 @@ from torch import Tensor
 
 from bigbird.attention.cached import CachedCrossAttention
 from bigbird.attention.kv_cache import PAGE_SIZE
+from bigbird.attention.past import check_encoder_states
 from bigbird.errors import InputError
 from bigbird.generation.engine import Engine
-from bigbird.generation.logprobs import TokenLogprob
 from bigbird.generation.options import GenerationOptions
 from bigbird.generation.request import GenerationChunk, Request, Tokenizer
+from bigbird.generation.sampling import TokenLogprob
 
 __all__ = ["GenerationChunk", "GenerationOptions", "GenerationResult", "encode_prompt", "generate", "stream"]
 
@@ -100,7 +101,7 @@ def stream(
         request = Request(model, tokenizer, _ids(tokenizer, prompt), options)
     except InputError as error:
         raise InputError(f"prompt 0: {error}") from None
-    return _chunks(engine_for(model, [request]))
+    return engine_for(model, [request]).run()
 
 
 def requests_of(
@@ -125,7 +126,7 @@ def complete(
     cross: CachedCrossAttention | None = None,
 ) -> None:
     """Run requests to their ends, MAX_STREAMS sequences at a time."""
-    for _ in _chunks(engine_for(model, requests, max_cache_tokens=max_cache_tokens, cross=cross)):
+    for _ in engine_for(model, requests, max_cache_tokens=max_cache_tokens, cross=cross).run():
         pass
 
 
@@ -177,20 +178,8 @@ def cross_attention(
     config: Any, num_prompts: int, states: Tensor | None, mask: Tensor | None
 ) -> CachedCrossAttention | None:
     """Attention to an encoder's states, checked; None where there are none, which a decoder may run without."""
-    if states is None:
-        if mask is not None:
-            raise InputError("encoder_attention_mask needs encoder_hidden_states, got None")
-        return None
-    if not config.add_cross_attention:
-        raise InputError("encoder_hidden_states need a decoder made with add_cross_attention=True")
-    if states.dim() != 3 or states.shape[0] != num_prompts or states.shape[2] != config.hidden_size:
-        raise InputError(
-            f"encoder_hidden_states must be ({num_prompts}, encoder_length, {config.hidden_size}), "
-            f"got {tuple(states.shape)}"
-        )
-    if mask is not None and mask.shape != states.shape[:2]:
-        raise InputError(f"encoder_attention_mask must be {tuple(states.shape[:2])}, got {tuple(mask.shape)}")
-    return CachedCrossAttention(states, mask)
+    check_encoder_states(config, num_prompts, states, mask)
+    return None if states is None else CachedCrossAttention(states, mask)
 
 
 def _ids(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> Sequence[int]:
@@ -199,8 +188,3 @@ def _ids(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> Sequence[i
     if tokenizer is None:
         raise InputError("a text needs a tokenizer, got None")
     return encode_prompt(tokenizer, prompt)
-
-
-def _chunks(engine: Engine) -> Iterator[GenerationChunk]:
-    while engine.has_work:
-        yield from engine.step()

@@ -25,28 +25,27 @@ from bigbird.outputs import ModelOutput
 NEW_TOKENS = 20
 """Where neither max_new_tokens nor max_length is given, as in transformers 5."""
 
-_SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
-_BEAMS: dict[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
-_DEFAULTS: dict[str, Any] = {
-    "max_length": None,
-    "max_new_tokens": None,
-    "min_length": 0,
+_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
+_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
+_AS_OPTIONS = {  # those of `GenerationOptions`
     "min_new_tokens": 0,
-    "do_sample": False,
     "num_beams": 1,
     "num_return_sequences": 1,
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
     "bad_words_ids": (),
     "prompt_lookup_num_tokens": 0,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
+    **_SAMPLING,
+    **_BEAMS,
+}
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id")),
+    "min_length": 0,
+    "do_sample": False,
     "use_cache": True,
     "return_dict_in_generate": False,
     "output_scores": False,
-    **_SAMPLING,
-    **_BEAMS,
+    **_AS_OPTIONS,
 }
 _OTHERS = ("input_ids", "attention_mask", "generation_config", "logits_processor", "stopping_criteria", "streamer")
 _OF_THE_FILE = ("_from_model_config", "transformers_version")
@@ -131,10 +130,9 @@ class Generates:
         engine = engine_for(self, requests, cross=cross)
         if streamer is not None:
             streamer.put(input_ids.cpu())
-        while engine.has_work:
-            for event in engine.step():
-                if streamer is not None:
-                    streamer.put(torch.tensor([event.token_id]))
+        for chunk in engine.run():
+            if streamer is not None:
+                streamer.put(torch.tensor([chunk.token_id]))
         if streamer is not None:
             streamer.end()
         return _answer(input_ids, requests, chosen)
@@ -202,17 +200,11 @@ def _options(chosen: Mapping[str, Any], width: int, num_rows: int) -> list[Gener
         max_new_tokens = NEW_TOKENS if chosen["max_length"] is None else chosen["max_length"] - width
         if max_new_tokens < 1:
             raise InputError(f"max_length must be above the {width} tokens of input_ids, got {chosen['max_length']}")
-    same = {name: chosen[name] for name in (*_SAMPLING, *_BEAMS, "num_beams", "num_return_sequences") if name in chosen}
-    options = GenerationOptions(
-        **{"temperature": 0.0, **same},
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=max(chosen["min_new_tokens"], chosen["min_length"] - width),
-        repetition_penalty=chosen["repetition_penalty"],
-        no_repeat_ngram_size=chosen["no_repeat_ngram_size"],
-        bad_words_ids=chosen["bad_words_ids"],
-        prompt_lookup_num_tokens=chosen["prompt_lookup_num_tokens"],
-        eos_token_ids=_tokens(chosen["eos_token_id"]),
-    )
+    asked = {name: chosen[name] for name in _AS_OPTIONS if name in chosen}
+    asked["min_new_tokens"] = max(chosen["min_new_tokens"], chosen["min_length"] - width)
+    if not chosen["do_sample"]:
+        asked["temperature"] = 0.0
+    options = GenerationOptions(**asked, max_new_tokens=max_new_tokens, eos_token_ids=_tokens(chosen["eos_token_id"]))
     if not chosen["do_sample"]:
         return [options] * num_rows
     return [replace(options, seed=seed) for seed in torch.randint(2**62, (num_rows,)).tolist()]

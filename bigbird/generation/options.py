@@ -1,6 +1,6 @@
 """What a request for generated text may ask for, checked once. Knows no model, tokenizer or tensor."""
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,22 +8,17 @@ import torch
 
 from bigbird.errors import InputError
 
-_INTEGERS = {  # name: the least value and the largest
-    "max_new_tokens": (0, None),
-    "min_new_tokens": (0, None),
-    "top_k": (0, None),
-    "no_repeat_ngram_size": (0, None),
-    "num_beams": (1, 64),
-    "num_return_sequences": (1, 64),
-    "prompt_lookup_num_tokens": (0, 64),
-    "num_top_logprobs": (0, 20),
-}
-_NUMBERS = {  # name: the least value, the largest, and whether the least itself is refused
-    "temperature": (0.0, 100.0, False),
-    "top_p": (0.0, 1.0, True),
-    "min_p": (0.0, 1.0, False),
-    "repetition_penalty": (0.0, 100.0, True),
-    "length_penalty": (-100.0, 100.0, False),
+_LIMITS: dict[str, tuple[str, float, float | None]] = {  # "a number above" refuses the least value itself
+    **dict.fromkeys(("max_new_tokens", "min_new_tokens", "top_k", "no_repeat_ngram_size"), ("an integer", 0, None)),
+    **dict.fromkeys(("num_beams", "num_return_sequences"), ("an integer", 1, 64)),
+    "prompt_lookup_num_tokens": ("an integer", 0, 64),
+    "num_top_logprobs": ("an integer", 0, 20),
+    "seed": ("an integer", 0, 2**63 - 1),
+    "temperature": ("a number", 0.0, 100.0),
+    "top_p": ("a number above", 0.0, 1.0),
+    "min_p": ("a number", 0.0, 1.0),
+    "repetition_penalty": ("a number above", 0.0, 100.0),
+    "length_penalty": ("a number", -100.0, 100.0),
 }
 _OF_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 _OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
@@ -34,7 +29,27 @@ _NOT_OF_BEAMS = {
     "prompt_logprobs": False,
     "prompt_lookup_num_tokens": 0,
 }
-_LARGEST_BIAS = 100.0
+
+
+def _is_token(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, tuple) and value != () and all(map(_is_token, value))
+
+
+def _is_bias(value: Any) -> bool:
+    is_pair = isinstance(value, tuple) and len(value) == 2 and type(value[1]) in (int, float)
+    return is_pair and _is_token(value[0]) and abs(value[1]) <= 100
+
+
+_ITEMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "stop": ("strings with characters", lambda value: isinstance(value, str) and value != ""),
+    "eos_token_ids": ("token ids, integers of 0 up", _is_token),
+    "bad_words_ids": ("lists of token ids, none empty", _is_word),
+    "logit_bias": ("(token, number from -100 to 100) pairs", _is_bias),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,85 +107,61 @@ class GenerationOptions:
     prompt_lookup_num_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _INTEGERS.items():
-            self._check_integer(name, least, most)
-        self._check_integer("min_new_tokens", 0, self.max_new_tokens, "max_new_tokens")
-        if self.seed is not None:
-            self._check_integer("seed", 0, 2**63 - 1)
-        for name, (low, high, above) in _NUMBERS.items():
-            self._check_number(name, low, high, above=above)
+        for name in _LIMITS:
+            self._check_limits(name)
         for name in ("logprobs", "prompt_logprobs", "early_stopping"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        self._check_items("stop", str)
-        self._check_items("eos_token_ids", int)
-        words: Any = self.bad_words_ids
-        object.__setattr__(self, "bad_words_ids", tuple(tuple(word) if type(word) is list else word for word in words))
-        for word in self.bad_words_ids:
-            if not isinstance(word, tuple) or not word or not all(type(token) is int and token >= 0 for token in word):
-                raise InputError(f"bad_words_ids must be lists of int of at least 0, none empty, got {word!r}")
-        self._check_bias()
+        for name in _ITEMS:
+            self._check_items(name)
         self._check_together()
 
-    def _check_bias(self) -> None:
-        pairs: Any = self.logit_bias
-        object.__setattr__(self, "logit_bias", tuple(tuple(pair) if type(pair) is list else pair for pair in pairs))
-        for pair in self.logit_bias:
-            if not isinstance(pair, tuple) or len(pair) != 2 or type(pair[0]) is not int or pair[0] < 0:
-                raise InputError(f"logit_bias must be (token, number) pairs, got {pair!r}")
-            if type(pair[1]) not in (int, float) or not abs(pair[1]) <= _LARGEST_BIAS:
-                raise InputError(
-                    f"logit_bias must be numbers from {-_LARGEST_BIAS:g} to {_LARGEST_BIAS:g}, "
-                    f"got {pair[1]!r} for token {pair[0]}"
-                )
+    def _check_limits(self, name: str) -> None:
+        value, (kind, least, most) = getattr(self, name), _LIMITS[name]
+        if name == "seed" and value is None:
+            return
+        is_kind = isinstance(value, int if kind == "an integer" else int | float) and not isinstance(value, bool)
+        is_above = kind == "a number above"
+        # Written so that NaN is within no limits.
+        if not (is_kind and value >= least and (most is None or value <= most)) or (is_above and value == least):
+            limits = f"of {least} up" if most is None else f"{'' if is_above else 'from '}{least} to {most}"
+            raise InputError(f"{name} must be {kind} {limits}, got {value!r}")
+
+    def _check_items(self, name: str) -> None:
+        values, (kind, is_one) = getattr(self, name), _ITEMS[name]
+        if name == "eos_token_ids" and values is None:
+            return
+        if not isinstance(values, list | tuple):
+            raise InputError(f"{name} must be a tuple of {kind}, got {values!r}")
+        items = tuple(tuple(item) if isinstance(item, list) else item for item in values)
+        for item in items:
+            if not is_one(item):
+                raise InputError(f"{name} must be {kind}, got {item!r}")
+        object.__setattr__(self, name, items)
 
     def _check_together(self) -> None:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise InputError(
+                f"min_new_tokens must be at most max_new_tokens {self.max_new_tokens}, got {self.min_new_tokens}"
+            )
         if self.max_new_tokens == 0 and not self.prompt_logprobs:
             raise InputError("max_new_tokens must be an integer of 1 up without prompt_logprobs, got 0")
         if self.num_top_logprobs and not (self.logprobs or self.prompt_logprobs):
             raise InputError(f"num_top_logprobs must be 0 without logprobs, got {self.num_top_logprobs}")
-        if self.temperature == 0:
-            self._refuse(_OF_SAMPLING, "at temperature 0, which draws nothing")
-        if self.num_beams == 1:
-            self._refuse(_OF_BEAMS, "without beam search (num_beams 1)")
-        else:
-            self._refuse(_NOT_OF_BEAMS, f"with beam search (num_beams {self.num_beams})")
-        most = self.num_beams if self.num_beams > 1 or self.temperature == 0 else self.num_return_sequences
-        if self.num_return_sequences > most:
+        searches = self.num_beams > 1
+        for holds, neutral, where in (
+            (self.temperature == 0, _OF_SAMPLING, "at temperature 0, which draws nothing"),
+            (not searches, _OF_BEAMS, "without beam search (num_beams 1)"),
+            (searches, _NOT_OF_BEAMS, f"with beam search (num_beams {self.num_beams})"),
+        ):
+            for name, value in neutral.items() if holds else ():
+                if getattr(self, name) != value:
+                    raise InputError(f"{name} must be {value!r} {where}, got {getattr(self, name)!r}")
+        if self.num_return_sequences > self.num_beams and self.temperature == 0:
             raise InputError(
-                f"num_return_sequences must be at most num_beams {most} at temperature 0, "
+                f"num_return_sequences must be at most num_beams {self.num_beams} at temperature 0, "
                 f"got {self.num_return_sequences}"
             )
-
-    def _refuse(self, neutral: dict[str, Any], where: str) -> None:
-        for name, value in neutral.items():
-            if getattr(self, name) != value:
-                raise InputError(f"{name} must be {value!r} {where}, got {getattr(self, name)!r}")
-
-    def _check_items(self, name: str, kind: type) -> None:
-        """Items of one kind, none empty or negative; a list becomes a tuple, so that options are hashable."""
-        values = getattr(self, name)
-        if values is None and name == "eos_token_ids":
-            return
-        if not isinstance(values, list | tuple) or not all(type(value) is kind for value in values):
-            raise InputError(f"{name} must be a tuple of {kind.__name__}, got {values!r}")
-        if any(value == "" or (kind is int and value < 0) for value in values):
-            raise InputError(
-                f"{name} must be {'at least 0' if kind is int else 'strings with characters'}, got {values!r}"
-            )
-        object.__setattr__(self, name, tuple(values))
-
-    def _check_integer(self, name: str, low: int, high: int | None, high_name: str = "") -> None:
-        value = getattr(self, name)
-        if type(value) is not int or value < low or (high is not None and value > high):
-            limit = f"from {low} to {high_name}{' ' if high_name else ''}{high}" if high is not None else f"of {low} up"
-            raise InputError(f"{name} must be an integer {limit}, got {value!r}")
-
-    def _check_number(self, name: str, low: float, high: float, *, above: bool) -> None:
-        value = getattr(self, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not low <= value <= high or (above and value == low):
-            raise InputError(f"{name} must be a number {'above' if above else 'from'} {low} to {high}, got {value!r}")
 
 
 def refuse_other_devices(device: torch.device | str) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bigbird.errors import InputError
 from bigbird.generation.beam_search import BeamSearch
-from bigbird.generation.logprobs import TokenLogprob, logprobs_of
 from bigbird.generation.options import GenerationOptions
 from bigbird.generation.processors import Processor, processors_of
+from bigbird.generation.sampling import TokenLogprob, logprobs_of
 from bigbird.generation.text_stream import Decoder, TextStream
 
 _NGRAMS = (3, 2)
@@ -37,7 +37,7 @@ class Tokenizer(Decoder, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationChunk:
-    """One generated token and the text that has become final with it.
+    """One generated token of a request and the text that has become final with it.
 
     token_id, logprob: None where no token was generated (a cancellation), or no log-probability asked for.
     top_logprobs: (token, log-probability) of the likeliest tokens in its place, as many as asked for.
@@ -46,6 +46,7 @@ class GenerationChunk:
     (max_new_tokens) or "cancelled".
     """
 
+    request_id: int
     token_id: int | None
     text: str
     logprob: float | None = None
@@ -153,11 +154,11 @@ class Request:
         chosen = torch.tensor(tokens, dtype=torch.int64, device=logits.device)
         self.prompt_logprobs += logprobs_of(logits[: len(tokens)], chosen, self.options.num_top_logprobs)
 
-    def end_without_text(self) -> GenerationChunk:
-        """What a request ends with after its prompt when it asks for no token."""
-        self.finish_reason = "length"
-        scored = tuple(self.prompt_logprobs)
-        return GenerationChunk(token_id=None, text="", prompt_logprobs=scored, finish_reason="length")
+    def end(self, reason: str) -> GenerationChunk:
+        """The last chunk where no token is the last: after a prompt that asks for none, and of what is cancelled."""
+        self.finish_reason = reason
+        scored = tuple(self.prompt_logprobs) if reason == "length" else None
+        return GenerationChunk(request_id=self.id, token_id=None, text="", prompt_logprobs=scored, finish_reason=reason)
 
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> GenerationChunk:
         """Take the next token; says what text is final and whether this was the last."""
@@ -180,6 +181,7 @@ class Request:
         self.text += text
         with_prompt = self.options.prompt_logprobs and len(self.token_ids) == 1
         return GenerationChunk(
+            request_id=self.id,
             token_id=token,
             text=text,
             logprob=None if logprob is None else logprob.logprob,
@@ -207,18 +209,15 @@ def _check(config: Any, tokenizer: Tokenizer | None, prompt_ids: Sequence[int], 
         raise InputError("generation needs a decoder; this model has is_decoder=False")
     if not prompt_ids:
         raise InputError("a prompt needs at least 1 token, got 0")
-    for token in prompt_ids:
-        if not 0 <= token < config.vocab_size:
-            raise InputError(f"prompt token ids must be from 0 to {config.vocab_size - 1}, got {token}")
-    biased = tuple(token for token, _ in options.logit_bias)
     for name, tokens in (
+        ("prompt token ids", prompt_ids),
         ("eos_token_ids", options.eos_token_ids or ()),
-        ("bad_words_ids", options.bad_words_ids),
-        ("logit_bias", biased),
+        ("bad_words_ids", [token for word in options.bad_words_ids for token in word]),
+        ("logit_bias", [token for token, _ in options.logit_bias]),
     ):
-        flat = [token for item in tokens for token in (item if isinstance(item, tuple) else (item,))]
-        if max(flat, default=0) >= config.vocab_size:
-            raise InputError(f"{name} must be below {config.vocab_size}, got {tokens}")
+        for token in tokens:
+            if not 0 <= token < config.vocab_size:
+                raise InputError(f"{name} must be from 0 to {config.vocab_size - 1}, got {token}")
     total = len(prompt_ids) + options.max_new_tokens
     if total > config.max_position_embeddings:
         raise InputError(

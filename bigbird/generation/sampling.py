@@ -1,4 +1,4 @@
-"""From logits to the next token: temperature, top-k, top-p, min-p, and the draw.
+"""From logits to the next token: temperature, top-k, top-p, min-p, the draw, and how likely a token was.
 
 Works on many rows at once, each by itself. Where top-k or top-p leave few tokens, only those are looked at after one
 `topk`; the vocabulary is sorted only where the most likely tokens do not decide. The distributions are those of
@@ -6,6 +6,8 @@ transformers' processors in their order.
 
 Knows no requests and keeps no state. Legend: R rows, V vocabulary, K candidates.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -73,3 +75,28 @@ def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
     # Below 1 times the total is below the total, also when rounded: a possible token. NaN alone points past the end.
     targets = uniforms[:, None].to(scores.device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp_(max=scores.shape[-1] - 1)
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token's log-probability after the tokens before it.
+
+    top: the likeliest tokens in its place with their log-probabilities, the likeliest first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def logprobs_of(logits: Tensor, tokens: Tensor, num_top: int) -> list[TokenLogprob]:
+    """Of a token a row, under the model itself. logits: (R, V), float32, as they are; tokens: (R,), int64."""
+    total = logits.logsumexp(-1, keepdim=True)
+    values = (logits.gather(1, tokens[:, None]) - total)[:, 0].tolist()
+    top, top_ids = logits.topk(min(num_top, logits.shape[-1]), dim=-1)
+    return [
+        TokenLogprob(token, value, tuple(zip(ids, numbers, strict=True)))
+        for token, value, ids, numbers in zip(
+            tokens.tolist(), values, top_ids.tolist(), (top - total).tolist(), strict=True
+        )
+    ]

@@ -185,8 +185,8 @@ def test_what_does_not_fit_is_refused_by_name(models):
     ours, ids, states = models[0], tokens(6, 2), torch.zeros(2, 5, 32)
     past = ours(ids, encoder_hidden_states=states, use_cache=True).past_key_values
     bad = [
-        ({"encoder_hidden_states": states[:1]}, "must have 2 rows, got 1"),
-        ({"encoder_hidden_states": states[:, :0]}, r"\(batch, at least 1, 32\), got \(2, 0, 32\)"),
+        ({"encoder_hidden_states": states[:1]}, r"must be \(2, encoder_length, 32\), got \(1, 5, 32\)"),
+        ({"encoder_hidden_states": states[:, :0]}, r"\(2, encoder_length, 32\), got \(2, 0, 32\)"),
         ({"encoder_hidden_states": states[..., :8]}, r"got \(2, 5, 8\)"),
         (
             {"encoder_hidden_states": states, "encoder_attention_mask": torch.ones(2, 4)},

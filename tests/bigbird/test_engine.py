@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from tiny_decoders import LetterTokenizer, SumModel, tiny_decoder
 
 from bigbird.errors import InputError
-from bigbird.generation.engine import Engine, GenerationEvent
-from bigbird.generation.generate import GenerationOptions, generate
+from bigbird.generation.engine import Engine
+from bigbird.generation.generate import GenerationChunk, GenerationOptions, generate
 
 
-def finish(engine: Engine) -> dict[int, list[GenerationEvent]]:
+def finish(engine: Engine) -> dict[int, list[GenerationChunk]]:
     """Step until nothing is left; all events by request."""
-    events: dict[int, list[GenerationEvent]] = defaultdict(list)
+    events: dict[int, list[GenerationChunk]] = defaultdict(list)
     while engine.has_work:
         for event in step(engine):
             events[event.request_id].append(event)
     return events
 
 
-def step(engine: Engine) -> list[GenerationEvent]:
+def step(engine: Engine) -> list[GenerationChunk]:
     """A step, which with work to do must do some: otherwise a test would go on for ever."""
     passes = engine.stats.num_steps
     events = engine.step()
@@ -31,7 +31,7 @@ def step(engine: Engine) -> list[GenerationEvent]:
     return events
 
 
-def tokens(events: list[GenerationEvent]) -> list[int]:
+def tokens(events: list[GenerationChunk]) -> list[int]:
     return [event.token_id for event in events if event.token_id is not None]
 
 
@@ -56,7 +56,7 @@ def test_200_requests_at_random_times_with_cancellations_get_what_they_get_alone
     )
     prefixes = [[chance.randrange(50) for _ in range(length)] for length in (64, 130, 200)]
     requests: dict[int, tuple[list[int], int]] = {}
-    events: dict[int, list[GenerationEvent]] = defaultdict(list)
+    events: dict[int, list[GenerationChunk]] = defaultdict(list)
     cancelled = set()
     while len(requests) < 200 or engine.has_work:
         while len(requests) < 200 and chance.random() < 0.5:
@@ -239,7 +239,7 @@ def test_requests_that_could_never_be_served_are_refused_at_once():
         ([1] * 60, {"num_beams": 3}, "at most 256 tokens together .*, got 124 for each of 3 beams"),
         ([1], {"num_return_sequences": 2, "temperature": 1.0}, "make one request a text"),
         ([1], {"stop": ("a",)}, "stop strings need a tokenizer"),
-        ([1], {"eos_token_ids": (50,)}, "eos_token_ids must be below 50"),
+        ([1], {"eos_token_ids": (50,)}, "eos_token_ids must be from 0 to 49, got 50"),
     ]:
         with pytest.raises(InputError, match=message):
             engine.submit(prompt, GenerationOptions(**options))

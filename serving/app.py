@@ -24,10 +24,12 @@ from ray.serve.schema import LoggingConfig
 from serving import preflight
 from serving.http.deployment import Gateway
 from serving.http.edge.proxy import PROXY_CALLBACK
+from serving.names import GATEWAY
 from serving.replicas.generation import GenerationReplica
+from serving.replicas.pool import PoolReplica
 from serving.replicas.scoring import ScoringReplica
 from serving.rpc.service import SERVICER
-from serving.settings import GATEWAY, GENERATION, GatewayArguments, HeadArguments, ServeArguments
+from serving.settings import GENERATION, GatewayArguments, HeadArguments, HeadDefaults, ServeArguments
 from serving.stopping import APP_NAME, StopRequested, StopSignals, drain
 from serving.versions import code_digest, digest, files_of, with_version
 
@@ -43,8 +45,9 @@ _ROUTER = RequestRouterConfig.model_validate(
     {"request_router_class": "serving.http.routing.around_refusals:AroundRefusals"}
 )
 
-# What Serve changes of a deployment while its replicas run.
+# What Serve changes of a deployment while its replicas run; and what its replicas do not read at all.
 _SCALING = {"min_replicas", "max_replicas", "target_ongoing_requests", "upscale_delay_s", "downscale_delay_s"}
+_NOT_READ = _SCALING | {"default"}
 
 # Requests are held here while heads queue them; beyond twice that the proxy refuses, before memory does.
 _GATEWAY_REQUESTS = 1000
@@ -58,7 +61,14 @@ def build(args: ServeArguments) -> serve.Application:
     heads = args.resolved_heads()
     logging_config = LoggingConfig(encoding=args.log_encoding, enable_access_log=False)
     code = code_digest()
-    handles = {name: _head(name, arguments, logging_config, code) for name, arguments in heads.items()}
+    handles = {
+        name: _head(name, arguments, logging_config, code)
+        for name, arguments in heads.items()
+        if arguments.pool is None
+    }
+    for name, pool in args.resolved_pools().items():
+        handles[name] = _deployment(name, PoolReplica, pool, logging_config, code, num_queues=pool.max_models)
+    pooled = {name: _pooled(name, arguments) for name, arguments in heads.items() if arguments.pool is not None}
     gateway = args.gateway
     application = serve.deployment(
         name=GATEWAY,
@@ -74,14 +84,34 @@ def build(args: ServeArguments) -> serve.Application:
         max_surge_percent=_MAX_SURGE_PERCENT,
         graceful_shutdown_timeout_s=gateway.request_timeout_s,
         logging_config=logging_config,
-    )(Gateway).bind(handles, heads, args.routes, frozenset(args.defaults), gateway)
+    )(Gateway).bind(handles, heads, pooled, args.routes, frozenset(args.defaults), gateway)
     read = args.model_copy(update={"heads": heads}).model_dump(mode="json", exclude={"gateway": _SCALING})
-    return with_version(application, digest(code, read))
+    return with_version(application, digest(code, [read, pooled]))
 
 
 def _head(name: str, arguments: HeadArguments, logging_config: LoggingConfig, code: str) -> serve.Application:
     replica = GenerationReplica if arguments.task == GENERATION else ScoringReplica
-    accepted = arguments.max_queued_requests * _SERVE_QUEUE_FACTOR
+    return _deployment(name, replica, arguments, logging_config, code, files=files_of(arguments.checkpoint))
+
+
+def _pooled(name: str, arguments: HeadArguments) -> dict[str, Any]:
+    """What requests tell a pool of their head. Its replicas go on when a head changes, which then has another id."""
+    read = arguments.model_dump(mode="json", exclude=_NOT_READ)
+    return {"name": name, "id": f"{name}@{digest('', [read, files_of(arguments.checkpoint)])[:8]}", "arguments": read}
+
+
+def _deployment(
+    name: str,
+    replica: type,
+    arguments: HeadDefaults,
+    logging_config: LoggingConfig,
+    code: str,
+    *,
+    files: Sequence[Any] = (),
+    num_queues: int = 1,
+) -> serve.Application:
+    """files: what its replicas read beside their arguments. num_queues: of a replica, one a model."""
+    accepted = arguments.max_queued_requests * num_queues * _SERVE_QUEUE_FACTOR
     application = serve.deployment(
         name=name,
         max_ongoing_requests=accepted,
@@ -102,8 +132,8 @@ def _head(name: str, arguments: HeadArguments, logging_config: LoggingConfig, co
         graceful_shutdown_timeout_s=60.0,
         logging_config=logging_config,
     )(replica).bind(name, arguments)
-    read = arguments.model_dump(mode="json", exclude=_SCALING | {"default"})
-    return with_version(application, digest(code, [read, files_of(arguments.checkpoint), logging_config.encoding]))
+    read = arguments.model_dump(mode="json", exclude=_NOT_READ)
+    return with_version(application, digest(code, [read, files, logging_config.encoding]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

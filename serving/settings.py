@@ -7,12 +7,13 @@ knows nothing of Ray; what a value means is written beside it.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from serving.names import absolute, check_name, read_heads
 
 SCORING_TASKS = (
     "fill-mask",
@@ -30,10 +31,6 @@ ALL_HEADS = (*SCORING_TASKS, GENERATION)
 
 # What the proxy in front keeps of a request, to send it again when the gateway that had it dies.
 MAX_BODY_BYTES = 32 * 2**20
-
-# A head's name is a label of metrics, a part of paths and the name of a deployment.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-GATEWAY = "gateway"
 
 # The shipped models are small, and all of them run side by side on a laptop.
 _SHIPPED_NUM_CPUS = 0.1
@@ -95,8 +92,21 @@ class HeadArguments(HeadDefaults):
 
     task: str = Field(default="", description="What it does; may be left out where the head is named after its task.")
     checkpoint: str = Field(description="Directory, or id on the Hugging Face hub.")
+    pool: str | None = Field(
+        default=None, description="Share the replicas of this pool, which says everything but task and checkpoint."
+    )
     default: bool = Field(
         default=False, description="Answers requests that name no model; without one, the task's first head does."
+    )
+
+
+class PoolArguments(HeadDefaults):
+    """Replicas that scoring heads share, with one queue a loaded head; all of the above holds for each of them."""
+
+    max_models: PositiveInt = Field(
+        default=3,
+        description="Heads that a replica holds in memory, beside dropped ones that still answer; the one asked "
+        "longest ago makes room.",
     )
 
 
@@ -157,6 +167,7 @@ class ServeArguments(Arguments):
     head_defaults: HeadDefaults = Field(default_factory=HeadDefaults)
     heads: dict[str, HeadArguments] = Field(default_factory=dict)
     routes: dict[str, RouteArguments] = Field(default_factory=dict)
+    pools: dict[str, PoolArguments] = Field(default_factory=dict)
     checkpoints: str = "checkpoints"
     gateway: GatewayArguments = Field(default_factory=GatewayArguments)
     log_encoding: Literal["JSON", "TEXT"] = "JSON"
@@ -166,11 +177,10 @@ class ServeArguments(Arguments):
     def _read_heads(cls, value: Any) -> Any:
         """Accepts `task=checkpoint,name:task=checkpoint` and JSON, which is what a command line can say."""
         if isinstance(value, str):
-            is_json = value.lstrip().startswith("{")
-            value = json.loads(value, object_pairs_hook=_distinct) if is_json else _distinct(_pairs(value))
+            value = read_heads(value)
         return {name: _with_task(name, head) for name, head in value.items()} if isinstance(value, dict) else value
 
-    @field_validator("head_defaults", "routes", "gateway", mode="before")
+    @field_validator("head_defaults", "routes", "pools", "gateway", mode="before")
     @classmethod
     def _read_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
@@ -178,13 +188,18 @@ class ServeArguments(Arguments):
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
         for name, head in self.heads.items():
-            _check_name(name)
+            check_name("head", name)
+            self._check_pool(name, head)
             if head.task not in ALL_HEADS:
                 what = f"unknown head {name}" if head.task == name else f"head {name}: unknown task {head.task!r}"
                 raise ValueError(f"{what}; the heads are {', '.join(ALL_HEADS)}, or NAME with one of them as its task")
             if name in ALL_HEADS and head.task != name:
                 raise ValueError(f"head {name}: its task is {head.task}; a task's name is for a head of that task")
         tasks = {name: head.task for name, head in self.heads.items()}
+        for name in self.pools:
+            check_name("pool", name, self.heads, self.routes)
+            if not any(head.pool == name for head in self.heads.values()):
+                raise ValueError(f"pool {name}: no head is in it")
         for name, route in self.routes.items():
             tasks[name] = self._task_of_route(name, route)
         for task, number in Counter(tasks[name] for name in self.defaults).items():
@@ -192,6 +207,18 @@ class ServeArguments(Arguments):
                 of_task = ", ".join(name for name in self.defaults if tasks[name] == task)
                 raise ValueError(f"{task} has {number} defaults, {of_task}; it can have one")
         return self
+
+    def _check_pool(self, name: str, head: HeadArguments) -> None:
+        if head.pool is None:
+            return
+        if head.pool not in self.pools:
+            raise ValueError(
+                f"head {name}: no pool {head.pool!r}; the pools are {', '.join(self.pools) or 'not named'}"
+            )
+        if head.task == GENERATION:
+            raise ValueError(f"head {name}: {GENERATION} has a replica of its own, not one of a pool")
+        if own := head.model_fields_set & HeadDefaults.model_fields.keys():
+            raise ValueError(f"head {name}: {', '.join(sorted(own))} is for pool {head.pool} to say")
 
     @property
     def defaults(self) -> list[str]:
@@ -201,9 +228,7 @@ class ServeArguments(Arguments):
 
     def _task_of_route(self, name: str, route: RouteArguments) -> str:
         """The one task of its heads. Raises ValueError for a route that cannot be."""
-        _check_name(name)
-        if name in self.heads:
-            raise ValueError(f"route {name}: a head has this name")
+        check_name("route", name, self.heads)
         asked = [*route.split, *([route.shadow] if route.shadow else [])]
         for head in asked:
             if head not in self.heads:
@@ -238,8 +263,18 @@ class ServeArguments(Arguments):
         resolved = {}
         for name, head in heads.items():
             given = head.model_dump(exclude_unset=True)
-            resolved[name] = HeadArguments(**{**defaults, **given, "checkpoint": _absolute(head.checkpoint)})
+            if head.pool is not None:
+                given = {**self.pools[head.pool].model_dump(exclude_unset=True, exclude={"max_models"}), **given}
+            resolved[name] = HeadArguments(**{**defaults, **given, "checkpoint": absolute(head.checkpoint)})
         return resolved
+
+    def resolved_pools(self) -> dict[str, PoolArguments]:
+        """The pools that heads share, with `head_defaults` where they do not say otherwise."""
+        defaults = self.head_defaults.model_dump(exclude_unset=True)
+        return {
+            name: PoolArguments(**{**defaults, **pool.model_dump(exclude_unset=True)})
+            for name, pool in self.pools.items()
+        }
 
 
 def shipped_heads(root: Path) -> dict[str, HeadArguments]:
@@ -255,29 +290,6 @@ def shipped_heads(root: Path) -> dict[str, HeadArguments]:
     return {task: heads[task] for task in ALL_HEADS if task in heads}
 
 
-def _absolute(checkpoint: str) -> str:
-    path = Path(checkpoint)
-    return str(path.resolve()) if path.exists() else checkpoint
-
-
-def _pairs(text: str) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for pair in text.split(","):
-        left, separator, checkpoint = pair.partition("=")
-        if not separator or not checkpoint:
-            raise ValueError(f"{pair!r} is not of the form task=checkpoint or name:task=checkpoint")
-        name, _, task = left.strip().partition(":")
-        pairs.append((name, {"checkpoint": checkpoint.strip(), **({"task": task} if task else {})}))
-    return pairs
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for name, number in Counter(name for name, _ in pairs).items():
-        if number > 1:
-            raise ValueError(f"{name!r} is given {number} times")
-    return dict(pairs)
-
-
 def _with_task(name: str, head: Any) -> Any:
     """The head's fields as they were given, with its task, which is its name where it has none."""
     if isinstance(head, HeadArguments):
@@ -285,12 +297,3 @@ def _with_task(name: str, head: Any) -> Any:
     elif isinstance(head, str):
         head = {"checkpoint": head}
     return {**head, "task": head.get("task") or name} if isinstance(head, dict) else head
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"head {name[:100]!r}: a name has 1 to 63 letters, digits and .-_ and begins with a letter or digit"
-        )
-    if name == GATEWAY:
-        raise ValueError(f"head {name!r}: that is the gateway's own name")

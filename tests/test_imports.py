@@ -187,7 +187,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("score", "finetune", "corpus"),
     ),
     "serving": (
-        ("errors", "otlp", "settings", "texts", "versions"),
+        ("errors", "names", "otlp", "texts", "versions"),
+        ("settings",),
         ("replicas",),
         ("http.answers", "http.limits", "http.metrics", "http.error_response", "http.routing"),
         ("http.error_handlers", "http.edge", "http.probes"),

@@ -32,6 +32,7 @@ class Gateway:
         self,
         handles: dict[str, DeploymentHandle[Any]],
         head_arguments: dict[str, HeadArguments],
+        pooled: dict[str, dict[str, Any]],
         route_arguments: dict[str, RouteArguments],
         defaults: frozenset[str],
         arguments: GatewayArguments,
@@ -48,11 +49,18 @@ class Gateway:
             )
         context = serve.get_replica_context()
         metrics = GatewayMetrics()
-        least = {name: head.min_replicas for name, head in head_arguments.items()}
+        least = {head.pool or name: head.min_replicas for name, head in head_arguments.items()}
         outages = Outages(context.app_name, least, arguments.outage_grace_s, running_replicas)
         heads = {
-            name: RemoteHead(name, head_arguments[name].task, handle, outages=outages, on_retry=metrics.retry)
-            for name, handle in handles.items()
+            name: RemoteHead(
+                name,
+                head.task,
+                handles[head.pool or name],
+                pooled=pooled.get(name),
+                outages=outages,
+                on_retry=metrics.retry,
+            )
+            for name, head in head_arguments.items()
         }
         keys = ApiKeys.load(file=arguments.api_keys_file, environment_variable=arguments.api_keys_variable)
         self._app = create_app(

@@ -41,6 +41,9 @@ async def _probe(head: Head) -> tuple[str, dict[str, Any] | None]:
     if head.asleep():
         return "asleep", None
     try:
-        return "ready", (await head.call("describe", {}, timeout_s=_TIMEOUT_S))["details"]
+        details = (await head.call("describe", {}, timeout_s=_TIMEOUT_S))["details"]
+        # Of a head in a pool that is not loaded, which a request would change.
+        state = "ready" if details.get("loaded", True) else details.get("error", "asleep")
+        return state, details
     except ServingError as error:
         return error.message, None

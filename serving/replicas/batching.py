@@ -87,7 +87,6 @@ class TokenBudgetBatcher:
         self._arrivals = itertools.count()
         self._round = 0
         self._batch_time = BatchTime()
-        self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         # When the batch that is being computed should end; None while none is.
         self._ends_at: float | None = None
@@ -122,7 +121,6 @@ class TokenBudgetBatcher:
             tokens_before += size
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        self._wake.set()
         try:
             async with asyncio.timeout(None if timeout_s == float("inf") else timeout_s):
                 return await request.future
@@ -197,9 +195,8 @@ class TokenBudgetBatcher:
             await asyncio.sleep(0)
             batch = self._next_batch()
             if not batch:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
+                # The next request begins another task: one that waited would keep a replaced model in memory.
+                return
             await self._compute(batch)
 
     def _next_batch(self) -> list[_Piece]:

@@ -43,11 +43,14 @@ class ModelHealth:
         finally:
             del self._running[forward]
 
-    def check(self) -> None:
-        """Raises RuntimeError with the reason where the model is not healthy."""
+    def check(self, *, of_process: bool = False) -> None:
+        """Raises RuntimeError with the reason where the model is not healthy.
+
+        of_process: failures in a row do not count, which another model of this process does not share.
+        """
         if self._fatal is not None:
             raise RuntimeError("the device is lost") from self._fatal
-        if self._num_failures >= _MAX_CONSECUTIVE_FAILURES:
+        if not of_process and self._num_failures >= _MAX_CONSECUTIVE_FAILURES:
             raise RuntimeError(f"the last {self._num_failures} forwards failed")
         oldest = min(list(self._running.values()), default=self._clock())
         if (age_s := self._clock() - oldest) > self._max_forward_s:

@@ -35,7 +35,8 @@ class ScoringReplica(TokenLists):
     Failures that the client should see come back as `{"failure": ...}`; see `errors.ServingError.to_wire`.
     """
 
-    def __init__(self, name: str, arguments: HeadArguments) -> None:
+    def __init__(self, name: str, arguments: HeadArguments, *, encoder: Any = None) -> None:
+        """encoder: that of another head of this process, of equal weights, to be held in memory once."""
         # Imported here: torch costs seconds and memory, and the gateway and the driver need neither.
         import torch
 
@@ -50,6 +51,7 @@ class ScoringReplica(TokenLists):
             device=arguments.device,
             dtype=arguments.dtype,
             max_tokens_per_batch=arguments.max_tokens_per_batch,
+            encoder=encoder,
         )
         self._tokenizer, self._config = self._predictor.tokenizer, self._predictor.config
         self._metrics = HeadMetrics(name)
@@ -63,8 +65,13 @@ class ScoringReplica(TokenLists):
             max_queued_tokens=arguments.max_queued_tokens,
             max_queue_wait_s=arguments.max_queue_wait_s,
         )
-        self._ordinary = _Lane(self._forward, limits, self._report)
-        self._oversize = _Lane(self._forward, limits, self._report)
+        # Nothing here refers back to the replica: dropped from a pool, it frees its memory at once.
+        forward = partial(_forward, self._predictor, self._health)
+        report = partial(_report, self._metrics)
+        self._ordinary, self._oversize = (
+            TokenBudgetBatcher(partial(_on_thread, thread, forward), limits, on_batch=report)
+            for thread in (ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(1, "model"))
+        )
 
     async def score(self, request: dict[str, Any]) -> dict[str, Any]:
         """`request`: inputs, options (of the library, by name), timeout_s. Gives records and timings_s.
@@ -84,11 +91,11 @@ class ScoringReplica(TokenLists):
     ) -> dict[str, Any]:
         try:
             # Before tokenizing: what is refused should cost next to nothing, and what waits for the tokenizer counts.
-            self._ordinary.batcher.check(request["timeout_s"])
+            self._ordinary.check(request["timeout_s"])
             if self._num_open >= self._arguments.max_queued_requests:
                 limit = self._arguments.max_queued_requests
                 reason = f"{self._num_open} requests are here, the limit is {limit}"
-                raise overloaded(reason, self._ordinary.batcher.estimated_wait_s(), for_all=True)
+                raise overloaded(reason, self._ordinary.estimated_wait_s(), for_all=True)
             self._num_open += 1
             try:
                 return await answer(request)
@@ -113,15 +120,19 @@ class ScoringReplica(TokenLists):
             }
         }
 
-    def check_health(self) -> None:
-        """Serve replaces the replica when this raises. Ray forgets a gauge that is not set for some seconds."""
+    @property
+    def encoder(self) -> Any:
+        """The model below the head, for other heads of equal weights."""
+        return self._predictor.model.base_model
+
+    def check_health(self, *, of_process: bool = False) -> None:
+        """Serve replaces the replica when this raises. Ray forgets a gauge that is not set for some seconds.
+
+        of_process: only what is wrong with every model of this process.
+        """
         self._metrics.loaded(self._load_s)
         self._metrics.queued(self._queued_tokens)
-        self._health.check()
-
-    def _forward(self, prepared: list[Any]) -> Sequence[Any]:
-        with self._health.watched():
-            return self._predictor.forward(prepared)
+        self._health.check(of_process=of_process)
 
     async def _score(self, request: dict[str, Any]) -> dict[str, Any]:
         from bigbird.errors import InputError
@@ -213,9 +224,9 @@ class ScoringReplica(TokenLists):
         budget = self._arguments.max_tokens_per_batch
         outputs: list[Any] = [None] * len(prepared)
 
-        async def through(lane: _Lane, indices: list[int]) -> None:
+        async def through(lane: TokenBudgetBatcher, indices: list[int]) -> None:
             items, tokens = [prepared[index] for index in indices], [sizes[index] for index in indices]
-            results = await lane.batcher.submit(items, tokens, timeout_s=timeout_s, mark=place)
+            results = await lane.submit(items, tokens, timeout_s=timeout_s, mark=place)
             for index, result in zip(indices, results, strict=True):
                 outputs[index] = result
 
@@ -238,29 +249,25 @@ class ScoringReplica(TokenLists):
 
     @property
     def _queued_tokens(self) -> int:
-        return self._ordinary.batcher.queued_tokens + self._oversize.batcher.queued_tokens
-
-    def _report(self, report: BatchReport) -> None:
-        self._metrics.batch(report)
-        for place in report.marks:
-            spans.record(place, "batch", report.model_s, num_tokens=report.num_tokens, num_pieces=report.num_pieces)
+        return self._ordinary.queued_tokens + self._oversize.queued_tokens
 
 
-class _Lane:
-    """A queue and the thread that takes batches from it to the model."""
+async def _on_thread(
+    thread: ThreadPoolExecutor, forward: Callable[[list[Any]], Sequence[Any]], prepared: list[Any]
+) -> Sequence[Any]:
+    return await asyncio.get_running_loop().run_in_executor(thread, forward, prepared)
 
-    def __init__(
-        self,
-        forward: Callable[[list[Any]], Sequence[Any]],
-        limits: QueueLimits,
-        on_batch: Callable[[BatchReport], None],
-    ) -> None:
-        self._forward = forward
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self.batcher = TokenBudgetBatcher(self._run, limits, on_batch=on_batch)
 
-    async def _run(self, prepared: list[Any]) -> Sequence[Any]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._forward, prepared)
+def _forward(predictor: Any, health: ModelHealth, prepared: list[Any]) -> Sequence[Any]:
+    with health.watched():
+        outputs: Sequence[Any] = predictor.forward(prepared)
+        return outputs
+
+
+def _report(metrics: HeadMetrics, report: BatchReport) -> None:
+    metrics.batch(report)
+    for place in report.marks:
+        spans.record(place, "batch", report.model_s, num_tokens=report.num_tokens, num_pieces=report.num_pieces)
 
 
 def _with_changes(options: Any, changes: dict[str, Any]) -> Any:

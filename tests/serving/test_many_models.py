@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ import ray
 from endpoint_inputs import TEXT, close, post
 from serving_cluster import APP, START_TIMEOUT_S, replica_pids, serve, serve_instance, status, wait_until
 
-from bigbird import BigBirdForTokenClassification
+from bigbird import BigBirdForSequenceClassification, BigBirdForTokenClassification
 from bigbird.predictors import OPTIONS, load_predictor
 
 pytestmark = [
@@ -24,24 +25,28 @@ pytestmark = [
 ]
 
 NER = "token-classification"
+RANK = "text-classification"
 ALL_LABELS = {"ignore_labels": []}
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tiny_checkpoint, tmp_path_factory):
-    """Two taggers that differ in their labels, which tests may change."""
+    """Two taggers that differ in their labels, a cross-encoder and one without weights; tests may change them."""
     folder = tmp_path_factory.mktemp("taggers")
     for name in ("a", "b"):
         labels = {index: f"{name.upper()}{index}" for index in range(3)}
         shutil.copytree(tiny_checkpoint(BigBirdForTokenClassification, id2label=labels), folder / name)
-    return {name: str(folder / name) for name in ("a", "b")}
+    shutil.copytree(tiny_checkpoint(BigBirdForSequenceClassification, num_labels=1), folder / "rank")
+    shutil.copytree(folder / "rank", folder / "damaged")
+    (folder / "damaged" / "model.safetensors").write_bytes(b"no weights")
+    return {name: str(folder / name) for name in ("a", "b", "rank", "damaged")}
 
 
 @pytest.fixture(scope="module")
 def expected(checkpoints):
     """What the library says of TEXT with each checkpoint."""
     options = OPTIONS[NER](ignore_labels=())
-    return {name: load_predictor(NER, path)([TEXT], options)[0]["entities"] for name, path in checkpoints.items()}
+    return {name: load_predictor(NER, checkpoints[name])([TEXT], options)[0]["entities"] for name in "ab"}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,11 @@ def settled(*names):
 def tags(url, path=f"/v1/{NER}", **options):
     response = post(url, path, {"inputs": TEXT, "parameters": ALL_LABELS}, **options)
     return response.json() if response.status_code == 200 else response.text
+
+
+def metrics():
+    (node,) = ray.nodes()
+    return httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=90).text
 
 
 def test_each_model_answers_what_its_own_checkpoint_does_and_the_first_without_a_name(url, expected):
@@ -141,7 +151,55 @@ def test_a_route_is_rolled_back_by_configuration_alone_and_its_shadow_is_counted
     apply(url, arguments(checkpoints, "a", "b", routes=routes))
     wait_until(lambda: {who(number) for number in range(20)} == {"a"})
     assert pids("a", "b") == before
-    (node,) = ray.nodes()
-    metrics = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     counted = r'ray_bigbird_shadow_answers_total{[^}]*head="ner-a"[^}]*outcome="different"[^}]*shadow="ner-b"'
-    wait_until(lambda: tags(url) and re.search(counted, httpx.get(metrics, timeout=90).text))
+    wait_until(lambda: tags(url) and re.search(counted, metrics()))
+
+
+def test_heads_of_a_pool_share_a_replica_that_keeps_as_many_loaded_as_it_may(url, checkpoints, expected):
+    before = pids("a", "b")
+
+    def pooled(task, name):
+        return {"task": task, "checkpoint": checkpoints[name], "pool": "small"}
+
+    settings = arguments(checkpoints, "a", "b", pools={"small": {"max_models": 2, "num_cpus": 0.1}})
+    settings["heads"] |= {f"p{number}": pooled(NER, name) for number, name in enumerate("abab")}
+    settings["heads"] |= {"rank": pooled(RANK, "rank"), "broken": pooled(RANK, "damaged")}
+    apply(url, settings)
+    wait_until(lambda: status(f"{url}/v1/models/p3") == status(f"{url}/ready") == 200, START_TIMEOUT_S)
+    assert pids("a", "b") == before
+    (pid,) = replica_pids("small")
+
+    def states():
+        return httpx.get(f"{url}/ready", timeout=90).json()["heads"]
+
+    def loaded():
+        return {name for name, state in states().items() if state == "ready" and not name.startswith("ner")}
+
+    assert loaded() == set(), "asking how a head is loads none"
+    assert states()["p1"] == "asleep"
+    heads = {head["name"]: head for head in httpx.get(f"{url}/info", timeout=90).json()["heads"]}
+    assert heads["p1"]["details"]["labels"] == ["B0", "B1", "B2"]
+    for number, name in enumerate("abab"):
+        assert close(tags(url, f"/v1/models/p{number}/{NER}"), expected[name])
+        wait_until(lambda last=number: loaded() == {f"p{last}", *({f"p{last - 1}"} if last else ())})
+    answer = post(url, f"/v1/models/broken/{RANK}", {"inputs": TEXT})
+    assert answer.status_code == 503
+    assert answer.json()["error"].startswith("broken cannot be loaded: ")
+    wait_until(lambda: status(f"{url}/ready") == 503)
+    failed = httpx.get(f"{url}/ready", timeout=90).json()["error"]
+    assert failed.startswith("broken: broken cannot be loaded"), "and of no other head"
+    assert close(tags(url, f"/v1/models/p2/{NER}"), expected["a"])
+    ranked = post(url, "/rerank", {"query": "q", "documents": [TEXT]}).json()
+    assert ranked["model"] == "rank", "known by its configuration"
+    pair = {"text": "q", "text_pair": TEXT}
+    (record,) = load_predictor(RANK, checkpoints["rank"])([pair], OPTIONS[RANK](function_to_apply="sigmoid"))
+    assert ranked["results"][0]["relevance_score"] == pytest.approx(record["labels"][0]["score"], abs=1e-4)
+
+    def asked(number):
+        return close(tags(url, f"/v1/models/p{number % 4}/{NER}"), expected["abab"[number % 4]])
+
+    with ThreadPoolExecutor(8) as clients:
+        assert all(clients.map(asked, range(48))), "while each drops another"
+    assert replica_pids("small") == [pid]
+    counted = set(re.findall(r'ray_bigbird_tokens_total{[^}]*head="(p\d|rank|broken)"', metrics()))
+    assert counted == {"p0", "p1", "p2", "p3", "rank"}

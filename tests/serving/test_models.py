@@ -244,5 +244,30 @@ def test_a_route_that_cannot_be_is_refused_by_name(route, message):
     with pytest.raises(ValidationError) as caught:
         ServeArguments.model_validate({"heads": heads, "routes": {"r": route}})
     assert message in str(caught.value)
-    with pytest.raises(ValidationError, match="route a: a head has this name"):
+    with pytest.raises(ValidationError, match="route a: something else has this name"):
         ServeArguments.model_validate({"heads": heads, "routes": {"a": {"split": {"b": 1}}}})
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ({"task": NER, "pool": "large"}, "head legal: no pool 'large'; the pools are small"),
+        ({"task": NER, "pool": "small", "num_cpus": 2}, "head legal: num_cpus is for pool small to say"),
+        ({"task": "text-generation", "pool": "small"}, "head legal: text-generation has a replica of its own"),
+    ],
+)
+def test_a_head_that_cannot_be_in_a_pool_is_refused_by_name(head, message):
+    pools = {"small": {"num_cpus": 0.5, "max_models": 9}}
+    with pytest.raises(ValidationError) as caught:
+        ServeArguments.model_validate({"heads": {"legal": {**head, "checkpoint": "a"}}, "pools": pools})
+    assert message in str(caught.value)
+    heads = {"legal": {"task": NER, "checkpoint": "a", "pool": "small"}}
+    with pytest.raises(ValidationError, match="pool legal: something else has this name"):
+        ServeArguments.model_validate({"heads": heads, "pools": {**pools, "legal": {}}})
+    with pytest.raises(ValidationError, match="pool large: no head is in it"):
+        ServeArguments.model_validate({"heads": heads, "pools": {**pools, "large": {}}})
+    with pytest.raises(ValidationError, match=r"pools.small.max_models"):
+        ServeArguments.model_validate({"heads": heads, "pools": {"small": {"max_models": 0}}})
+    resolved = ServeArguments.model_validate({"heads": heads, "pools": pools, "head_defaults": {"dtype": "bfloat16"}})
+    assert resolved.resolved_heads()["legal"].num_cpus == 0.5
+    assert resolved.resolved_pools()["small"].dtype == "bfloat16"

@@ -19,16 +19,16 @@ def test_too_many_open_requests_are_refused_for_all_as_long_as_the_model_has_wor
         "legal", HeadArguments(task="token-classification", checkpoint=str(checkpoint), max_queued_requests=1)
     )
     request = {"inputs": ["the first block"], "options": {}, "timeout_s": 60.0}
-    reached, gate = threading.Event(), threading.Event()
+    reached, gate, forward = threading.Event(), threading.Event(), replica._predictor.forward
 
     def held(prepared):
         reached.set()
         gate.wait()
-        return replica._predictor.forward(prepared)
+        return forward(prepared)
 
     async def main():
         assert "records" in await replica.score(request)  # the rate is known afterwards
-        monkeypatch.setattr(replica._ordinary, "_forward", held)
+        monkeypatch.setattr(replica._predictor, "forward", held)
         first = asyncio.create_task(replica.score(request))
         await asyncio.to_thread(reached.wait)
         try:

@@ -56,7 +56,8 @@ class RemoteHead:
     """A head behind a Serve deployment handle.
 
     `outages` knows whether the deployment is down: waiting for a replica that restarts is worth the
-    client's time, waiting for one that cannot start is not.
+    client's time, waiting for one that cannot start is not. pooled: of a head of a pool, its name, id and arguments;
+    they go with every request, so that the pool, whose deployment answers, need not know its heads.
     """
 
     def __init__(
@@ -65,11 +66,16 @@ class RemoteHead:
         task: str,
         handle: DeploymentHandle[Any],
         *,
+        pooled: dict[str, Any] | None = None,
         outages: Outages,
         on_retry: Callable[[str], None],
     ) -> None:
         self.name = name
         self.task = task
+        self._deployment = handle.deployment_name
+        self._own = {} if pooled is None else {"head": pooled}
+        if pooled is not None:
+            handle = handle.options(multiplexed_model_id=pooled["id"])
         self._handle = handle
         self._streaming = handle.options(stream=True)
         self._outages = outages
@@ -77,10 +83,10 @@ class RemoteHead:
         self._on_retry = on_retry
 
     def outage(self) -> str | None:
-        return self._outages.outage(self.name)
+        return self._outages.outage(self._deployment)
 
     def asleep(self) -> bool:
-        return self._outages.asleep(self.name)
+        return self._outages.asleep(self._deployment)
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         attempts = _Attempts(time.monotonic() + timeout_s, timeout_s)
@@ -93,7 +99,7 @@ class RemoteHead:
                 continue
             except _FAILED as error:
                 raise self._translated(error) from error
-            self._outages.answered(self.name)
+            self._outages.answered(self._deployment)
             if not self._refused(outcome, attempts):
                 return _unwrapped(outcome)
 
@@ -128,14 +134,14 @@ class RemoteHead:
         """What the next replica gets; `around_refusals` reads `refused_by`."""
         self._refuse_when_down()
         refused_by = attempts.refused_by | self._refusals.replicas()
-        return {**request, "timeout_s": attempts.left_s, "refused_by": tuple(refused_by)}
+        return {**request, **self._own, "timeout_s": attempts.left_s, "refused_by": tuple(refused_by)}
 
     def _refused(self, outcome: dict[str, Any], attempts: _Attempts) -> bool:
         """Whether a replica is too busy for the request and another one may take it."""
         failure = outcome.get("failure")
         if failure is None or failure["kind"] != "overloaded":
             return False
-        replica, num_replicas = outcome["replica"], self._outages.num_replicas(self.name)
+        replica, num_replicas = outcome["replica"], self._outages.num_replicas(self._deployment)
         self._refusals.remember(replica, failure["busy_s"])
         again = replica in attempts.refused_by
         attempts.refused_by.add(replica)

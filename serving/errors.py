@@ -88,6 +88,7 @@ class ServingError(Exception):
     """A failure with a row in `ERROR_TABLE`.
 
     `param` names the field at fault in the request, in dotted form (`inputs.3.question`), or is None.
+    `openai_code` is what OpenAI calls it, where that says more than its row in the table.
     `retry_after_s` is in seconds and becomes the Retry-After header. For `busy_s` seconds the replica that says so
     would refuse every other request as well: it need not be asked.
     """
@@ -100,6 +101,7 @@ class ServingError(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         busy_s: float = 0.0,
+        openai_code: str | None = None,
     ) -> None:
         super().__init__(kind, message)
         if kind not in ERROR_TABLE:
@@ -109,6 +111,7 @@ class ServingError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.busy_s = min(busy_s, _MAX_BUSY_S)
+        self.openai_code = openai_code or ERROR_TABLE[kind].openai_code
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
@@ -128,9 +131,8 @@ class ServingError(Exception):
 
     def openai_body(self) -> dict[str, Any]:
         """The body of OpenAI's errors."""
-        row = ERROR_TABLE[self.kind]
-        error = {"message": self.message, "type": row.openai_type, "param": self.param, "code": row.openai_code}
-        return {"error": error}
+        kind = ERROR_TABLE[self.kind].openai_type
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.openai_code}}
 
     def to_wire(self) -> dict[str, Any]:
         """The error as plain types, for the way between two processes."""
@@ -140,6 +142,7 @@ class ServingError(Exception):
             "param": self.param,
             "retry_after_s": self.retry_after_s,
             "busy_s": self.busy_s,
+            "openai_code": self.openai_code,
         }
 
     @classmethod

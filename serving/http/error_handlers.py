@@ -25,6 +25,13 @@ logger = logging.getLogger("ray.serve.bigbird")
 OPENAI_PATHS = {"/v1/completions": GENERATION, "/v1/embeddings": EMBEDDING}
 # OpenAI's fields that are not served, and the value that changes nothing.
 NOT_SERVED = {"frequency_penalty": "0", "presence_penalty": "0", "suffix": '""'}
+# By pydantic's names.
+_OPENAI_CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "too_long": "array_above_max_length",
+    "too_short": "array_below_min_length",
+}
 
 
 def install(app: FastAPI, models: Models) -> None:
@@ -83,22 +90,47 @@ def from_validation(errors: Sequence[Any], body: Any) -> ServingError:
 
     Pydantic's location also names branches of unions; only what can be followed through the body is kept.
     """
-    first = errors[0]
-    location = [part for part in first["loc"] if part != "body"]
+    first = _most_telling(errors, body)
+    location = _location(first)
     if first["type"] == "json_invalid":
         return ServingError("malformed_json", f"the body is not JSON: {first.get('ctx', {}).get('error', '')}")
-    unknown = first["type"] == "extra_forbidden"
+    unknown, code = first["type"] == "extra_forbidden", _openai_code(first)
     message = "unknown field" if unknown else first["msg"].removeprefix("Value error, ")
     if location and location[0] in NOT_SERVED:
-        message = f"not served; leave it out or send {NOT_SERVED[location[0]]}"
-    path = _followed(location, body, first["type"] == "missing")
-    if not path:
-        return ServingError("invalid_input", message, param=None)
-    param = ".".join(path)
-    return ServingError("invalid_input", f"{param}: {message}", param=param)
+        message, code = f"not served; leave it out or send {NOT_SERVED[location[0]]}", "unsupported_parameter"
+    path = _followed(first, body)
+    param = ".".join(path) or None
+    message = f"{param}: {message}" if param else message
+    return ServingError("invalid_input", message, param=param, openai_code=code)
 
 
-def _followed(location: Sequence[Any], body: Any, missing: bool) -> list[str]:
+def _openai_code(error: Any) -> str | None:
+    """What OpenAI calls an error of a field's value; None where it has no name of its own."""
+    kind, limits = error["type"], error.get("ctx", {})
+    number = "decimal" if any(isinstance(limit, float) for limit in limits.values()) else "integer"
+    if kind in ("less_than", "less_than_equal"):
+        return f"{number}_above_max_value"
+    if kind in ("greater_than", "greater_than_equal"):
+        return f"{number}_below_min_value"
+    return _OPENAI_CODES.get(kind, "invalid_type" if kind.endswith("_type") else None)
+
+
+def _most_telling(errors: Sequence[Any], body: Any) -> Any:
+    """Of the errors of the first field: where it may be of several types, each of them has one.
+
+    A value beyond a limit is of the right type, and whatever lies deeper was read further.
+    """
+    field = errors[0]["loc"][:2]
+    own = [error for error in errors if error["loc"][:2] == field]
+    return max(own, key=lambda error: (not error["type"].endswith("_type"), len(_followed(error, body))))
+
+
+def _location(error: Any) -> list[Any]:
+    return [part for part in error["loc"] if part != "body"]
+
+
+def _followed(error: Any, body: Any) -> list[str]:
+    location, missing = _location(error), error["type"] == "missing"
     path: list[str] = []
     value = body
     for position, part in enumerate(location):

@@ -27,6 +27,7 @@ def test_a_completion_has_openai_s_shape(server):
                                "logit_bias": ((5, -1),), "logprobs": True, "num_top_logprobs": 1}  # fmt: skip
 
 
+BODY = {"model": "text-generation", "prompt": "a"}
 CHOICE = {"index": 0, "text": "x", "logprobs": None, "finish_reason": None}
 
 
@@ -89,7 +90,7 @@ def test_a_stream_with_a_defect_ends_with_an_error_event_that_tells_nothing(serv
         ({"prompt": "a", "stream": True, "best_of": 2}, "best_of"),
         ({"prompt": "a", "stream_options": {}}, "stream_options"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": [[]]}, "prompt.0"),
         ({"prompt": "a", "tools": []}, "tools"),
         ({"prompt": "a", "stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"prompt": "a", "temperature": -1}, "temperature"),
@@ -131,6 +132,20 @@ def test_a_head_is_found_among_the_models(server):
     assert refused.json()["error"]["message"] == "presence_penalty: not served; leave it out or send 0"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stop": list("abcde")}, "stop: List should have at most 4 items"),
+        ({"prompt": ["a", 5]}, "prompt.1: Input should be a valid string"),
+        ({"prompt": [[1, "a"]]}, "prompt.0.1: Input should be a valid integer"),
+        ({"prompt": [1, -2]}, "prompt.1: Input should be greater than or equal to 0"),
+        ({"prompt": "a", "max_tokens": "5"}, "max_tokens: Input should be a valid integer"),
+    ],
+)
+def test_of_a_field_of_several_types_the_message_is_about_the_one_that_was_sent(server, changes, message):
+    assert server.post("/v1/completions", {**BODY, **changes}).json()["error"]["message"].startswith(message)
+
+
 def test_an_embedding_that_fails_names_the_field_of_its_own_request(server):
     server.heads["feature-extraction"].failure = ServingError("invalid_input", "empty", param="inputs.1")
     response = server.post("/v1/embeddings", {"model": "feature-extraction", "input": ["a", ""]})
@@ -141,15 +156,21 @@ def test_an_embedding_that_fails_names_the_field_of_its_own_request(server):
     ("ask", "status", "code"),
     [
         ({"content": "{", "headers": {"Content-Type": "application/json"}}, 400, None),
-        ({"json": {"model": "text-generation", "prompt": 5}}, 400, "invalid_value"),
-        ({"json": {"model": "text-generation", "prompt": "a", "tools": []}}, 400, "invalid_value"),
+        ({"json": {"model": "text-generation", "prompt": 5}}, 400, "invalid_type"),
+        ({"json": {"model": "text-generation", "prompt": "a", "tools": []}}, 400, "unknown_parameter"),
+        ({"json": {**BODY, "presence_penalty": 1}}, 400, "unsupported_parameter"),
+        ({"json": {**BODY, "temperature": 3}}, 400, "decimal_above_max_value"),
+        ({"json": {**BODY, "max_tokens": -1}}, 400, "integer_below_min_value"),
+        ({"json": {**BODY, "stop": list("abcde")}}, 400, "array_above_max_length"),
+        ({"json": {**BODY, "stream_options": {}}}, 400, "invalid_value"),
+        ({"json": {"model": "text-generation"}}, 400, "missing_required_parameter"),
         ({"json": {"model": "gpt", "prompt": "a"}}, 404, "model_not_found"),
         ({"content": "a", "headers": {"Content-Type": "text/plain"}}, 415, None),
         ({"content": b" " * 2000, "headers": {"Content-Type": "application/json"}}, 413, None),
         ({"method": "DELETE"}, 405, "method_not_supported"),
         ({"path": "/v1/chat/completions", "json": {}}, 404, "unknown_url"),
         ({"path": "/v1/files", "json": {}}, 404, "unknown_url"),
-        ({"path": "/v1/models/text-generation/completions", "json": {}}, 400, "invalid_value"),
+        ({"path": "/v1/models/text-generation/completions", "json": {}}, 400, "missing_required_parameter"),
         ({"method": "GET", "path": "/v1/models/gpt"}, 404, "model_not_found"),
         ({"key": "wrong"}, 401, "invalid_api_key"),
         ({"failure": "overloaded"}, 429, "rate_limit_exceeded"),

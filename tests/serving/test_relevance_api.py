@@ -66,7 +66,7 @@ def test_a_model_that_cannot_score_is_refused(server):
         ("/rerank", {"query": "q", "documents": []}, "documents"),
         ("/rerank", {"query": "", "documents": ["a"]}, "query"),
         ("/rerank", {"documents": ["a"]}, "query"),
-        ("/rerank", {"query": "q", "documents": ["a", {"title": "b"}]}, "documents.1"),
+        ("/rerank", {"query": "q", "documents": ["a", {"title": "b"}]}, "documents.1.text"),
         ("/rerank", {"query": "q", "documents": ["a"], "max_chunks_per_doc": 2}, "max_chunks_per_doc"),
         ("/rerank", {"query": "q", "documents": ["a"], "rank_fields": ["title"]}, "rank_fields"),
         ("/rerank", {"query": "q", "texts": ["a"], "truncation_direction": "left"}, "truncation_direction"),

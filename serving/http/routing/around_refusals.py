@@ -20,7 +20,7 @@ class AroundRefusals(MultiplexMixin, RequestRouter):
     """
 
     def __init__(self, deployment_id: Any, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(deployment_id, *arguments, **keywords)
+        super().__init__(deployment_id, *arguments, **keywords)  # type: ignore[no-untyped-call]
         self._deployment = deployment_id.name
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from pydantic import ValidationError
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
@@ -54,6 +55,9 @@ _GATEWAY_REQUESTS = 1000
 
 # The proxy's own limit, answered with 408: above the gateway's, which answers with an error body.
 PROXY_TIMEOUT_S = 90
+
+# Serve gives a proxy five seconds to start, ends it then, and this command with it: a busy machine takes longer.
+_PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}
 
 
 def build(args: ServeArguments) -> serve.Application:
@@ -172,8 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop_signals = StopSignals()
     try:
         _serve(arguments, options, stop_signals)
-    except RuntimeError as error:
-        print(f"bigbird-serve: {error}", file=sys.stderr)
+    except (RuntimeError, TimeoutError, RayError) as error:
+        print(f"bigbird-serve: {' '.join(str(error).split())}", file=sys.stderr)
         serve.shutdown()  # type: ignore[no-untyped-call]
         return 1
     except (StopRequested, SystemExit):
@@ -184,12 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: ServeArguments, options: argparse.Namespace, stop_signals: StopSignals) -> None:
-    """Starts everything and waits. Raises StopRequested at SIGINT or SIGTERM, and RuntimeError where nothing starts."""
+    """Starts everything and waits. Raises StopRequested at SIGINT or SIGTERM, and where nothing starts RuntimeError,
+    TimeoutError or RayError."""
     stop_signals.install()
     serve.start(
         http_options={"host": options.host, "port": options.port, "request_timeout_s": PROXY_TIMEOUT_S},
         grpc_options=grpc_options(options.grpc_port),
-        controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
+        controller_options={"runtime_env": {"env_vars": {**_PATIENCE, **PROXY_CALLBACK}}},
     )
     stop_signals.install()  # Ray has put handlers of its own in their place, which end the process at once
     if options.num_cpus is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -10,10 +11,12 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private.common import StreamingHTTPRequest
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from serving.http.edge.auth import ApiKeys, check_is_closed
+from serving.http.edge.request_bodies import BODY_IN_SCOPE
 from serving.http.gateway import create_app
 from serving.http.metrics import GatewayMetrics
 from serving.http.routing.around_refusals import running_replicas
@@ -74,6 +77,7 @@ class Gateway:
             defaults=defaults,
         )
         self._service = Service(self._app)
+        _ask_no_proxy_for_bodies_in_scope()
         threading.Thread(target=outages.watch, name="outages", daemon=True).start()
 
     # The methods of `bigbird.proto`, by which Serve finds them, and the argument by which it hands on the context.
@@ -90,6 +94,22 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
+
+
+def _ask_no_proxy_for_bodies_in_scope() -> None:
+    """Spares a request that has its whole body in the scope the call back to its proxy, one of three Ray calls.
+
+    Serve makes it to get the body and to hear of a client that leaves; then, the proxy cancels the request as well.
+    """
+    by_call: Any = StreamingHTTPRequest.receive_asgi_messages
+
+    async def nothing_more(_: Any) -> None:
+        await asyncio.get_running_loop().create_future()  # Serve cancels it with the request
+
+    def receive(request: StreamingHTTPRequest) -> Any:
+        return nothing_more if BODY_IN_SCOPE in request.asgi_scope else by_call.fget(request)
+
+    StreamingHTTPRequest.receive_asgi_messages = property(receive)  # type: ignore[assignment, method-assign]
 
 
 def _versions() -> dict[str, str]:

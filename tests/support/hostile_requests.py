@@ -53,6 +53,11 @@ def types() -> Iterator[Case]:
         ("prompt", [[1], []]),
         ("n", 99),
         ("max_tokens", 10**9),
+        ("max_tokens", 10**4300 - 1),
+        ("prompt", [10**4300 - 1]),
+        ("repetition_penalty", 5e-324),
+        ("temperature", 5e-324),
+        ("logit_bias", {"1": "DEEP"}),
         ("temperature", "hot"),
         ("stop", [""] * 5),
         ("seed", -1),
@@ -62,7 +67,8 @@ def types() -> Iterator[Case]:
         ("model", "\ud800"),
     ):
         body = {"model": "text-generation", "prompt": "a", "max_tokens": 1, field: value}
-        yield f"completions {field} {value!r:.20}", request("/v1/completions", json.dumps(body), JSON)
+        content = json.dumps(body).replace('"DEEP"', "[" * 900 + "]" * 900)
+        yield f"completions {field} {content[-20:]}", request("/v1/completions", content, JSON)
 
 
 def sizes() -> Iterator[Case]:
@@ -118,6 +124,8 @@ def encodings() -> Iterator[Case]:
         '{"inputs": ' + "9" * 5000 + "}",
         '{"' + "k" * 100_000 + '": 1}',
         '{"__proto__": {}, "inputs": "a"}',
+        '{"inputs": "a", "\\ud800": 1}',
+        '{"inputs": "a", "parameters": ' + "[" * 950 + "]" * 950 + "}",
     ):
         yield f"body {body[:24]!r}", request("/v1/fill-mask", body, JSON)
     yield "invalid UTF-8", request("/v1/fill-mask", b'{"inputs": "\xff\xfe\x80 [MASK]"}', JSON)
@@ -203,6 +211,14 @@ def headers() -> Iterator[Case]:
     yield "two lengths", line + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n123456"
     yield "a negative length", line + b"Content-Length: -1\r\n\r\n"
     yield "a length of gigabytes", line + b"Content-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n{"
+    yield "a long remark in a chunk", chunked + b"1;%s\r\n{\r\n0\r\n\r\n" % (b"x" * 10**6)
+    yield "a length and chunks", line + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n"
+    yield "a folded header", b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-A: b\r\n c\r\n\r\n"
+    upgrade = ("Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+    yield (
+        "a websocket",
+        request("/v1/fill-mask", "", *upgrade, method="GET", length=False).replace(b"close", b"Upgrade"),
+    )
     yield "not HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100
     yield "many headers", request("/health", "", *(f"X-{n}: y" for n in range(500)), method="GET")
 

@@ -8,21 +8,21 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from serving.http.answers import example
-from serving.http.apis.wire import Text, Wire, only
+from serving.http.apis.wire import Int, Text, Wire, only
 
 # What draws, where do_sample does not say.
 _OF_SAMPLING = ("temperature", "top_k", "top_p")
 
 
 class GenerationParameters(Wire):
-    max_new_tokens: int | None = Field(
+    max_new_tokens: Int | None = Field(
         default=None, ge=1, description="100 by default, or as many as there is room for."
     )
     do_sample: bool | None = Field(
         default=None, description="Draw tokens; by default where temperature, top_k or top_p is given."
     )
     temperature: float | None = Field(default=None, gt=0, le=100, description="1 by default, where tokens are drawn.")
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: Int | None = Field(default=None, ge=1)
     top_p: float | None = Field(default=None, gt=0, le=1)
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     seed: int | None = Field(default=None, ge=0, lt=2**62, description="Drawn without one, and told in the details.")
@@ -30,10 +30,10 @@ class GenerationParameters(Wire):
         default=None, description="The text ends before the first of these."
     )
     return_full_text: bool | None = Field(default=None, description="Begin with the prompt.")
-    truncate: int | None = Field(default=None, ge=1, description="Tokens of the prompt's end that are read.")
+    truncate: Int | None = Field(default=None, ge=1, description="Tokens of the prompt's end that are read.")
     details: bool | None = None
     decoder_input_details: bool | None = Field(default=None, description="The prompt's tokens too; with details.")
-    top_n_tokens: int | None = Field(default=None, ge=0, le=5, description="The likeliest tokens in each place.")
+    top_n_tokens: Int | None = Field(default=None, ge=0, le=5, description="The likeliest tokens in each place.")
     adapter_id: Annotated[Any, only()] = None
     best_of: Annotated[Any, only(1)] = None
     frequency_penalty: Annotated[Any, only(0)] = None

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field, field_validator
 
 from serving.errors import ServingError
 from serving.http.answers import example
-from serving.http.apis.wire import MAX_INPUTS, Text, Wire
+from serving.http.apis.wire import MAX_INPUTS, Int, Text, Wire
 
-_TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True, min_length=1, max_length=2**16)]
+_TokenIds = Annotated[list[Annotated[Int, Field(ge=0)]], Field(fail_fast=True, min_length=1, max_length=2**16)]
 _Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 _PromptsOfIds = Annotated[list[_TokenIds], Field(fail_fast=True, max_length=MAX_INPUTS)]
 # As many as OpenAI takes in one call.
@@ -39,23 +39,23 @@ class CompletionRequest(Wire):
 
     model: Text = Field(examples=["text-generation"])
     prompt: Text | _Texts | _TokenIds | _PromptsOfIds = Field(examples=["The history of the world"])
-    max_tokens: int | None = Field(default=None, ge=0, description="16 by default, or as many as there is room for.")
+    max_tokens: Int | None = Field(default=None, ge=0, description="16 by default, or as many as there is room for.")
     temperature: float | None = Field(default=1.0, ge=0, le=2)
     top_p: float | None = Field(default=1.0, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, description="Not OpenAI's: draw among the k likeliest tokens.")
+    top_k: Int | None = Field(default=None, ge=0, description="Not OpenAI's: draw among the k likeliest tokens.")
     min_p: float | None = Field(
         default=None, ge=0, le=1, description="Not OpenAI's: leave out tokens rarer than this share."
     )
     repetition_penalty: float | None = Field(
         default=None, ge=0.01, le=100, description="Not OpenAI's; 1 changes nothing."
     )
-    min_tokens: int | None = Field(
+    min_tokens: Int | None = Field(
         default=None, ge=0, description="Not OpenAI's: no end of text before so many tokens."
     )
-    n: int | None = Field(default=1, ge=1, le=16)
+    n: Int | None = Field(default=1, ge=1, le=16)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    logprobs: int | None = Field(
+    logprobs: Int | None = Field(
         default=None, ge=0, le=5, description="So many alternatives beside each token; with `echo` also the prompt's."
     )
     logit_bias: dict[str, Any] | None = Field(
@@ -66,7 +66,7 @@ class CompletionRequest(Wire):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     user: Text | None = None
 
-    best_of: int | None = Field(
+    best_of: Int | None = Field(
         default=None, ge=1, le=16, description="Of so many continuations, the n that are likeliest a token."
     )
     frequency_penalty: float | None = Field(default=None, ge=0, le=0, description="Not served.")
@@ -189,7 +189,7 @@ class EmbeddingsRequest(Wire):
 
     encoding_format: Literal["float", "base64"] | None = "float"
     user: Text | None = None
-    dimensions: int | None = Field(
+    dimensions: Int | None = Field(
         default=None, ge=1, description="So many of the first numbers, brought to length 1 again."
     )
 

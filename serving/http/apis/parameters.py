@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from serving.http.apis.wire import Text, Wire, only
+from serving.http.apis.wire import Int, Text, Wire, only
 
 _MAX_CANDIDATE_LABELS = 100
 
@@ -25,8 +25,8 @@ class Parameters(Wire):
     on_long: Literal["window", "truncate", "error"] | None = Field(
         default=None, description="Read it in overlapping windows (the default), read its beginning, or refuse it."
     )
-    window_overlap: int | None = Field(default=None, ge=0, description="Tokens that neighbouring windows share.")
-    max_length: int | None = Field(
+    window_overlap: Int | None = Field(default=None, ge=0, description="Tokens that neighbouring windows share.")
+    max_length: Int | None = Field(
         default=None, ge=3, description="Tokens of one window; the model's limit by default."
     )
 
@@ -67,7 +67,7 @@ class WindowParameters(Parameters):
 
 
 class FillMaskParameters(Parameters):
-    top_k: int | None = Field(default=None, ge=1, le=1000, description="Candidates for each mask; 5 by default.")
+    top_k: Int | None = Field(default=None, ge=1, le=1000, description="Candidates for each mask; 5 by default.")
     targets: Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=1000)] | None = Field(
         default=None, description="Only these compete; each has to be one token."
     )
@@ -84,13 +84,13 @@ class TokenClassificationParameters(Parameters):
     ignore_labels: Annotated[list[Text], Field(fail_fast=True, max_length=1000)] | None = Field(
         default=None, description='["O"] by default.'
     )
-    stride: int | None = Field(default=None, ge=0, description="Another name for window_overlap.")
+    stride: Int | None = Field(default=None, ge=0, description="Another name for window_overlap.")
     renamed: ClassVar[dict[str, str | None]] = {"stride": "window_overlap"}
 
 
 class TextClassificationParameters(WindowParameters):
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    top_k: int | None = Field(default=None, ge=1, description="Labels in the answer; all by default.")
+    top_k: Int | None = Field(default=None, ge=1, description="Labels in the answer; all by default.")
     combine: Literal["mean", "max"] | None = Field(
         default=None, description="How the windows of a long text are joined."
     )
@@ -111,17 +111,17 @@ class ZeroShotClassificationParameters(WindowParameters):
 
 
 class QuestionAnsweringParameters(WindowParameters):
-    max_answer_len: int | None = Field(default=None, ge=1, description="Longest answer, in tokens.")
-    max_question_len: int | None = Field(
+    max_answer_len: Int | None = Field(default=None, ge=1, description="Longest answer, in tokens.")
+    max_question_len: Int | None = Field(
         default=None, ge=1, description="Tokens of the longest question that is taken; a longer one is refused."
     )
-    max_seq_len: int | None = Field(default=None, ge=8, description="Another name for max_length.")
-    doc_stride: int | None = Field(default=None, ge=0, description="Another name for window_overlap.")
+    max_seq_len: Int | None = Field(default=None, ge=8, description="Another name for max_length.")
+    doc_stride: Int | None = Field(default=None, ge=0, description="Another name for window_overlap.")
     handle_impossible_answer: bool | None = Field(default=None, description="Whether the answer may be empty.")
     align_to_words: bool | None = Field(
         default=None, description="Widen the answer to whole words (the default); false for languages without spaces."
     )
-    top_k: int | None = Field(default=None, ge=1, le=100, description="Above 1: a list of so many answers.")
+    top_k: Int | None = Field(default=None, ge=1, le=100, description="Above 1: a list of so many answers.")
     renamed: ClassVar[dict[str, str | None]] = {
         "max_seq_len": "max_length",
         "doc_stride": "window_overlap",
@@ -139,7 +139,7 @@ class MaskedLMScoringParameters(WindowParameters):
     metric: Literal["passes", "exact", "within_word_l2r"] | None = Field(
         default=None, description='Masks many tokens at once (the default), or one at a time as published: "exact".'
     )
-    num_passes: int | None = Field(
+    num_passes: Int | None = Field(
         default=None, ge=2, le=64, description="Each token is masked in one of these passes."
     )
     return_tokens: bool | None = Field(default=None, description="Also answer with every token's own value.")
@@ -152,7 +152,7 @@ class FeatureExtractionParameters(WindowParameters):
     truncation_direction: Literal["left", "right", "Left", "Right"] | None = Field(
         default=None, description='Which end is cut with truncate; "right" by default.'
     )
-    dimensions: int | None = Field(default=None, ge=1, description="So many of each vector's first numbers.")
+    dimensions: Int | None = Field(default=None, ge=1, description="So many of each vector's first numbers.")
     encoding_format: Literal["float", "base64"] | None = Field(
         default=None, description='"base64": float32 numbers, little-endian, as one text.'
     )

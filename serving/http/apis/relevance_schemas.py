@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from serving.http.answers import example
-from serving.http.apis.wire import MAX_INPUTS, Text, Texts, Wire, only
+from serving.http.apis.wire import MAX_INPUTS, Int, Text, Texts, Wire, only
 
 Query = Annotated[Text, Field(min_length=1)]
 Direction = Annotated[
@@ -32,9 +32,9 @@ class RerankRequest(Wire):
     documents: Annotated[list[Text | Document], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)] = Field(
         examples=[["The Senate met in Rome.", "It rained all day."]]
     )
-    top_n: int | None = Field(default=None, ge=1, description="Results in the answer; all by default.")
+    top_n: Int | None = Field(default=None, ge=1, description="Results in the answer; all by default.")
     return_documents: bool | None = Field(default=None, description="Whether a result brings its document.")
-    max_tokens_per_doc: int | None = Field(default=None, ge=1, description="Tokens of a document that are read.")
+    max_tokens_per_doc: Int | None = Field(default=None, ge=1, description="Tokens of a document that are read.")
     rank_fields: Annotated[Any, only(["text"], instead="a document has one field, text")] = None
     max_chunks_per_doc: Annotated[Any, only(instead="max_tokens_per_doc bounds what is read of a document")] = None
     instruction: Annotated[Any, only(instead="put it before the query")] = None

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from serving.http.answers import example
 from serving.http.apis.parameters import FeatureExtractionParameters
 from serving.http.apis.relevance_schemas import Direction
-from serving.http.apis.wire import MAX_INPUTS, Text, Texts, TokenIds, Wire, only
+from serving.http.apis.wire import MAX_INPUTS, Int, Text, Texts, TokenIds, Wire, only
 
 _ManyIds = Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 _PAIR = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=2)]
@@ -42,7 +42,7 @@ class EmbedRequest(EmbedAllRequest):
     """One vector a text."""
 
     normalize: bool | None = Field(default=True, description="To length 1.")
-    dimensions: int | None = Field(default=None, ge=1, description="So many of each vector's first numbers.")
+    dimensions: Int | None = Field(default=None, ge=1, description="So many of each vector's first numbers.")
 
     def options(self) -> dict[str, Any]:
         return {**super().options(), "normalize": self.normalize is not False}
@@ -97,4 +97,4 @@ class Token(BaseModel):
     text: str
     special: bool
     start: int | None = Field(description="First character in the text; null for a special token.")
-    stop: int | None = Field(description="One past the last.")
+    stop: Int | None = Field(description="One past the last.")

@@ -23,10 +23,13 @@ def _check_unicode(text: str) -> str:
     return text
 
 
+# No number of tokens, labels or the like is larger; one of thousands of digits could not even be told in a message.
+Int = Annotated[int, Field(lt=2**31)]
+
 # JSON can spell half of a surrogate pair, which no encoder takes.
 Text = Annotated[str, AfterValidator(_check_unicode)]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True, min_length=1, max_length=2**16)]
+TokenIds = Annotated[list[Annotated[Int, Field(ge=0)]], Field(fail_fast=True, min_length=1, max_length=2**16)]
 
 
 def only(*neutral: Any, instead: str = "leave it out") -> AfterValidator:

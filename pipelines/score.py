@@ -25,11 +25,10 @@ from ray._private.log import PlainRayHandler
 from ray.data import Dataset
 
 from bigbird.errors import BigBirdError
-from bigbird.predictors import load_predictor
 from pipelines.command_line import DONE, DONE_WITH_ERRORS, REFUSED, STOPPED, say
 from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, ScoreOptions, step_pool
-from pipelines.scoring.actors.score_rows import ScoreRows
+from pipelines.scoring.actors.score_rows import ScoreRows, load_predictor
 from pipelines.scoring.actors.stages import add_scoring, make_stage
 from pipelines.scoring.arguments import PROG, job_of, parser, score_options, scores_given, verify_parser
 from pipelines.scoring.checks import inspect_model
@@ -37,7 +36,7 @@ from pipelines.scoring.estimate.estimate import estimate
 from pipelines.scoring.failures import explain
 from pipelines.scoring.job import run_job
 from pipelines.scoring.plan import list_columns
-from pipelines.scoring.proof.endpoint import endpoint
+from pipelines.scoring.proof.endpoint import asking
 from pipelines.scoring.proof.verify import verify
 from pipelines.scoring.report.report import redraw_report
 from pipelines.scoring.schemas import InputColumns, check_input_types, output_schema, result_fields
@@ -154,7 +153,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         inspect=inspect_model,
         model=arguments.model,
         inputs=arguments.input,
-        endpoint=endpoint(arguments.endpoint) if arguments.endpoint else None,
+        answered_by=asking(arguments.endpoint) if arguments.endpoint else None,
     )
     if not proof.differs:
         print(f"{proof.text} (--seed {seed})")

@@ -5,46 +5,18 @@ checkpoint of any head will do.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.examples import PreparedWindows, Record, Row
-from bigbird.predictors.options import WindowOptions
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.tasks import FeatureExtractionOptions
 from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import stitch
-
-Pooling = Literal["cls", "mean", "none"]
-Side = Literal["left", "right"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureExtractionOptions(WindowOptions):
-    """Lengths, and how states become vectors.
-
-    pooling: "mean" of the last hidden states of all tokens, [CLS] and [SEP] with them, as sentence-transformers
-    computes it; or the state of the first token, "cls". A long text's vector is the mean of its windows' vectors,
-    weighted by the tokens each window keeps. "none" gives every token's state, as transformers' pipeline: [CLS] of
-    the first window, each token of the text as the window that keeps it has it, [SEP] of the last.
-    normalize: vectors to length 1, at the very end. truncation_side: with on_long "truncate", which end of a long text
-    is left out; "left" reads its last tokens, as a tokenizer of that truncation_side does.
-    """
-
-    pooling: Pooling = "mean"
-    normalize: bool = False
-    truncation_side: Side = "right"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.truncation_side == "left" and self.on_long != "truncate":
-            raise InputError(f'truncation_side is "left", but on_long is "{self.on_long}", which leaves nothing out')
-        if self.return_windows and self.pooling == "none":
-            raise InputError("return_windows is for one vector a window; with pooling none every token has its own")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +37,6 @@ class FeatureExtractionPredictor(EncoderPredictor[FeatureExtractionOptions, Prep
     """Predictor for the encoder of any checkpoint. An example is a text."""
 
     task = "feature-extraction"
-    options_class = FeatureExtractionOptions
-    architectures = ()
 
     def build(self, texts: list[TokenizedText], options: FeatureExtractionOptions) -> PreparedStates:
         """Cut into windows; whether every token's state is asked for is read here."""

@@ -13,7 +13,7 @@ import numpy as np
 from bigbird.errors import InputError
 from bigbird.predictors.options import LengthOptions, WindowOptions
 from bigbird.predictors.texts import TokenizedText, checked, kind_of, tokenize
-from bigbird.predictors.windows import Window, num_doubled, plan
+from bigbird.predictors.windows import Window, cut_document, num_doubled
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 Record = dict[str, Any]
@@ -179,7 +179,7 @@ class PreparedWindows(Prepared):
         cls, tokenizer: BigBirdTokenizer, text: TokenizedText, limit: int, options: LengthOptions, **task_fields: Any
     ) -> Self:
         """Rows of at most `limit` tokens; task_fields: what a task's own class adds."""
-        windows, truncated = plan(len(text), limit - 2, options, what="text")
+        windows, truncated = cut_document(len(text), limit - 2, options, what="text")
         return cls(
             rows=window_rows(tokenizer, text, windows),
             num_tokens=windows[-1].stop,

@@ -14,31 +14,10 @@ from bigbird.errors import InputError
 from bigbird.packing import PackedBatch, to_device
 from bigbird.predictors.examples import Prepared, Record, window_rows
 from bigbird.predictors.masked_tokens import logits_at, split_like
-from bigbird.predictors.options import LengthOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.tasks import FillMaskOptions
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import num_doubled, plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class FillMaskOptions(LengthOptions):
-    """Lengths, and which candidates a mask gets.
-
-    top_k: how many, at most the whole vocabulary. targets: only these tokens compete; their probabilities are still
-    those among the whole vocabulary. Each is an entry of the vocabulary, or a text that is one token; other texts make
-    error records. return_sequence: each candidate also brings the whole text with the mask filled, as transformers
-    decodes it (with [CLS] and [SEP] where there are several masks): as many texts as masks times candidates.
-    """
-
-    top_k: int = 5
-    targets: tuple[str, ...] | None = None
-    return_sequence: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.targets, str):
-            object.__setattr__(self, "targets", (self.targets,))
-        super().__post_init__()
-        require_at_least("top_k", self.top_k, 1)
+from bigbird.predictors.windows import cut_document, num_doubled
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +54,13 @@ class FillMaskPredictor(EncoderPredictor[FillMaskOptions, PreparedMasks, tuple[n
     """Predictor for BigBirdForMaskedLM. An example is a text."""
 
     task = "fill-mask"
-    options_class = FillMaskOptions
-    architectures = ("BigBirdForMaskedLM", "BigBirdForPreTraining")
 
     def build(self, texts: list[TokenizedText], options: FillMaskOptions) -> PreparedMasks:
         """Cut into windows; which candidates are asked for is read here. A text without a mask is refused."""
         room = options.length_limit(self.config.max_position_embeddings) - 2
         (text,) = texts
         targets = None if options.targets is None else self._target_ids(options.targets)
-        windows, truncated = plan(len(text), room, options, what="text")
+        windows, truncated = cut_document(len(text), room, options, what="text")
         kept = text.head(windows[-1].stop)
         masks = np.flatnonzero(kept.ids == self.tokenizer.mask_token_id)
         if not len(masks):

@@ -9,7 +9,6 @@ published mask one token a pass, with as many encodings as tokens, and give othe
 import math
 import sys
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,30 +17,9 @@ from torch import Tensor
 from bigbird.packing import PackedBatch, to_device
 from bigbird.predictors.examples import PreparedWindows, Record
 from bigbird.predictors.masked_tokens import logits_at, split_like
-from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.tasks import MaskedLMScoringOptions
 from bigbird.predictors.texts import TokenizedText
-
-Metric = Literal["passes", "exact", "within_word_l2r"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedLMScoringOptions(WindowOptions):
-    """Lengths, and how often the text is read.
-
-    metric: "passes" masks many tokens at once; "exact" one at a time (Salazar et al. 2020, "Masked Language Model
-    Scoring"); "within_word_l2r" with it the later tokens of its word, which would give it away (Kauf and Ivanova 2023).
-    num_passes: of "passes", in how many the tokens are masked; more of them hide less of the text at once.
-    return_tokens: whether the record lists every token with its own negative log-likelihood.
-    """
-
-    metric: Metric = "passes"
-    num_passes: int = 7
-    return_tokens: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least("num_passes", self.num_passes, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +78,6 @@ class MaskedLMScoringPredictor(EncoderPredictor[MaskedLMScoringOptions, Prepared
     """Predictor for BigBirdForMaskedLM. An example is a text."""
 
     task = "masked-lm-scoring"
-    options_class = MaskedLMScoringOptions
-    architectures = ("BigBirdForMaskedLM", "BigBirdForPreTraining")
 
     def build(self, texts: list[TokenizedText], options: MaskedLMScoringOptions) -> PreparedScoring:
         """Cut into windows; `num_passes` is read here."""

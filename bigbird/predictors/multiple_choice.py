@@ -4,7 +4,6 @@ A long prompt is cut into the same windows for all its choices, so that they are
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,29 +13,17 @@ from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.entities import softmax
 from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, fields, pair_row
-from bigbird.predictors.options import LengthOptions
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.text_classification import Combine, combine_windows
+from bigbird.predictors.tasks import MultipleChoiceOptions
+from bigbird.predictors.text_classification import combine_windows
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import num_doubled, plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultipleChoiceOptions(LengthOptions):
-    """Lengths, and how the logits of a long prompt's windows become one for each choice: "mean" or "max".
-
-    max_tokens_per_document counts the prompt once for every choice, as the model reads it.
-    """
-
-    combine: Combine = "mean"
+from bigbird.predictors.windows import cut_document, num_doubled
 
 
 class MultipleChoicePredictor(EncoderPredictor[MultipleChoiceOptions, Prepared, np.ndarray]):
     """Predictor for BigBirdForMultipleChoice. An example: a mapping with prompt (a string) and choices (strings)."""
 
     task = "multiple-choice"
-    options_class = MultipleChoiceOptions
-    architectures = ("BigBirdForMultipleChoice",)
     example_fields = ("prompt", "choices")
 
     @staticmethod
@@ -53,7 +40,7 @@ class MultipleChoicePredictor(EncoderPredictor[MultipleChoiceOptions, Prepared, 
         limit = options.length_limit(self.config.max_position_embeddings)
         prompt, *choices = texts
         longest = max(len(choice) for choice in choices)
-        windows, truncated = plan(len(prompt), limit - 3 - longest, options, what="prompt")
+        windows, truncated = cut_document(len(prompt), limit - 3 - longest, options, what="prompt")
         kept = windows[-1].stop
         num_choice_tokens = sum(len(choice) for choice in choices)
         num_read = kept * len(choices) + num_choice_tokens * len(windows)

@@ -19,6 +19,7 @@ from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import Asked, default_max_tokens_per_batch, encode_rows
 from bigbird.predictors.examples import Failed, ModelRow, NamedTexts, Prepared, Reading, Record, prepare
 from bigbird.predictors.options import LengthOptions, changed
+from bigbird.predictors.tasks import OPTIONS, check_call
 from bigbird.predictors.texts import TokenizedText, kind_of
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
@@ -37,9 +38,6 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
     """
 
     task: ClassVar[str]
-    options_class: ClassVar[type]
-    architectures: ClassVar[tuple[str, ...]]
-    """The heads that do the task; () where any encoder does."""
     takes_empty_texts: ClassVar[bool] = False
     example_fields: ClassVar[tuple[str, ...]] = ()
     """Where an example is a mapping: its fields, which a call for one example may also pass by name."""
@@ -56,7 +54,7 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
         self.tokenizer = tokenizer
         self.config = config
         self.model = model
-        self.options: OptionsT = self.options_class()
+        self.options: OptionsT = OPTIONS[self.task]()
         self.options = self._chosen(options)
         self._budget = max_tokens_per_batch
 
@@ -111,10 +109,10 @@ class Predictor(ABC, Generic[OptionsT, PreparedT, OutputT]):
         )
 
     def _chosen(self, options: OptionsT | None) -> OptionsT:
-        if options is not None and not isinstance(options, self.options_class):
-            given, expected = type(options).__name__, self.options_class.__name__
-            raise InputError(f"options for {self.task} are {given}, expected {expected}")
-        return self.options if options is None else options
+        if options is None:
+            return self.options
+        check_call(self.task, options)
+        return options
 
     @staticmethod
     def texts_of(example: Any) -> NamedTexts:

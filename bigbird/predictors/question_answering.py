@@ -16,35 +16,10 @@ from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import split_rows
 from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, fields, pair_row, spans
-from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.tasks import QuestionAnsweringOptions
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import Window, num_doubled, plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuestionAnsweringOptions(WindowOptions):
-    """Lengths, and which spans may answer.
-
-    max_answer_len: tokens of the longest answer considered. max_question_len: a question with more tokens is an
-    error record (None: it only has to leave room in the window). allow_no_answer: whether the answer may be empty
-    (start and end 0), which it is when in every window "no answer" outdoes the best span of all windows.
-    align_to_words: an answer that begins or ends within a word of the tokenizer is widened to the whole word; False
-    for languages without spaces between words. top_k: above 1, the record also lists so many answers, the best first;
-    spans of other tokens in the same words give the same answer again, as in transformers.
-    """
-
-    max_answer_len: int = 15
-    max_question_len: int | None = None
-    allow_no_answer: bool = False
-    align_to_words: bool = True
-    top_k: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least("max_answer_len", self.max_answer_len, 1)
-        require_at_least("top_k", self.top_k, 1)
-        require_at_least("max_question_len", self.max_question_len, 1)
+from bigbird.predictors.windows import Window, cut_document, num_doubled
 
 
 class Span(NamedTuple):
@@ -67,8 +42,6 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
     """Predictor for BigBirdForQuestionAnswering. An example is a mapping with question and context."""
 
     task = "question-answering"
-    options_class = QuestionAnsweringOptions
-    architectures = ("BigBirdForQuestionAnswering",)
     example_fields = ("question", "context")
 
     @staticmethod
@@ -87,7 +60,7 @@ class QuestionAnsweringPredictor(EncoderPredictor[QuestionAnsweringOptions, Prep
             raise InputError(
                 f"question has {len(question)} tokens, more than max_question_len={options.max_question_len}"
             )
-        windows, truncated = plan(len(context), limit - 3 - len(question), options, what="context")
+        windows, truncated = cut_document(len(context), limit - 3 - len(question), options, what="context")
         kept = windows[-1].stop
         return PreparedQuestion(
             rows=tuple(

@@ -4,8 +4,7 @@ Knows how the windows of a long document become one set of logits, and logits be
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,40 +12,16 @@ from torch import Tensor
 from bigbird.packing import PackedBatch
 from bigbird.predictors.entities import softmax
 from bigbird.predictors.examples import NamedTexts, Prepared, Record, Row, fields, pair_row, spans, window_rows
-from bigbird.predictors.options import WindowOptions, require_at_least
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.tasks import Combine, TextClassificationOptions
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import num_doubled, plan
-
-Combine = Literal["mean", "max"]
-Function = Literal["softmax", "sigmoid", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextClassificationOptions(WindowOptions):
-    """Lengths, and how logits become scores.
-
-    combine: the logits of a document's windows become one set by their "mean" or their "max", label by label.
-    function_to_apply: "softmax", "sigmoid" or "none"; None goes by the checkpoint as transformers does: "none" for
-    problem_type regression, "sigmoid" for multi_label_classification or a single label, "softmax" otherwise.
-    top_k: labels in the record, the highest scores; None for all.
-    """
-
-    combine: Combine = "mean"
-    function_to_apply: Function | None = None
-    top_k: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least("top_k", self.top_k, 1)
+from bigbird.predictors.windows import cut_document, num_doubled
 
 
 class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Prepared, np.ndarray]):
     """Predictor for BigBirdForSequenceClassification. An example is a text, or a mapping with text and text_pair."""
 
     task = "text-classification"
-    options_class = TextClassificationOptions
-    architectures = ("BigBirdForSequenceClassification",)
     example_fields = ("text", "text_pair")
 
     @staticmethod
@@ -65,7 +40,7 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
         limit = options.length_limit(self.config.max_position_embeddings)
         if len(texts) == 1:
             (text,) = texts
-            windows, truncated = plan(len(text), limit - 2, options, what="text")
+            windows, truncated = cut_document(len(text), limit - 2, options, what="text")
             rows = window_rows(self.tokenizer, text, windows)
             long, kept = text, windows[-1].stop
         else:
@@ -73,7 +48,7 @@ class TextClassificationPredictor(EncoderPredictor[TextClassificationOptions, Pr
             cut_first = len(first) >= len(second)
             long, whole = (first, second) if cut_first else (second, first)
             what = "text" if cut_first else "text_pair"
-            windows, truncated = plan(len(long), limit - 3 - len(whole), options, what=what)
+            windows, truncated = cut_document(len(long), limit - 3 - len(whole), options, what=what)
             parts = [long.ids[window.start : window.stop] for window in windows]
             rows = tuple(
                 pair_row(self.tokenizer, *((part, whole.ids) if cut_first else (whole.ids, part))) for part in parts

@@ -5,8 +5,7 @@ alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,38 +13,9 @@ from bigbird.errors import InputError
 from bigbird.generation.generate import GenerationResult, complete, requests_of, results_of
 from bigbird.generation.options import GenerationOptions
 from bigbird.predictors.examples import Failed, Prepared, Record, Row
-from bigbird.predictors.options import require_choice
 from bigbird.predictors.predictor import Predictor
+from bigbird.predictors.tasks import TextGenerationOptions
 from bigbird.predictors.texts import TokenizedText
-
-OnLong = Literal["truncate", "error"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextGenerationOptions(GenerationOptions):
-    """How to go on, and what to do with a prompt too long for the model beside max_new_tokens.
-
-    on_long: "error" makes it an error record; "truncate" goes on from its end and says so in the record. There are
-    no windows: a text goes on in one place only. return_full_text: begin generated texts with the prompt.
-    """
-
-    on_long: OnLong = "error"
-    return_full_text: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("on_long", self.on_long, ("truncate", "error"))
-        if self.num_top_logprobs:
-            raise InputError(
-                f"num_top_logprobs must be 0: records have one number a token, got {self.num_top_logprobs}"
-            )
-        if not isinstance(self.return_full_text, bool):
-            raise InputError(f"return_full_text must be True or False, got {self.return_full_text!r}")
-
-    @property
-    def generation(self) -> GenerationOptions:
-        """The same without what the predictor adds."""
-        return GenerationOptions(**{field.name: getattr(self, field.name) for field in fields(GenerationOptions)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -68,8 +38,6 @@ class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, l
     """
 
     task = "text-generation"
-    options_class = TextGenerationOptions
-    architectures = ("BigBirdForCausalLM",)
     takes_empty_texts = True
 
     def build(self, texts: list[TokenizedText], options: TextGenerationOptions) -> PreparedPrompt:

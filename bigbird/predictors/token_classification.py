@@ -3,7 +3,6 @@
 Knows how a document's token logits become records. The aggregation itself is in `entities.py`.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,43 +12,23 @@ from torch import Tensor
 from bigbird.config import BigBirdConfig
 from bigbird.packing import PackedBatch
 from bigbird.predictors.batches import split_rows
-from bigbird.predictors.entities import STRATEGIES, Entity, LabelSet, Strategy, aggregate, name_starts, word_starts
+from bigbird.predictors.entities import Entity, LabelSet, Strategy, aggregate, name_starts, word_starts
 from bigbird.predictors.examples import PreparedWindows, Record, Row
-from bigbird.predictors.options import LengthOptions, require_choice
 from bigbird.predictors.predictor import EncoderPredictor
+from bigbird.predictors.tasks import TokenClassificationOptions, default_strategy
 from bigbird.predictors.texts import TokenizedText
 from bigbird.predictors.windows import stitch
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenClassificationOptions(LengthOptions):
-    """Lengths, and how tokens become entities.
-
-    aggregation_strategy: as in transformers. "none" gives every token with its label; "simple" joins neighbours of
-    one label, respecting B- and I-; "first", "average" and "max" first give each word one label, by its first
-    token, its mean probabilities, or its surest token. Ours is "words": "average", where a word is not what stands
-    between spaces but a run of letters, digits and underscores. None: what the checkpoint's config asks for
-    (`task_specific_params`), "simple" where it asks for nothing. ignore_labels: labels (or groups) left out of the
-    record.
-    """
-
-    aggregation_strategy: Strategy | None = None
-    ignore_labels: tuple[str, ...] = ("O",)
 
 
 class TokenClassificationPredictor(EncoderPredictor[TokenClassificationOptions, PreparedWindows, np.ndarray]):
     """Predictor for BigBirdForTokenClassification. An example is a text."""
 
     task = "token-classification"
-    options_class = TokenClassificationOptions
-    architectures = ("BigBirdForTokenClassification",)
 
     def __init__(self, tokenizer: BigBirdTokenizer, config: BigBirdConfig, model: Any = None, **settings: Any) -> None:
         super().__init__(tokenizer, config, model, **settings)
-        asked = (config.extra.get("task_specific_params") or {}).get(self.task, {})
-        self.default_strategy: Strategy = asked.get("aggregation_strategy", "simple")
-        require_choice("task_specific_params.aggregation_strategy", self.default_strategy, STRATEGIES[1:])
+        self.default_strategy = default_strategy(config)
 
     @cached_property
     def labels(self) -> LabelSet:

@@ -63,7 +63,7 @@ def cut(num_tokens: int, room: int, overlap: int) -> tuple[Window, ...]:
     return tuple(Window(start, start + length, edges[index], edges[index + 1]) for index, start in enumerate(starts))
 
 
-def plan(num_tokens: int, room: int, options: LengthOptions, *, what: str) -> tuple[tuple[Window, ...], bool]:
+def cut_document(num_tokens: int, room: int, options: LengthOptions, *, what: str) -> tuple[tuple[Window, ...], bool]:
     """The windows of a document under `options`, and whether its end was cut off.
 
     room: tokens of the document one window holds. what: how messages call the document.

@@ -4,50 +4,22 @@ A head trained on natural language inference reads the text as premise, and each
 scores come from its logits for entailment. A long text is read in windows, with every hypothesis in each.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from bigbird.config import BigBirdConfig
-from bigbird.errors import CheckpointError, InputError
+from bigbird.errors import InputError
 from bigbird.packing import PackedBatch
 from bigbird.predictors.entities import softmax
 from bigbird.predictors.examples import Prepared, Record, Row, pair_row, spans
-from bigbird.predictors.options import WindowOptions
 from bigbird.predictors.predictor import EncoderPredictor
-from bigbird.predictors.text_classification import Combine, combine_windows, ranked
+from bigbird.predictors.tasks import ZeroShotClassificationOptions, entailment_label
+from bigbird.predictors.text_classification import combine_windows, ranked
 from bigbird.predictors.texts import TokenizedText
-from bigbird.predictors.windows import num_doubled, plan
+from bigbird.predictors.windows import cut_document, num_doubled
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class ZeroShotClassificationOptions(WindowOptions):
-    """Lengths, and the labels to choose among.
-
-    candidate_labels: the labels; a string is split at its commas. hypothesis_template: the sentence each is put into
-    in the place of {}. multi_label: every label by itself, entailment against contradiction, in the place of one
-    probability shared by all. combine: the logits of a document's windows become one set by their "mean" or "max".
-    """
-
-    candidate_labels: tuple[str, ...] = ()
-    hypothesis_template: str = "This example is {}."
-    multi_label: bool = False
-    combine: Combine = "mean"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.candidate_labels, str):
-            labels = (label.strip() for label in self.candidate_labels.split(","))
-            object.__setattr__(self, "candidate_labels", tuple(label for label in labels if label))
-        super().__post_init__()
-        try:
-            filled = self.hypothesis_template.format("\0")
-        except (IndexError, KeyError, ValueError):
-            filled = ""
-        if "\0" not in filled:
-            raise InputError(f"hypothesis_template is {self.hypothesis_template!r}, expected a sentence with one {{}}")
 
 
 class ZeroShotClassificationPredictor(EncoderPredictor[ZeroShotClassificationOptions, Prepared, np.ndarray]):
@@ -57,20 +29,11 @@ class ZeroShotClassificationPredictor(EncoderPredictor[ZeroShotClassificationOpt
     """
 
     task = "zero-shot-classification"
-    options_class = ZeroShotClassificationOptions
-    architectures = ("BigBirdForSequenceClassification",)
 
     def __init__(self, tokenizer: BigBirdTokenizer, config: BigBirdConfig, model: Any = None, **settings: Any) -> None:
         super().__init__(tokenizer, config, model, **settings)
-        names = [config.id2label[index] for index in range(config.num_labels)]
-        found = [index for index, name in enumerate(names) if name.lower().startswith("entail")]
-        if not found or len(names) < 2:
-            raise CheckpointError(
-                f"{self.task} needs a head for natural language inference, with a label that begins with 'entail' and "
-                f"others; the checkpoint's labels are {', '.join(names)}"
-            )
-        self.entailment = found[0]
-        self.contradiction = len(names) - 1 if self.entailment == 0 else 0  # as in transformers
+        self.entailment = entailment_label(config)
+        self.contradiction = config.num_labels - 1 if self.entailment == 0 else 0  # as in transformers
 
     def build(self, texts: list[TokenizedText], options: ZeroShotClassificationOptions) -> Prepared:
         """Cut the text into windows and pair each with every hypothesis."""
@@ -81,7 +44,7 @@ class ZeroShotClassificationPredictor(EncoderPredictor[ZeroShotClassificationOpt
         encodings = self.tokenizer.encode_batch(sentences, add_special_tokens=False)
         hypotheses = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
         limit = options.length_limit(self.config.max_position_embeddings)
-        windows, truncated = plan(len(text), limit - 3 - max(map(len, hypotheses)), options, what="text")
+        windows, truncated = cut_document(len(text), limit - 3 - max(map(len, hypotheses)), options, what="text")
         kept = windows[-1].stop
         num_read = kept * len(hypotheses) + sum(map(len, hypotheses)) * len(windows)
         if num_read > options.max_tokens_per_document:

@@ -3,12 +3,12 @@
 Knows the interface of transformers' BatchEncoding; nothing of how texts become tokens.
 """
 
+import sys
 from collections import UserDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import torch
 
 from bigbird.errors import InputError
 from bigbird.tokenization.arguments import check_tensors
@@ -61,10 +61,10 @@ class BatchEncoding(UserDict[str, Any]):
             self.data = {name: _as_tensor(name, value, tensor_type) for name, value in self.data.items()}
         return self
 
-    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Self:
-        """In place: the tensors on another device."""
+    def to(self, device: Any, *, non_blocking: bool = False) -> Self:
+        """In place: the tensors on another device, a torch.device or its name or number."""
         self.data = {
-            name: value.to(device=device, non_blocking=non_blocking) if isinstance(value, torch.Tensor) else value
+            name: value.to(device=device, non_blocking=non_blocking) if is_tensor(value) else value
             for name, value in self.data.items()
         }
         return self
@@ -127,8 +127,14 @@ class BatchEncoding(UserDict[str, Any]):
         return (self._all()[0], first) if second is None else (self._all()[first], second)
 
 
+def is_tensor(value: object) -> bool:
+    """Whether a value is PyTorch's, which is not imported for it: where it is not there, nothing is."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def _as_tensor(name: str, value: Any, tensor_type: str) -> Any:
-    if isinstance(value, torch.Tensor):
+    if is_tensor(value):
         return value if tensor_type == "pt" else value.numpy()
     try:
         array = np.array(value)
@@ -142,5 +148,7 @@ def _as_tensor(name: str, value: Any, tensor_type: str) -> Any:
         array = array.astype(np.int64)
     if tensor_type == "np":
         return array
+    import torch  # seconds, of which those who ask for lists or arrays know nothing
+
     # PyTorch's own default, as where a list becomes a tensor.
     return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)

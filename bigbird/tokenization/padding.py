@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from bigbird.errors import InputError
 from bigbird.tokenization.arguments import check_at_least, padding_strategy, round_up, side
-from bigbird.tokenization.batch_encoding import BatchEncoding
+from bigbird.tokenization.batch_encoding import BatchEncoding, is_tensor
 
 Rows = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -37,8 +36,8 @@ def pad_rows(
     ids = values.get("input_ids")
     if ids is None:
         raise InputError(f"the rows have {', '.join(values) or 'nothing'}, expected input_ids")
-    for kind, name in ((torch.Tensor, "pt"), (np.ndarray, "np")):
-        if isinstance(ids, kind) or (len(ids) and isinstance(ids[0], kind)):
+    for is_one, name in ((is_tensor, "pt"), (_is_array, "np")):
+        if is_one(ids) or (len(ids) and is_one(ids[0])):
             return_tensors = return_tensors or name
     values = {name: _as_lists(value) for name, value in values.items()}
     one = bool(values["input_ids"]) and not isinstance(values["input_ids"][0], list)
@@ -79,8 +78,12 @@ def _by_name(rows: Rows) -> dict[str, Any]:
     return {name: [row[name] for row in rows] for name in names}
 
 
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
+
+
 def _as_lists(value: Any) -> Any:
-    if isinstance(value, torch.Tensor | np.ndarray):
+    if is_tensor(value) or _is_array(value):
         return value.tolist()
     return [_as_lists(part) for part in value] if isinstance(value, list | tuple) else value
 

@@ -12,13 +12,10 @@ import numpy as np
 from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
 from bigbird.predictors.examples import Failed, Prepared, Row
-from bigbird.predictors.multiple_choice import MultipleChoiceOptions, MultipleChoicePredictor
-from bigbird.predictors.question_answering import (
-    PreparedQuestion,
-    QuestionAnsweringOptions,
-    QuestionAnsweringPredictor,
-)
-from bigbird.predictors.text_classification import TextClassificationOptions, TextClassificationPredictor
+from bigbird.predictors.multiple_choice import MultipleChoicePredictor
+from bigbird.predictors.question_answering import PreparedQuestion, QuestionAnsweringPredictor
+from bigbird.predictors.tasks import MultipleChoiceOptions, QuestionAnsweringOptions, TextClassificationOptions
+from bigbird.predictors.text_classification import TextClassificationPredictor
 from bigbird.tokenization.encoding import Encoding
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetuning.documents import COLUMNS, MULTIPLE, REGRESSION, Document, Task, names, text_hash

@@ -17,11 +17,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from bigbird.checkpoint import encoder_digest
 from bigbird.config import BigBirdConfig
 from bigbird.errors import CheckpointError, InputError
 from bigbird.loading.hub import resolve
-from bigbird.predictors import HEADS
+from bigbird.predictors.tasks import check_checkpoint
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model")
 _BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -51,18 +51,16 @@ class ModelInfo:
         return int(self.weight_bytes * 1.5)
 
 
-def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelInfo:
-    """Read a checkpoint's files, not its tensors.
+def inspect_model(task: str, model: str, dtype: str = "float32", options: Any = None) -> ModelInfo:
+    """Read a checkpoint's files, not its tensors. options: those of the task, None for its defaults.
 
-    Raises CheckpointError: no such checkpoint, a head that does not do `task`, no weights, token-classification
-    without a label map.
+    Raises CheckpointError: no such checkpoint, a head that does not do `task`, no tokenizer, no weights,
+    token-classification without a label map. InputError: options that the model cannot meet.
     """
 
     config = BigBirdConfig.from_pretrained(model)
-    heads = HEADS[task]
-    found = ", ".join(config.architectures) or "no architecture"
-    if heads and not set(heads) & set(config.architectures):
-        raise CheckpointError(f"task {task} needs a checkpoint of {' or '.join(heads)}; {model!r} has {found}")
+    check_checkpoint(task, repr(model), config, options)
+    BigBirdTokenizer.from_pretrained(model)
     directory = Path(resolve(model))
     raw = json.loads((directory / "config.json").read_text())
     if task == "token-classification" and not raw.get("id2label"):
@@ -76,20 +74,28 @@ def inspect_model(task: str, model: str, dtype: str = "float32") -> ModelInfo:
         _check_whole(path)
     stored = 2 if str(raw.get("dtype", raw.get("torch_dtype"))) in ("float16", "bfloat16") else 4
     num_weights = sum(sizes[path] for path in weights) // stored
-    here, from_hub = Path(model).is_dir(), directory.parent.name == "snapshots"
     return ModelInfo(
         digest=digest_of(directory),
         embedding_size=config.hidden_size,
         weight_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4),
-        location=f"hf://{model.removeprefix('hf://').partition('@')[0]}@{directory.name}" if from_hub else model,
-        files=tuple((str(path), sizes[path]) for path in files) if here else (),
+        location=location_of(model, directory),
+        files=tuple((str(path), sizes[path]) for path in files) if Path(model).is_dir() else (),
     )
+
+
+def location_of(model: str, directory: Path) -> str:
+    """Where other processes load what is in `directory` from, which `model` led to: a hub id, at its revision."""
+    if "://" not in model.removeprefix("hf://") and directory.parent.name == "snapshots" and not Path(model).is_dir():
+        return f"hf://{model.removeprefix('hf://').partition('@')[0]}@{directory.name}"
+    return model
 
 
 def with_encoder(model: ModelInfo, dtype: str) -> ModelInfo:
     """The same, and which encoder the model has. Reads its weights."""
     if model.location is None:
         return model
+    from bigbird.checkpoint import encoder_digest  # and torch, which nothing else here needs
+
     digest, num_weights = encoder_digest(model.location)
     return dataclasses.replace(model, encoder=digest, encoder_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4))
 

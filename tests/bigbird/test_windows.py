@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bigbird.errors import InputError
 from bigbird.predictors.options import LengthOptions
-from bigbird.predictors.windows import cut, plan, stitch
+from bigbird.predictors.windows import cut, cut_document, stitch
 
 
 @st.composite
@@ -75,31 +75,31 @@ def test_impossible_cuts_are_refused(case):
 
 
 def test_on_long_decides_what_happens_beyond_one_window():
-    windows, truncated = plan(25, 10, LengthOptions(window_overlap=4), what="text")
+    windows, truncated = cut_document(25, 10, LengthOptions(window_overlap=4), what="text")
     assert not truncated
     assert windows[-1].stop == 25
-    windows, truncated = plan(25, 10, LengthOptions(on_long="truncate"), what="text")
+    windows, truncated = cut_document(25, 10, LengthOptions(on_long="truncate"), what="text")
     assert truncated
     assert [(window.start, window.stop) for window in windows] == [(0, 10)]
     with pytest.raises(InputError, match=r"text has 25 tokens, more than the 10 .*on_long"):
-        plan(25, 10, LengthOptions(on_long="error"), what="text")
+        cut_document(25, 10, LengthOptions(on_long="error"), what="text")
 
 
 @pytest.mark.parametrize("on_long", ["window", "truncate", "error"])
 def test_a_document_that_fits_is_one_window_whatever_on_long_says(on_long):
-    windows, truncated = plan(10, 10, LengthOptions(on_long=on_long, window_overlap=9), what="text")
+    windows, truncated = cut_document(10, 10, LengthOptions(on_long=on_long, window_overlap=9), what="text")
     assert len(windows) == 1
     assert not truncated
 
 
 def test_more_than_half_a_window_of_overlap_is_refused_by_name():
     with pytest.raises(InputError, match="window_overlap is 6, more than half of the 10"):
-        plan(25, 10, LengthOptions(window_overlap=6), what="text")
+        cut_document(25, 10, LengthOptions(window_overlap=6), what="text")
 
 
 def test_no_room_is_refused_by_name():
     with pytest.raises(InputError, match=r"context: .*no room"):
-        plan(25, 0, LengthOptions(), what="context")
+        cut_document(25, 0, LengthOptions(), what="context")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class CountCharacters:
         ]
 
 
-def model_info(task, model, dtype="float32"):
+def model_info(task, model, dtype="float32", options=None):
     return ModelInfo(digest=model, embedding_size=4, weight_bytes=1000)
 
 

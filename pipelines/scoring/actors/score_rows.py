@@ -10,7 +10,8 @@ A worked example, task masked-lm-scoring, a unit of two rows of which one is emp
 Several scores each add theirs: `a_nll ... a_error`, `b_labels ... b_error`. Nothing a row holds stops a job: what a
 predictor raises becomes that row's error of that score.
 
-Knows predictors by their contract only, and nothing of command lines or of what is already done.
+Knows predictors by their contract only, and nothing of command lines or of what is already done. Imports torch where
+it computes: a driver, which only describes the work, does not wait for it.
 """
 
 from collections import Counter
@@ -20,12 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import torch
 
+import bigbird
 from bigbird.errors import InputError
-from bigbird.predictors import Together
-from pipelines.scoring.actors.tokenize_rows import PREPARED, of_each, prepared_rows, unpack
+from pipelines.scoring.actors.tokenize_rows import of_each, prepared_rows, unpack
 from pipelines.scoring.checks import check_same
+from pipelines.scoring.inputs.units import PREPARED
 from pipelines.scoring.schemas import ERROR_FIELD, examples, record_columns
 from pipelines.scoring.scores import Score
 
@@ -67,7 +68,7 @@ class StagedScore(Score):
 class Stage:
     """What an actor needs to make its predictors and to read rows. Travels to the actors by pickle.
 
-    `load` is `bigbird.load_predictor` or a stand-in with its signature. `gpu_share`: of a GPU's memory, for an
+    `load` is `load_predictor` or a stand-in with its signature. `gpu_share`: of a GPU's memory, for an
     actor. `prefix`: of the names of all columns that are added.
     """
 
@@ -95,12 +96,16 @@ class Stage:
         """The rows of a table as the predictors take them."""
         return examples(table, [score.columns for score in self.scores])
 
-    def predictors(self, *, weights: bool = True) -> Together:
+    def predictors(self, *, weights: bool = True) -> Any:
         """Load the models, with the threads and the share of a GPU this actor was given; without weights, only their
-        tokenizers. An encoder that several have is held once.
+        tokenizers. An encoder that several have is held once. Returns a `bigbird.predictors.Together`.
 
         Raises CheckpointError for files that are not those that the job started with.
         """
+        import torch
+
+        from bigbird.predictors import Together
+
         if weights:
             for location, digest in {(score.location, score.digest) for score in self.scores if score.location}:
                 check_same(location, digest)
@@ -126,6 +131,11 @@ class Stage:
                 encoders.setdefault(score.encoder, predictor.model.base_model)
             loaded.append(predictor)
         return Together(loaded)
+
+
+def load_predictor(*arguments: Any, **keywords: Any) -> Any:
+    """`bigbird.load_predictor`, and with it torch, looked up where it is called."""
+    return bigbird.load_predictor(*arguments, **keywords)
 
 
 class ScoreRows:
@@ -215,7 +225,7 @@ class ScoreRows:
         return [tuple(map(_scored_or_failed, alone, rows[0]))]
 
 
-def _scored(predictors: Together, rows: Sequence[Row], prepared: Any = None) -> list[Records]:
+def _scored(predictors: Any, rows: Sequence[Row], prepared: Any = None) -> list[Records]:
     if prepared is None:
         prepared = predictors.preprocess(of_each(rows))
     records = predictors.postprocess(prepared, predictors.forward(prepared))
@@ -225,7 +235,7 @@ def _scored(predictors: Together, rows: Sequence[Row], prepared: Any = None) -> 
     return [tuple(map(_marked, of_row)) for of_row in zip(*records, strict=True)]
 
 
-def _scored_or_failed(predictor: Together, example: Any) -> Record:
+def _scored_or_failed(predictor: Any, example: Any) -> Record:
     try:
         return _scored(predictor, [(example,)])[0][0]
     except Exception as error:
@@ -258,5 +268,8 @@ def _num_chars(row: Any) -> int:
 
 
 def _free_memory(failed: Record) -> None:
-    if failed["error"]["type"] in ("OutOfMemoryError", "AcceleratorError") and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if failed["error"]["type"] in ("OutOfMemoryError", "AcceleratorError"):
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.data import ActorPoolStrategy, Dataset
 
+from bigbird.predictors.tasks import check_call
 from pipelines.scoring.actors.pool import Pool, ScoreOptions
 from pipelines.scoring.actors.score_rows import Stage, StagedScore
 from pipelines.scoring.actors.tokenize_rows import TokenizeRows
@@ -22,18 +23,17 @@ def make_stage(
 ) -> tuple[Stage, ModelInfo]:
     """What an actor needs to score rows, and what is known of its models, taken together.
 
-    `load` makes a predictor in an actor (`bigbird.load_predictor`), `inspect` describes its checkpoint beforehand
-    (`pipelines.scoring.checks.inspect_model`). Raises InputError or CheckpointError: an unknown task, a model
-    without its head, options that the model cannot meet.
+    `load` makes a predictor in an actor (`actors.score_rows.load_predictor`), `inspect` describes its checkpoint
+    beforehand (`pipelines.scoring.checks.inspect_model`). Raises InputError or CheckpointError: an unknown task, a
+    model without its head, options that the model cannot meet.
     """
     staged, models = [], []
     for score in scores:
         columns = options.columns.of_task(score.task)
-        model = inspect(score.task, score.model, options.dtype)
+        check_call(score.task, score.options, options.max_tokens_per_batch, options.device)
+        model = inspect(score.task, score.model, options.dtype, score.options)
         if len(scores) > 1:
             model = with_encoder(model, options.dtype)
-        # Its tokenizer; a device and options that it cannot meet.
-        load(score.task, score.model, device=options.device, options=score.options, weights=False)
         models.append(model)
         staged.append(
             StagedScore(

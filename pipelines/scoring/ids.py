@@ -31,14 +31,19 @@ _MOST_SUSPECTS = 1000
 
 
 def check_ids(listing: Listing, id_column: str) -> None:
-    """Raises InputError naming an id that is null or occurs twice. Reads that column of every file.
+    """Raises InputError naming an id that is null, nan or there twice, and for a column whose values are no ids, as
+    lists are none. Reads that column of every file.
 
     Joins Ray where there are more rows than one task reads.
     """
     if id_column not in listing.schema.names:
         names = ", ".join(listing.schema.names)
         raise InputError(f"id column {id_column!r} is not in the input; its columns are {names}")
-    schema = pa.schema([listing.schema.field(id_column)])
+    column = listing.schema.field(id_column)
+    kind = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
+    if pa.types.is_nested(kind):
+        raise InputError(f"id column {id_column!r} has type {column.type}; expected texts, numbers or times")
+    schema = pa.schema([column])
     tasks = [(units, listing.filesystem, schema) for units in _shares(cut_units(listing.files, _READ_BYTES))]
     if not tasks:
         return
@@ -60,7 +65,7 @@ def check_ids(listing: Listing, id_column: str) -> None:
     answers = [call(_hashes, 1 + num_parts)(*task, num_parts) for task in tasks]
     for null in get([answer[0] for answer in answers]):
         if null is not None:
-            raise InputError(f"id column {id_column!r} is null in {null}")
+            raise InputError(f"id column {id_column!r} is {null}")
     parts = [call(_repeated)(*(answer[1 + part] for answer in answers)) for part in range(num_parts)]
     del answers
     suspects = np.concatenate(get(parts))[:_MOST_SUSPECTS]
@@ -88,13 +93,16 @@ def _shares(units: Sequence[Unit]) -> list[list[Unit]]:
 
 
 def _hashes(units: Sequence[Unit], filesystem: pafs.FileSystem, schema: pa.Schema, num_parts: int) -> list[Any]:
-    """Where an id is null, None where none is; and the hashes of all ids, (ids,) of uint64 for each part."""
+    """That an id is null or nan and where, None where none is; and the hashes of all ids, (ids,) of uint64 for each part."""
     found = [np.empty(0, np.uint64)]
     for unit in units:
         table = read_unit(unit, filesystem, schema)
         ids = table.column(0)
-        if ids.null_count:
-            return [_place(table, ids.is_null().to_pylist().index(True)), *([found[0]] * num_parts)]
+        missing = ids.is_null(nan_is_null=True).to_numpy()
+        if missing.any():
+            row = int(missing.argmax())
+            what = "nan" if ids[row].is_valid else "null"
+            return [f"{what} in {_place(table, row)}", *([found[0]] * num_parts)]
         found.append(_hash(ids))
     hashes = np.concatenate(found)
     part = hashes % np.uint64(num_parts)

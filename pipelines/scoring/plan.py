@@ -21,6 +21,7 @@ from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.ids import check_ids
 from pipelines.scoring.inputs.listing import Listing, list_inputs
 from pipelines.scoring.inputs.paths import holds
+from pipelines.scoring.inputs.units import ON_THE_WAY
 from pipelines.scoring.report.summaries import NUM_EXTREMES
 from pipelines.scoring.schemas import check_input_types, output_schema, top_level
 from pipelines.scoring.scores import Score, scores_of
@@ -107,6 +108,8 @@ def list_columns(
     columns: those that the task reads. keep: None for all. Raises InputError where one is missing or of another type.
     """
     listing = list_inputs(inputs, read=columns, keep=keep, say=say)
+    if names := sorted(set(ON_THE_WAY) & set(listing.schema.names)):
+        raise InputError(f"input column {names[0]!r} has a name that jobs use themselves; leave it out or rename it")
     check_input_types(listing.schema, columns, listing.names)
     return listing, _kept(listing, keep)
 

@@ -57,11 +57,11 @@ class Score:
             raise InputError(f"score {text!r}: expected {FORM}")
         InputColumns().of_task(task)  # refuses an unknown task
         assignments: list[str] = []
-        for piece in _BETWEEN_OPTIONS.split(options[0]) if options else ():
+        for part in _BETWEEN_OPTIONS.split(options[0]) if options else ():
             if assignments and _is_open(assignments[-1]):
-                assignments[-1] += f",{piece}"
+                assignments[-1] += f",{part}"
             else:
-                assignments.append(piece)
+                assignments.append(part)
         return Score(name=name, task=task, model=model, options=parse_options(OPTIONS[task], assignments))
 
 

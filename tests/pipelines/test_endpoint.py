@@ -12,7 +12,7 @@ from bigbird.predictors import load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.actors.stages import make_stage
 from pipelines.scoring.checks import inspect_model
-from pipelines.scoring.proof.endpoint import endpoint
+from pipelines.scoring.proof.endpoint import asking
 from pipelines.scoring.scores import Score
 
 
@@ -59,6 +59,6 @@ def test_a_server_that_is_another_is_named_with_what_it_says(answer, message, ur
     score = Score(task="fill-mask", model=str(tiny_checkpoint(BigBirdForMaskedLM)))
     stage, _ = make_stage([score], ScoreOptions(), load=load_predictor, inspect=inspect_model)
     with pytest.raises(InputError) as told:
-        endpoint(url)(stage)(pa.table({"text": ["Paris is [MASK]."]}))
+        asking(url)(stage)(pa.table({"text": ["Paris is [MASK]."]}))
     assert str(told.value).startswith(f"endpoint {url} ")
     assert message in str(told.value)

@@ -1,10 +1,12 @@
 """pipelines.scoring.schemas: declared columns, and examples from tables."""
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bigbird.errors import InputError
 from bigbird.predictors import OPTIONS
+from pipelines.scoring.plan import list_columns
 from pipelines.scoring.schemas import (
     ERROR_TYPE,
     TASKS,
@@ -143,3 +145,11 @@ def test_an_input_column_with_the_name_of_a_result_is_refused():
 def test_an_unknown_task_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="'summarization' is not known; the tasks are fill-mask,"):
         InputColumns().of_task("summarization")
+
+
+def test_a_column_named_as_one_that_rows_have_on_the_way_is_refused_unless_it_is_left_out(tmp_path):
+    pq.write_table(pa.table({"text": ["a"], "__read_error": ["b"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="input column '__read_error' has a name that jobs use themselves"):
+        list_columns([str(tmp_path)], {"text": "text"}, None)
+    _, kept = list_columns([str(tmp_path)], {"text": "text"}, ["text"])
+    assert kept.names == ["text"]

@@ -167,6 +167,10 @@ def test_a_repeated_or_missing_id_is_named_wherever_it_stands_in_tasks_and_parts
         check([values[0]] * 300)
     with pytest.raises(InputError, match=r"id column 'id' is null in row 5 of .*1.parquet'"):
         check([*values[:105], None, *values[106:]])
+    with pytest.raises(InputError, match=r"id column 'id' is nan in row 5 of .*1.parquet'"):
+        check([float("nan") if number == 105 else float(value) for number, value in enumerate(values)])
+    with pytest.raises(InputError, match=r"id column 'id' has type list<.*>; expected texts, numbers or times"):
+        check([[value] for value in values])
 
 
 def test_two_scores_are_one_job_with_errors_of_their_own(tmp_path, capsys, monkeypatch):

@@ -234,12 +234,17 @@ def test_inputs_that_changed_or_went_are_found_and_what_came_is_said(job, tmp_pa
     shutil.copytree(job / "in", tmp_path / "in")
     lines = refusals(job / "out", capsys, "--sample", "0", "--input", str(tmp_path / "in"))
     assert [line.rpartition(" is ")[2] for line in lines] == ["not there any more"] * 2
-    pq.write_table(pa.table({"id": [99], "text": ["new"], "weight": [1.0]}), job / "in" / "2.parquet")
+    new = [job / "in" / f"{number}.parquet" for number in range(2, 7)]
+    for path in new:
+        pq.write_table(pa.table({"id": [99], "text": ["new"], "weight": [1.0]}), path)
     try:
         assert verified(job / "out") == 0
-        assert "2.parquet came since" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "2.parquet came since" in said
+        assert "and 2 more inputs that came since" in said
     finally:
-        (job / "in" / "2.parquet").unlink()
+        for path in new:
+            path.unlink()
 
 
 @pytest.mark.ray

@@ -19,8 +19,7 @@ from ray.util.metrics import Counter
 from pipelines.scoring.actors.score_rows import Record, Records, Row, ScoreRows, Stage, Window
 from pipelines.scoring.actors.tokenize_rows import prepared_rows
 from pipelines.scoring.actors.watch import DEATHS_TO_MARK_A_ROW, Verdict, split_windows
-from pipelines.scoring.inputs.reading import READ_ERROR
-from pipelines.scoring.inputs.units import REPLACES, SOURCE_FILE, SOURCE_ROW
+from pipelines.scoring.inputs.units import READ_ERROR, REPLACES, SOURCE_FILE, SOURCE_ROW
 from pipelines.scoring.ledger.parts import DamagedPartError, Footer, part_name, read_footer, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.report.summaries import join_scores, summarize

@@ -16,9 +16,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
-
-PREPARED = "__prepared"
+from pipelines.scoring.inputs.units import PREPARED, SOURCE_FILE, SOURCE_ROW
 
 _ROWS_A_CALL = 1024
 _SIZE_BYTES = 8

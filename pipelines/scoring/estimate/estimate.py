@@ -23,10 +23,10 @@ import ray
 from bigbird.errors import InputError
 from pipelines.scoring.actors.pool import Cluster, Pool
 from pipelines.scoring.actors.score_rows import ScoreRows, Stage
-from pipelines.scoring.actors.tokenize_rows import PREPARED, of_each, pack
+from pipelines.scoring.actors.tokenize_rows import of_each, pack
 from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.estimate.sample import Sample, Stratum, draw
-from pipelines.scoring.inputs.units import UNITS_PER_ACTOR
+from pipelines.scoring.inputs.units import PREPARED, UNITS_PER_ACTOR
 from pipelines.scoring.plan import Job
 from pipelines.scoring.report.cost import ESTIMATE_SUFFIX
 from pipelines.scoring.storage import write_whole

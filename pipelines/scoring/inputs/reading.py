@@ -13,10 +13,8 @@ import pyarrow.parquet as pq
 
 from pipelines.scoring.inputs.json_lines import read_json
 from pipelines.scoring.inputs.types import cast_exactly
-from pipelines.scoring.inputs.units import NO_PARTITION, SOURCE_FILE, SOURCE_ROW, Piece, Unit
+from pipelines.scoring.inputs.units import NO_PARTITION, READ_ERROR, SOURCE_FILE, SOURCE_ROW, Piece, Unit
 from pipelines.scoring.inputs.unreadable import require_readable, require_unchanged
-
-READ_ERROR = "__read_error"
 
 # A unit may be a thousand tiny files, each a few requests to an object store.
 _READ_THREADS = 8

@@ -14,7 +14,11 @@ from functools import cached_property
 
 SOURCE_FILE = "source_file"
 SOURCE_ROW = "source_row"
+# Columns that rows have on the way through a job, and no output.
+READ_ERROR = "__read_error"  # why a row could not be read
 REPLACES = "__replaces"  # the finished file whose rows a unit scores again
+PREPARED = "__prepared"  # what a worker has tokenized ahead
+ON_THE_WAY = (READ_ERROR, REPLACES, PREPARED)
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 JSON_SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # how Hive writes a null

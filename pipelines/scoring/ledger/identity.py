@@ -1,4 +1,4 @@
-"""Whether two starts are one run: the fingerprint an output was begun with, and that of another start."""
+"""Whether two starts are one run: what an output was begun with, and what another start would begin it with."""
 
 import json
 from collections.abc import Mapping
@@ -12,17 +12,21 @@ def refuse_differences(output: Place, begun: Mapping[str, Any], wanted: Mapping[
     """Raises InputError naming each difference between the fingerprint an output was begun with and this start's."""
     if "library" not in begun:
         wanted = _as_version_0_1(begun, wanted)
-    was, is_ = _by_score(begun), _by_score(wanted)
-    differences = [
-        f"{key} was {_short(was.get(key))}, is {_short(is_.get(key))}"
-        for key in sorted({*was, *is_})
-        if was.get(key) != is_.get(key)
-    ]
-    if differences:
+    differing = differences(_by_score(begun), _by_score(wanted))
+    if differing:
         raise InputError(
-            f"output {output.name!r} was begun by another run: {'; '.join(differences)}. Choose another directory, "
+            f"output {output.name!r} was begun by another run: {differing}. Choose another directory, "
             "or --overwrite to start anew"
         )
+
+
+def differences(was: Mapping[str, Any], is_: Mapping[str, Any]) -> str:
+    """For a person; empty where there are none. Of JSON values, by their names."""
+    return "; ".join(
+        f"{name} was {_short(was.get(name))}, is {_short(is_.get(name))}"
+        for name in sorted(was.keys() | is_.keys())
+        if was.get(name) != is_.get(name)
+    )
 
 
 def _by_score(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

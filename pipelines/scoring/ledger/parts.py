@@ -90,6 +90,11 @@ def read_footer(place: Place) -> Footer | None:
         return None
     except pa.ArrowInvalid as error:
         raise DamagedPartError(f"{place.name} is damaged ({error})") from error
+    return footer_in(metadata, place)
+
+
+def footer_in(metadata: Mapping[bytes, bytes], place: Place) -> Footer:
+    """What the metadata of the file at `place` says of it. Raises InputError where that is nothing."""
     if FOOTER_KEY not in metadata:
         raise InputError(f"{place.name} was not written by a scoring job, or rewritten since; move it elsewhere")
     return Footer.loads(metadata[FOOTER_KEY])

@@ -44,7 +44,7 @@ _IN_A_LIST = ("text-classification", "feature-extraction")
 _PARAMETERS = {"allow_no_answer": "handle_impossible_answer"}
 
 
-def endpoint(url: str) -> Callable[[Stage], Answer]:
+def asking(url: str) -> Callable[[Stage], Answer]:
     """What asks the server at `url`, with the key in BIGBIRD_API_KEY where there is one.
 
     Raises InputError for what is no address of a server; what it makes does so for one that does not answer as the

@@ -1,6 +1,8 @@
 """Rows of an output beside the input they came from and the records they get when they are scored again."""
 
+import bisect
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,10 +12,10 @@ import pyarrow.parquet as pq
 
 from pipelines.scoring.actors.score_rows import ScoreRows, Stage
 from pipelines.scoring.inputs.listing import Listing
-from pipelines.scoring.inputs.reading import READ_ERROR, read_unit
-from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, Piece, Unit
+from pipelines.scoring.inputs.reading import read_unit
+from pipelines.scoring.inputs.units import READ_ERROR, SOURCE_FILE, SOURCE_ROW, Piece, Unit
 from pipelines.scoring.ledger.parts import Footer
-from pipelines.scoring.proof.compare import TOLERANCES, differences
+from pipelines.scoring.proof.compare import differences
 from pipelines.scoring.schemas import own_columns, top_level
 from pipelines.scoring.storage import Place
 
@@ -33,14 +35,12 @@ def draw_rows(footers: Mapping[str, Footer], listing: Listing, most: int, seed: 
     present = {file.name for file in listing.files}
     every = [(name, *range_) for name, footer in sorted(footers.items()) for range_ in footer.ranges]
     every = [entry for entry in every if entry[1] in present]
-    total = sum(stop - start for *_, start, stop in every)
+    ends = list(itertools.accumulate(stop - start for *_, start, stop in every))
+    total = ends[-1] if ends else 0
     origins = []
     for pick in random.Random(seed).sample(range(total), min(most, total)):
-        for part, file, start, stop in every:
-            if pick < stop - start:
-                origins.append((part, file, start + pick))
-                break
-            pick -= stop - start
+        part, file, _, stop = every[place := bisect.bisect_right(ends, pick)]
+        origins.append((part, file, stop - ends[place] + pick))
     return origins
 
 
@@ -63,12 +63,13 @@ def compare_rows(
     stage: Stage,
     answer: Answer,
     origins: Sequence[Origin],
+    tolerance: float,
 ) -> tuple[int, list[str]]:
     """How many of the rows were scored again, and what differs, a line each.
 
-    Kept columns are compared with the input's, results with those found within the tolerance of the model's dtype.
+    Kept columns are compared with the input's, results with those found, numbers within `tolerance`.
     """
-    files, tolerance = {file.name: file for file in listing.files}, TOLERANCES[receipt["fingerprint"]["dtype"]]
+    files = {file.name: file for file in listing.files}
     names = {*receipt["kept"], *(top_level(name, listing.schema.names) for name in stage.columns.values())}
     schema = pa.schema([column for column in listing.schema if column.name in names])
     compared, given, before = [], [], []

@@ -7,7 +7,9 @@
 What differs is told, a line each; nothing is changed.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,15 +24,18 @@ from pipelines.scoring.actors.stages import make_stage
 from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.inputs.listing import list_inputs
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW
-from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_footer, refuse_doubles
+from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, footer_in, refuse_doubles
 from pipelines.scoring.ledger.ranges import merge_ranges, ranges_of
 from pipelines.scoring.ledger.records import LEASE_FILE, RUN_FILE, read_record
 from pipelines.scoring.proof.compare import TOLERANCES
-from pipelines.scoring.proof.receipt import RECEIPT_SUFFIX, changed_inputs, part_digests, read_receipt
+from pipelines.scoring.proof.receipt import RECEIPT_SUFFIX, changed_inputs, read_receipt
 from pipelines.scoring.proof.rows import Answer, compare_rows, draw_rows, scored_alone
 from pipelines.scoring.schemas import InputColumns
 from pipelines.scoring.scores import Score
 from pipelines.scoring.storage import Place, locate, names_in
+
+_THREADS = 8
+_MOST_NAMED = 3
 
 
 @dataclass
@@ -61,11 +66,11 @@ def verify(
     inspect: Callable[..., ModelInfo],
     model: str | None = None,
     inputs: Sequence[str] | None = None,
-    endpoint: Callable[[Stage], Answer] | None = None,
+    answered_by: Callable[[Stage], Answer] | None = None,
 ) -> Proof:
     """Prove an output.
 
-    sample: rows to score again. model, inputs: where they are now, if elsewhere. endpoint: makes what asks a server
+    sample: rows to score again. model, inputs: where they are now, if elsewhere. answered_by: makes what asks a server
     in the place of the model here. Raises InputError: no receipt, or an output that is being written; CheckpointError:
     no model at its place.
     """
@@ -90,15 +95,17 @@ def verify(
         return proof
     changed, came = changed_inputs(receipt, listing)
     proof.differs += changed
-    proof.notes += came[:3]
-    if sample and footers and (same_model or endpoint):
-        answer = endpoint(stage) if endpoint else scored_alone(receipt, stage)
+    proof.notes += came[:_MOST_NAMED]
+    if len(came) > _MOST_NAMED:
+        proof.notes.append(f"and {len(came) - _MOST_NAMED:,} more inputs that came since")
+    if sample and footers and (same_model or answered_by):
+        answer = answered_by(stage) if answered_by else scored_alone(receipt, stage)
         drawn = draw_rows(footers, listing, sample, seed)
-        proof.sampled, found = compare_rows(place, listing, receipt, stage, answer, drawn)
+        proof.sampled, found = compare_rows(place, listing, receipt, stage, answer, drawn, tolerance)
         proof.differs += found
         if proof.sampled < len(drawn):
-            passing = len(drawn) - proof.sampled
-            proof.notes.append(f"{passing:,} rows that failed for a cause which may pass are not scored again")
+            failed = len(drawn) - proof.sampled
+            proof.notes.append(f"not compared: {failed:,} rows that failed for want of memory, a file or a process")
     return proof
 
 
@@ -112,17 +119,15 @@ def _check_parts(output: Place, receipt: Mapping[str, Any], proof: Proof) -> dic
     footers: dict[str, Footer] = {}
     proof.differs += [f"{name} is missing" for name in known if name not in present]
     proof.differs += [f"{name} is not in the receipt" for name in present if name not in known]
-    for name, found in part_digests(output, [name for name in known if name in present]).items():
-        if found != known[name]["sha256"]:
-            proof.differs.append(f"{name} is not the file that was written: its SHA-256 is {found}")
     prefix = receipt["fingerprint"].get("prefix", "")
-    for name in present:
-        try:
-            footer, told = read_footer(output.child(name)), _ranges_in(output.child(name), prefix)
-        except (InputError, OSError, pa.ArrowException, KeyError) as error:
-            proof.differs.append(f"{name} cannot be read: {error}")
+    with ThreadPoolExecutor(_THREADS) as pool:
+        seen = dict(zip(present, pool.map(lambda name: _see(output.child(name), prefix), present), strict=True))
+    for name, (sha256, footer, told) in seen.items():
+        if name in known and sha256 != known[name]["sha256"]:
+            proof.differs.append(f"{name} is not the file that was written: its SHA-256 is {sha256}")
+        if isinstance(footer, Exception):
+            proof.differs.append(f"{name} cannot be read: {footer}")
             continue
-        assert footer is not None, "it was listed a moment ago"
         if footer.run != receipt["run"]:
             proof.differs.append(f"{name} belongs to another run: another model, task or other options")
         if list(footer.ranges) == told:
@@ -140,10 +145,18 @@ def _check_parts(output: Place, receipt: Mapping[str, Any], proof: Proof) -> dic
     return footers
 
 
-def _ranges_in(place: Place, prefix: str) -> list[tuple[str, int, int]]:
-    names = [prefix + SOURCE_FILE, prefix + SOURCE_ROW]
-    table = pq.read_table(place.path, filesystem=place.filesystem, columns=names, partitioning=None)
-    return ranges_of(table[names[0]], table[names[1]])
+def _see(place: Place, prefix: str) -> tuple[str | None, Footer | Exception, list[tuple[str, int, int]]]:
+    """A part's SHA-256, its footer, and the rows that stand in it; an exception where it cannot be read."""
+    origin, sha256 = [prefix + SOURCE_FILE, prefix + SOURCE_ROW], None
+    try:
+        with place.filesystem.open_input_file(place.path) as stream:
+            content = stream.read_buffer()
+        sha256 = hashlib.sha256(content).hexdigest()
+        file = pq.ParquetFile(pa.BufferReader(content))
+        rows = file.read(origin)
+        return sha256, footer_in(file.metadata.metadata or {}, place), ranges_of(*(rows[name] for name in origin))
+    except (ValueError, OSError, pa.ArrowException, KeyError) as error:
+        return sha256, error, []
 
 
 def _stage(

@@ -151,14 +151,14 @@ def _documents(end: str, documents: Sequence[Mapping[str, Any]]) -> str:
 
 def _marked(text: str, entities: Iterable[Mapping[str, Any]]) -> str:
     """The text, escaped, with its entities marked; of entities that overlap the first wins."""
-    pieces, position = [], 0
+    marked_up, position = [], 0
     for entity in sorted(entities, key=lambda entity: (entity["start"], -entity["end"])):
         start, end = entity["start"], entity["end"]
         if start < position or end > len(text) or end <= start:
             continue
         name = escape(str(entity.get("entity_group") or entity.get("entity")))
-        pieces.append(escape(text[position:start]))
+        marked_up.append(escape(text[position:start]))
         marked = f"{escape(text[start:end])}<small>{name}</small>"
-        pieces.append(f'<mark title="{name} {entity["score"]:.3f}">{marked}</mark>')
+        marked_up.append(f'<mark title="{name} {entity["score"]:.3f}">{marked}</mark>')
         position = end
-    return "".join([*pieces, escape(text[position:])])
+    return "".join([*marked_up, escape(text[position:])])

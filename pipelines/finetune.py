@@ -10,13 +10,15 @@ it would have had. Exit status as in `pipelines.score`: 0 done, 1 stopped on the
 
 import json
 import math
-import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import pyarrow.fs as pafs
 import ray
 import torch
 from ray import train
@@ -27,13 +29,15 @@ from bigbird.errors import BigBirdError
 from bigbird.loading.hub import resolve
 from pipelines.command_line import DONE, REFUSED, STOPPED, Parser, say
 from pipelines.finetuning.documents import TASKS
-from pipelines.finetuning.metrics import measure
+from pipelines.finetuning.metrics import LOSS, best_of, measure
 from pipelines.finetuning.model_card import write_card
 from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.plan import Job, new_model, plan_job, read_documents
 from pipelines.finetuning.run_file import claim
-from pipelines.finetuning.worker import STATE, ToTokenRows, lowest, work
+from pipelines.finetuning.worker import STATE, ToTokenRows, save_model, work
 from pipelines.ray_cluster import join_ray
+from pipelines.scoring.checks import location_of
+from pipelines.scoring.storage import Place, locate
 
 PROG = "bigbird-finetune"
 
@@ -51,26 +55,23 @@ exit codes:
   2  refused, in one line, before anything started
 """
 
-OF_THE_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
-"""Files that the trained model writes itself, where it has them; the others come along from the one before."""
-
 
 def finetune(job: Job) -> dict[str, float]:
     """Run the job to its end and write the checkpoint; returns the held-out figures.
 
     Raises InputError or CheckpointError before anything starts, ray.train.TrainingFailedError on the way.
     """
-    output = Path(job.output).resolve()
-    named = job
-    model = resolve(job.model).resolve()
-    # Workers run in directories of their own.
+    output, named = locate(job.output), job
+    directory = resolve(job.model)
+    # Workers run in directories of their own, and take a hub model at the revision that was found here.
+    location = location_of(job.model, directory)
     job = replace(
         job,
-        model=str(model),
-        train=str(Path(job.train).resolve()),
-        held_out=str(Path(job.held_out).resolve()),
-        output=str(output),
-        options=job.options.settled(BigBirdConfig.from_pretrained(model).hidden_size),
+        model=str(directory.resolve()) if Path(job.model).is_dir() else location,
+        train=_absolute(job.train),
+        held_out=_absolute(job.held_out),
+        output=_absolute(job.output),
+        options=job.options.settled(BigBirdConfig.from_pretrained(directory).hidden_size),
     )
     plan = plan_job(job)
     claim(output, job, plan)
@@ -82,10 +83,10 @@ def finetune(job: Job) -> dict[str, float]:
     context.enable_progress_bars = context.print_on_execution_start = False  # some seconds' work, and many lines
     # Made before the workers take their CPUs: on a small machine, none would be left to make them with.
     datasets: dict[str, Any] = {
-        part: ray.data.read_parquet(path)
+        part: ray.data.read_parquet(place.path, filesystem=place.filesystem)
         .map_batches(ToTokenRows(job, plan, part), batch_format="pyarrow")
         .materialize()
-        for part, path in (("train", job.train), ("eval", job.held_out))
+        for part, place in (("train", locate(job.train)), ("eval", locate(job.held_out)))
     }
     trainer = TorchTrainer(
         work,
@@ -97,7 +98,8 @@ def finetune(job: Job) -> dict[str, float]:
         ),
         run_config=train.RunConfig(
             name="states",
-            storage_path=str(output / "training"),
+            storage_path=output.child("training").path,
+            storage_filesystem=output.filesystem,
             failure_config=train.FailureConfig(max_failures=job.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
         ),
@@ -110,28 +112,42 @@ def finetune(job: Job) -> dict[str, float]:
         state = torch.load(Path(directory) / STATE, weights_only=True, map_location="cpu")
     model = new_model(job, plan)
     model.load_state_dict(state["best"] or state["model"])
-    model.eval().save_pretrained(output)
-    for file in Path(job.model).glob("*"):
-        if file.suffix in (".json", ".model") and file.name not in OF_THE_MODEL:
-            shutil.copyfile(file, output / file.name)
-    measured = lowest(state["history"]) if state["best"] else state["history"][-1]
-    figures = {"eval_loss": measured["loss"]}
+    history = state["history"]
+    measured = best_of(history, job.metric_for_best_model) if state["best"] else history[-1]
+    figures = {LOSS: measured["loss"]}
     if job.task == "causal-lm":
-        figures["perplexity"] = math.exp(figures["eval_loss"])
-    figures |= measure(job.task, str(output), read_documents(job.held_out, "eval", job.task)[0])
-    (output / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
-    card = replace(job, model=named.model, train=named.train, held_out=named.held_out)
-    write_card(output, card, plan, state["losses"], state["history"], figures)
+        figures["perplexity"] = math.exp(figures[LOSS])
+    with _written_to(output) as folder:
+        save_model(model.eval(), job, folder)
+        figures |= measure(job.task, str(folder), read_documents(job.held_out, "eval", job.task)[0])
+        (folder / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
+        card = replace(job, model=named.model, output=output.name)
+        write_card(folder, card, plan, state["losses"], history, figures)
     return figures
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else locate(path).path
+
+
+@contextmanager
+def _written_to(place: Place) -> Iterator[Path]:
+    """A folder on this machine whose files are there in the end: the place itself, or one that is copied to it."""
+    if place.filesystem.type_name == "local":
+        yield Path(place.path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+        pafs.copy_files(folder, place.path, pafs.LocalFileSystem(), place.filesystem)
 
 
 def parse(argv: Sequence[str] | None) -> Job:
     parser = Parser(PROG, (__doc__ or "").split("\n")[0], _HELP)
     parser.add_argument("--task", required=True, choices=TASKS, help="what the head learns")
-    parser.add_argument("--model", required=True, help="checkpoint directory to start from")
+    parser.add_argument("--model", required=True, help="directory, hub id or URI of the checkpoint to start from")
     parser.add_argument("--train", required=True, metavar="PARQUET", help="labelled rows to learn from")
     parser.add_argument("--eval", required=True, metavar="PARQUET", dest="held_out", help="labelled rows held out")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the checkpoint; the same one continues a run")
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory or URI; the same one continues a run")
     parser.add_argument("--max-length", type=int, help="tokens a row may have; default: what the model reads")
     parser.add_argument("--scheme", choices=["bio", "io"], default="bio", help="labels of entities: B-X and I-X, or X")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that share a step; default: 1")
@@ -140,9 +156,11 @@ def parse(argv: Sequence[str] | None) -> Job:
     parser.add_argument("--save-every", type=int, default=100, metavar="STEPS", help="default: 100")
     parser.add_argument("--evaluate-every", type=int, default=100, metavar="STEPS", help="default: 100")
     parser.add_argument(
-        "--patience", type=int, help="stop after so many evaluations without a lower loss; keep the best"
+        "--patience", type=int, help="stop after so many evaluations without a better one; keep the best"
     )
-    parser.add_argument("--load-best", action="store_true", help="end with the weights of the lowest held-out loss")
+    parser.add_argument("--load-best", action="store_true", help="end with the weights of the best evaluation")
+    chosen_by = "what is best, for --load-best and --patience: eval_loss, or a figure of metrics.json such as f1"
+    parser.add_argument("--metric-for-best-model", default=LOSS, metavar="NAME", help=f"{chosen_by}; default: {LOSS}")
     parser.add_argument("--max-failures", type=int, default=2, help="deaths of a worker that a run survives")
     defaults = TrainingOptions()
     hints = get_type_hints(TrainingOptions)

@@ -26,8 +26,39 @@ _PUNCTUATION = re.compile(rf"[{re.escape(string.punctuation)}]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 Span = tuple[int, int, str]
 
+LOSS = "eval_loss"
+_LOWER_IS_BETTER = (LOSS, "mean_squared_error", "nll", "pseudo_perplexity")
 
-def measure(task: Task, checkpoint: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+
+def metrics_of(task: Task, problem_type: str | None) -> tuple[str, ...]:
+    """What evaluations of a run may be compared by: the held-out loss, and figures of `measure`."""
+    figures = {
+        "token-classification": ("f1", "precision", "recall"),
+        "text-classification": ("accuracy", "macro_f1"),
+        "masked-lm": ("nll", "pseudo_perplexity"),
+        "multiple-choice": ("accuracy",),
+        "question-answering": ("f1", "exact_match"),
+    }.get(task, ())
+    of_problem = {"regression": ("mean_squared_error",), "multi_label_classification": ("micro_f1", "macro_f1")}
+    return (LOSS, *of_problem.get(problem_type or "", figures))
+
+
+def best_of(history: Sequence[dict[str, float]], metric: str) -> dict[str, float]:
+    """The first of the evaluations with the best value of a metric, which each has."""
+    sign = 1 if metric in _LOWER_IS_BETTER else -1
+    return min(history, key=lambda entry: sign * entry["loss" if metric == LOSS else metric])
+
+
+def is_stale(history: Sequence[dict[str, float]], metric: str, patience: int | None) -> bool:
+    """Whether the last `patience` evaluations brought nothing better than the best before them."""
+    if patience is None or len(history) <= patience:
+        return False
+    return best_of(history, metric) in history[:-patience]
+
+
+def measure(
+    task: Task, checkpoint: str, documents: Sequence[Mapping[str, Any]], device: str = "cpu"
+) -> dict[str, float]:
     """Figures of a checkpoint directory on labelled documents, names to numbers.
 
     token-classification: precision, recall and F1 over exact spans, together and by class ("f1/PERSON").
@@ -38,7 +69,7 @@ def measure(task: Task, checkpoint: str, documents: Sequence[Mapping[str, Any]])
     """
     if task == "causal-lm":
         return {}  # no predictor scores a causal model; its held-out loss is the figure, `finetune` reports it
-    predictor = load_predictor(PREDICTOR[task], checkpoint)
+    predictor = load_predictor(PREDICTOR[task], checkpoint, device=device)
     if task == "question-answering" and any(not document["answers"]["text"] for document in documents):
         predictor.options = replace(predictor.options, allow_no_answer=True)
     records = predictor([_example(document, task) for document in documents])

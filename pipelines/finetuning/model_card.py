@@ -33,7 +33,7 @@ pipeline_tag: {HUB_NAMES.get(job.task, job.task)}
 library_name: bigbird
 ---
 
-# {output.name}
+# {job.output.rstrip("/").rpartition("/")[2]}
 
 `{job.task}`, fine-tuned from `{job.model}` in {len(losses):,} steps by `python -m pipelines.finetune`.
 

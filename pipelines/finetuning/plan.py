@@ -6,10 +6,10 @@ Knows files, tokenizers and heads; no Ray, and nothing of steps.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import torch
 
@@ -23,6 +23,7 @@ from bigbird.heads import (
     BigBirdForSequenceClassification,
     BigBirdForTokenClassification,
 )
+from bigbird.loading.hub import resolve
 from bigbird.loading.pretrained import PretrainedModel
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetuning.documents import (
@@ -34,8 +35,11 @@ from pipelines.finetuning.documents import (
     labels_whole_words,
 )
 from pipelines.finetuning.formats import Format, find_format
+from pipelines.finetuning.metrics import LOSS, metrics_of
 from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.token_rows import Counts, ToRows
+from pipelines.scoring.checks import digest_of
+from pipelines.scoring.storage import locate
 
 HEADS: Mapping[str, type[PretrainedModel]] = {
     "token-classification": BigBirdForTokenClassification,
@@ -51,9 +55,10 @@ HEADS: Mapping[str, type[PretrainedModel]] = {
 class Job:
     """One fine-tuning run. Paths are strings, so that the job travels to workers as it is.
 
-    cpus_per_worker: also the threads of a worker's model. patience: stop after so many evaluations without a lower
-    loss. load_best: end with the weights of the lowest evaluation, as `patience` does, and make all steps. Raises
-    InputError for a count out of its range.
+    cpus_per_worker: also the threads of a worker's model. patience: stop after so many evaluations without a better
+    one. load_best: end with the weights of the best evaluation, as `patience` does, and make all steps.
+    metric_for_best_model: what is better, by the lowest loss or by a figure of the task. Raises InputError for a count
+    out of its range, and for a metric by which nothing is chosen.
     """
 
     task: Task
@@ -71,6 +76,7 @@ class Job:
     evaluate_every: int = 100
     patience: int | None = None
     load_best: bool = False
+    metric_for_best_model: str = LOSS
     max_failures: int = 2
 
     def __post_init__(self) -> None:
@@ -79,6 +85,11 @@ class Job:
                 raise InputError(f"{name} is {count}, expected at least 1")
         if self.max_failures < 0:
             raise InputError(f"max_failures is {self.max_failures}, expected at least 0")
+        if self.metric_for_best_model != LOSS and not self.keeps_best:
+            raise InputError(
+                f"metric_for_best_model is {self.metric_for_best_model!r}, but without load_best or patience nothing "
+                "is chosen by it"
+            )
 
     @property
     def keeps_best(self) -> bool:
@@ -89,6 +100,7 @@ class Job:
 class Plan:
     """What is settled before anything starts: labels, limits, what the data holds, and the form its parts have.
 
+    model_digest: of the files that the run begins with.
     aggregation_strategy: of a tagger, kept in its config: if all labelled spans are whole words, so are its entities.
     """
 
@@ -99,16 +111,18 @@ class Plan:
     counts: Mapping[str, Counts]
     formats: Mapping[str, Format]
     fingerprint: str
+    model_digest: str
     aggregation_strategy: str | None = None
 
 
 def read_documents(parquet: str, part: str, task: Task) -> tuple[list[dict[str, Any]], Format]:
-    """The rows of a Parquet file or folder as documents of a task, and the form they have there.
+    """The rows of a Parquet file or folder, or of one at a URI, as documents of a task, and the form they have there.
 
     Raises InputError where there is nothing to read, and for a row that is not understood.
     """
+    place = locate(parquet)
     try:
-        table = pq.read_table(parquet)
+        table = pq.read_table(place.path, filesystem=place.filesystem)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{parquet}: expected a Parquet file or folder, {error}") from None
@@ -147,10 +161,9 @@ def plan_job(job: Job) -> Plan:
     aggregation_strategy = None
     if job.task == "token-classification":
         aggregation_strategy = "words" if labels_whole_words(documents["train"]) else "simple"
-    digest = hashlib.sha256()
-    for path in (job.train, job.held_out):
-        for file in sorted(Path(path).rglob("*.parquet")) if Path(path).is_dir() else [Path(path)]:
-            digest.update(file.read_bytes())
+    known = metrics_of(job.task, problem_type)
+    if job.metric_for_best_model not in known:
+        raise InputError(f"metric_for_best_model is {job.metric_for_best_model!r}, expected one of {', '.join(known)}")
     return Plan(
         labels=tuple(labels),
         unmeasured=tuple(unmeasured),
@@ -158,9 +171,24 @@ def plan_job(job: Job) -> Plan:
         max_length=max_length,
         counts=counts,
         formats=formats,
-        fingerprint=digest.hexdigest()[:16],
+        fingerprint=_fingerprint(job.train, job.held_out),
+        model_digest=digest_of(resolve(job.model)),
         aggregation_strategy=aggregation_strategy,
     )
+
+
+def _fingerprint(*paths: str) -> str:
+    """Of the content of files, or of the Parquet files of folders, in the order of their names."""
+    digest = hashlib.sha256()
+    for place in map(locate, paths):
+        found = [place.path]
+        if place.filesystem.get_file_info(place.path).type == pafs.FileType.Directory:
+            files = place.filesystem.get_file_info(pafs.FileSelector(place.path, recursive=True))
+            found = sorted(info.path for info in files if info.path.endswith(".parquet"))
+        for path in found:
+            with place.filesystem.open_input_file(path) as file:
+                digest.update(file.read_buffer())
+    return digest.hexdigest()[:16]
 
 
 def new_model(job: Job, plan: Plan) -> Any:

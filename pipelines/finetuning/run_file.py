@@ -1,65 +1,53 @@
 """What an output directory was begun with, so that another run never goes on from its state by mistake."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
+
 from bigbird.errors import InputError
+from pipelines.finetuning.metrics import LOSS
 from pipelines.finetuning.plan import Job, Plan
-from pipelines.scoring.checks import digest_of
-
-RUN_FILE = Path("training") / "run.json"
-ADVICE = "Choose another directory, or remove this one"
+from pipelines.scoring.ledger.identity import differences
+from pipelines.scoring.storage import Place, make_writable, read_whole, write_whole
 
 
-def claim(output: Path, job: Job, plan: Plan) -> None:
+def claim(output: Place, job: Job, plan: Plan) -> None:
     """Take an output directory for a run, or go on with the same run in it.
 
-    Raises InputError where it holds files that no run of this command began, or where that run had another task, model,
-    data, labels or options. The number of workers may differ: it decides where a step is computed, not what.
+    Raises InputError where it cannot be written or holds files that no run of this command began, and where that run
+    had another task, model, data, labels or options. The number of workers may differ: it decides where a step is
+    computed, not what.
     """
     wanted = _identity(job, plan)
-    file = output / RUN_FILE
-    if file.exists():
-        begun = json.loads(file.read_text())
-        differing = sorted(name for name in wanted.keys() | begun.keys() if wanted.get(name) != begun.get(name))
-        if differing:
-            changes = "; ".join(
-                f"{name} {_short(begun.get(name))} then, {_short(wanted.get(name))} now" for name in differing
-            )
-            raise InputError(
-                f"output {str(output)!r} holds another run: {changes}. Choose another directory or remove it"
-            )
+    file = output.child("training").child("run.json")
+    if (begun := read_whole(file)) is not None:
+        if differing := differences(json.loads(begun), wanted):
+            raise InputError(f"output {output.name!r} holds another run: {differing}. Choose another or remove it")
         return
-    if output.is_dir() and (found := next(output.iterdir(), None)) is not None:
+    found = output.filesystem.get_file_info(pafs.FileSelector(output.path, allow_not_found=True))
+    if found:
         raise InputError(
-            f"output {str(output)!r} holds {found.name!r} and no run of this command; choose another directory"
+            f"output {output.name!r} holds {found[0].base_name!r} and no run of this command; choose another directory"
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(wanted, indent=1))
-    os.replace(unfinished, file)
+    make_writable(output.child("training"))
+    write_whole(file, json.dumps(wanted, indent=1).encode())
 
 
 def _identity(job: Job, plan: Plan) -> dict[str, Any]:
     made: Mapping[str, Any] = {
         "task": job.task,
-        "model": digest_of(Path(job.model)),
+        "model": plan.model_digest,
         "data": plan.fingerprint,
         "labels": list(plan.labels),
         "problem_type": plan.problem_type,
         "max_length": plan.max_length,
         "patience": job.patience,
         "load_best": job.load_best,
+        **({} if job.metric_for_best_model == LOSS else {"metric_for_best_model": job.metric_for_best_model}),
         "evaluate_every": job.evaluate_every,
         **asdict(job.options),
     }
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

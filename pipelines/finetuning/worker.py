@@ -3,24 +3,30 @@
 Knows datasets, ranks, reported checkpoints and TensorBoard; the steps themselves are in `training`.
 """
 
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import torch
 from ray import train
 from torch import Tensor
 
+from bigbird.loading.hub import resolve
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
+from pipelines.finetuning.metrics import LOSS, best_of, is_stale, measure
 from pipelines.finetuning.objective import Objective
-from pipelines.finetuning.plan import Job, Plan, make_rows, new_model
+from pipelines.finetuning.plan import Job, Plan, make_rows, new_model, read_documents
 from pipelines.finetuning.token_rows import TokenRow
 from pipelines.finetuning.training import Run
+from pipelines.scoring.checks import check_same
+from pipelines.scoring.storage import locate
 
 ROW_SCHEMA = pa.schema(
     [
@@ -33,6 +39,8 @@ ROW_SCHEMA = pa.schema(
 )
 STATE = "state.pt"
 """The file of a reported checkpoint."""
+OF_THE_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
+"""Files that a model writes itself, where it has them."""
 
 
 class ToTokenRows:
@@ -63,6 +71,7 @@ def shard_rows(name: str) -> list[TokenRow]:
 def work(config: dict[str, Any]) -> None:
     """What every worker runs. Workers make the same steps of the same plan, each on its share of a step's rows."""
     job, plan = config["job"], config["plan"]
+    check_same(job.model, plan.model_digest)
     context = train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(job.cpus_per_worker)
@@ -79,16 +88,17 @@ def work(config: dict[str, Any]) -> None:
             state = torch.load(Path(directory) / STATE, weights_only=True, map_location=model.device)
         run.restore(state)
         history, best = state["history"], state["best"]
-    writer = _tensorboard(job) if rank == 0 else None
+    curves = _Curves(job) if rank == 0 else None
+    metric = job.metric_for_best_model
     began, tokens = time.perf_counter(), 0
-    while not run.is_finished and not _is_stale(history, job.patience):
+    while not run.is_finished and not is_stale(history, metric, job.patience):
         rate = run.rate(run.step)
         tokens += sum(len(run.rows[index].ids) for index in run.steps[run.step])
         loss = run.advance(rank, num_workers)
         done = run.step == len(run.steps)
-        if writer is not None:
-            writer.add_scalar("loss", loss, run.step)
-            writer.add_scalar("learning_rate", rate, run.step)
+        if curves is not None:
+            curves.add("loss", loss, run.step)
+            curves.add("learning_rate", rate, run.step)
             if run.step % 10 == 0 or done:
                 speed = tokens / (time.perf_counter() - began)
                 # Not `print`, which Ray Train turns into a log line beside the printed one.
@@ -96,33 +106,58 @@ def work(config: dict[str, Any]) -> None:
                 sys.stdout.flush()
         if run.step % job.evaluate_every == 0 or done:
             history.append({"step": run.step, "loss": run.evaluate(held_out, rank, num_workers)})
-            if job.keeps_best and history[-1] is lowest(history):
+            if metric != LOSS:
+                history[-1][metric] = _measured(job, model, rank, num_workers)
+            if job.keeps_best and history[-1] is best_of(history, metric):
                 best = {name: weight.detach().cpu().clone() for name, weight in model.state_dict().items()}
-            if writer is not None:
-                writer.add_scalar("eval_loss", history[-1]["loss"], run.step)
-        if run.step % job.save_every == 0 or done or _is_stale(history, job.patience):
+            if curves is not None:
+                for name in history[-1].keys() - {"step"}:
+                    curves.add(LOSS if name == "loss" else name, history[-1][name], run.step)
+        if run.step % job.save_every == 0 or done or is_stale(history, metric, job.patience):
             _report({**run.state(), "history": history, "best": best}, rank)
-    if writer is not None:
-        writer.close()
+            if curves is not None:
+                curves.save()
 
 
-def lowest(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The first of the evaluations with the lowest loss."""
-    return min(history, key=lambda entry: entry["loss"])
+def save_model(model: Any, job: Job, folder: Path) -> None:
+    """A checkpoint of the model, with the files of the one it began as that it does not write itself."""
+    model.save_pretrained(folder)
+    for file in resolve(job.model).glob("*"):
+        if file.suffix in (".json", ".model") and file.name not in OF_THE_MODEL:
+            shutil.copyfile(file, folder / file.name)
 
 
-def _is_stale(history: Sequence[Mapping[str, float]], patience: int | None) -> bool:
-    """Whether the last `patience` evaluations brought nothing better than the best before them."""
-    if patience is None or len(history) <= patience:
-        return False
-    losses = [entry["loss"] for entry in history]
-    return min(losses[-patience:]) >= min(losses[:-patience])
+def _measured(job: Job, model: Any, rank: int, num_workers: int) -> float:
+    """What `metric_for_best_model` is on the held-out rows: the first worker finds out, all of them return it."""
+    value = torch.zeros((), dtype=torch.float64, device=model.device)
+    if rank == 0:
+        documents, _ = read_documents(job.held_out, "eval", job.task)
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(model, job, Path(folder))
+            value += measure(job.task, folder, documents, str(model.device))[job.metric_for_best_model]
+    if num_workers > 1:
+        torch.distributed.broadcast(value, src=0)
+    return value.item()
 
 
-def _tensorboard(job: Job) -> Any:
-    from tensorboardX import SummaryWriter  # type: ignore[import-untyped]  # comes with ray[train]; only the first worker writes
+class _Curves:
+    """TensorBoard's files in `tensorboard` of the output; those of an output elsewhere come there with each state."""
 
-    return SummaryWriter(str(Path(job.output) / "tensorboard"))
+    def __init__(self, job: Job) -> None:
+        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]  # comes with ray[train]; only the first worker writes
+
+        self._place = locate(job.output).child("tensorboard")
+        is_here = self._place.filesystem.type_name == "local"
+        self._folder = None if is_here else tempfile.TemporaryDirectory()
+        self._writer = SummaryWriter(self._folder.name if self._folder else self._place.path)
+
+    def add(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+    def save(self) -> None:
+        self._writer.flush()
+        if self._folder:
+            pafs.copy_files(self._folder.name, self._place.path, pafs.LocalFileSystem(), self._place.filesystem)
 
 
 def _report(state: Mapping[str, Any], rank: int) -> None:

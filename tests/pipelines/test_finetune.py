@@ -229,7 +229,16 @@ def test_the_learning_curve_is_a_picture() -> None:
 
 def test_a_card_names_the_task_as_the_hub_does(tmp_path: Path) -> None:
     job = Job(task="causal-lm", model="encoder", train="", held_out="", output="")
-    plan = Plan(labels=(), unmeasured=(), problem_type=None, max_length=512, counts={}, fingerprint="0", formats={})
+    plan = Plan(
+        labels=(),
+        unmeasured=(),
+        problem_type=None,
+        max_length=512,
+        counts={},
+        fingerprint="0",
+        model_digest="",
+        formats={},
+    )
     write_card(tmp_path, job, plan, [2.0], [], {"perplexity": 7.4})
     assert "pipeline_tag: text-generation\n" in (tmp_path / "README.md").read_text()
 

@@ -18,12 +18,14 @@ from bigbird.errors import InputError
 from bigbird.heads import BigBirdForMaskedLM, BigBirdForTokenClassification
 from pipelines import finetune
 from pipelines.finetuning.documents import find_labels
+from pipelines.finetuning.metrics import LOSS, best_of, is_stale
 from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.plan import Job, plan_job
 from pipelines.finetuning.run_file import claim
 from pipelines.finetuning.token_rows import TokenRow
 from pipelines.finetuning.training import Run
+from pipelines.scoring.storage import locate
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,19 @@ def test_an_option_out_of_its_range_is_named(options: dict[str, Any], complaint:
 def test_a_count_below_one_is_named(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} is 0, expected at least 1"):
         Job(task="masked-lm", model="m", train="t", held_out="e", output="o", **{name: 0})
+
+
+def test_the_best_evaluation_is_that_of_the_metric_and_a_metric_by_which_nothing_is_chosen_is_refused(job: Job) -> None:
+    history = [{"loss": 3.0, "f1": 0.1}, {"loss": 1.0, "f1": 0.2}, {"loss": 2.0, "f1": 0.7}, {"loss": 4.0, "f1": 0.7}]
+    assert best_of(history, LOSS) is history[1]
+    assert best_of(history, "f1") is history[2]
+    assert is_stale(history, LOSS, 2)
+    assert not is_stale(history, "f1", 2)
+    assert is_stale(history, "f1", 1), "as good is not better"
+    with pytest.raises(InputError, match="metric_for_best_model is 'f1', but without load_best or patience"):
+        replace(job, metric_for_best_model="f1")
+    with pytest.raises(InputError, match="'accuracy', expected one of eval_loss, f1, precision, recall"):
+        plan_job(replace(job, metric_for_best_model="accuracy", load_best=True))
 
 
 def test_a_bad_option_on_the_command_line_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,20 +151,20 @@ def job(tiny_checkpoint: Any, tmp_path: Path) -> Job:
 
 
 def test_an_output_is_gone_on_with_only_by_the_run_that_began_it(job: Job, tiny_checkpoint: Any) -> None:
-    output, plan = Path(job.output), plan_job(job)
+    output, plan = locate(job.output), plan_job(job)
     claim(output, job, plan)
     claim(output, replace(job, num_workers=2), plan)
-    with pytest.raises(InputError, match=r"learning_rate 0\.001 then, 0\.1 now"):
+    with pytest.raises(InputError, match=r"learning_rate was 0\.001, is 0\.1"):
         claim(output, replace(job, options=replace(job.options, learning_rate=0.1)), plan)
     with pytest.raises(InputError, match="labels"):
         claim(output, job, replace(plan, labels=tuple(reversed(plan.labels))))
     with pytest.raises(InputError, match="data"):
         claim(output, job, replace(plan, fingerprint="other"))
     with pytest.raises(InputError, match="model"):
-        claim(output, replace(job, model=str(tiny_checkpoint(BigBirdForMaskedLM, seed=7))), plan)
+        claim(output, job, plan_job(replace(job, model=str(tiny_checkpoint(BigBirdForMaskedLM, seed=7)))))
     with pytest.raises(InputError, match="task"):
         claim(output, replace(job, task="masked-lm"), plan)
-    assert json.loads((output / "training" / "run.json").read_text())["learning_rate"] == 0.001
+    assert json.loads((Path(output.path) / "training" / "run.json").read_text())["learning_rate"] == 0.001
 
 
 def test_an_output_with_files_of_something_else_is_refused_before_ray_starts(

@@ -1,21 +1,24 @@
 """Fine-tuning beyond one process: the loss is the head's and transformers', on one worker or two, killed or not."""
 
+import json
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
 from labelled_rows import choices, questions, tagged
+from object_store import s3_bucket
 from ray_session import start_ray
 
 from bigbird import BigBirdConfig
@@ -30,12 +33,13 @@ from bigbird.heads import (
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetune import finetune
 from pipelines.finetuning.documents import check_documents, find_labels
-from pipelines.finetuning.metrics import answer_figures, figures
+from pipelines.finetuning.metrics import answer_figures, figures, measure
 from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.plan import Job, new_model, plan_job
 from pipelines.finetuning.token_rows import ToRows
 from pipelines.finetuning.training import Run
+from pipelines.scoring.storage import locate, write_whole
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -191,7 +195,13 @@ def _is_ours(process: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def three_cpus() -> Iterator[None]:
+def s3() -> Iterator[Callable[[str], str]]:
+    with s3_bucket() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def three_cpus(s3: Callable[[str], str]) -> Iterator[None]:
     start_ray(3)
     yield
     ray.shutdown()
@@ -246,28 +256,35 @@ def test_two_workers_of_which_one_is_killed_end_where_one_ends(
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_a_run_whose_loss_rises_stops_and_keeps_what_it_was_before(
-    three_cpus: None, tiny_checkpoint: Any, tokenizer: BigBirdTokenizer, tmp_path: Path
+def test_a_run_in_an_object_store_stops_when_its_figure_does_not_rise_and_keeps_the_best(
+    three_cpus: None, s3: Callable[[str], str], tiny_checkpoint: Any, tmp_path: Path
 ) -> None:
-    rows = tagged(40)
-    pq.write_table(pa.Table.from_pylist(rows[:32]), tmp_path / "train.parquet")
-    pq.write_table(pa.Table.from_pylist(rows[32:]), tmp_path / "eval.parquet")
-    options = TrainingOptions(epochs=30, learning_rate=0.05, tokens_per_step=300, warmup=0.1)
+    rows, store = tagged(40), locate(s3(""))
+    for path in tiny_checkpoint(BigBirdForMaskedLM, **NO_DROPOUT).iterdir():
+        write_whole(store.child(f"model/{path.name}"), path.read_bytes())
+    for part, held in (("train", rows[:32]), ("eval", rows[32:])):
+        pq.write_table(pa.Table.from_pylist(held), store.child(f"{part}.parquet").path, filesystem=store.filesystem)
     job = Job(
         task="token-classification",
-        model=str(tiny_checkpoint(BigBirdForMaskedLM, **NO_DROPOUT)),
-        train=str(tmp_path / "train.parquet"),
-        held_out=str(tmp_path / "eval.parquet"),
-        output=str(tmp_path / "out"),
-        options=options,
+        model=s3("model"),
+        train=s3("train.parquet"),
+        held_out=s3("eval.parquet"),
+        output=s3("out"),
+        options=TrainingOptions(epochs=30, learning_rate=5e-3, tokens_per_step=300, warmup=0.1),
         num_workers=2,
-        evaluate_every=2,
+        evaluate_every=5,
         patience=2,
+        metric_for_best_model="f1",
     )
-    stopped = finetune(job)
-    state = max((tmp_path / "out" / "training").rglob("state.pt"), key=lambda path: path.stat().st_mtime)
-    losses = [entry["loss"] for entry in torch.load(state, weights_only=True)["history"]]
-    assert losses[-1] > min(losses) == stopped["eval_loss"]
-    held_out, _ = to_rows(job.task, tokenizer, labels=("O", "B-LAKE", "I-LAKE")).rows(rows[32:])
-    kept = Run(Objective(load_model(tmp_path / "out", dtype=torch.float32), job.task, options, None), [], options)
-    assert kept.evaluate(held_out) == pytest.approx(min(losses), rel=1e-4)
+    measured = finetune(job)
+    pafs.copy_files(store.child("out").path, str(tmp_path), store.filesystem)
+    state = max(tmp_path.rglob("state.pt"), key=lambda path: torch.load(path, weights_only=True)["history"][-1]["step"])
+    history = torch.load(state, weights_only=True)["history"]
+    found = [entry["f1"] for entry in history]
+    assert max(found[-2:]) <= max(found[:-2]) == measured["f1"] > 0, "it stopped, and the weights are the best ones"
+    assert measured["eval_loss"] == history[found.index(max(found))]["loss"]
+    assert measure(job.task, str(tmp_path), rows[32:])["f1"] == measured["f1"]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == measured
+    assert list((tmp_path / "tensorboard").iterdir())
+    with pytest.raises(InputError, match=r"patience was 2, is 3"):
+        finetune(replace(job, patience=3))

@@ -1,6 +1,7 @@
 """A whole job on a real S3 server: model, input and output there; its driver killed, and started again."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from object_store import s3_bucket
 from bigbird import BigBirdForMaskedLM
 from bigbird.errors import CheckpointError
 from bigbird.loading.hub import resolve
-from pipelines.scoring.checks import check_same, inspect_model
+from pipelines.scoring.checks import check_same, inspect_model, location_of
 from pipelines.scoring.ledger.records import SUCCESS_FILE
 from pipelines.scoring.storage import locate, names_in, read_whole, write_whole
 
@@ -37,6 +38,24 @@ def model(s3, tiny_checkpoint):
     for path in tiny_checkpoint(BigBirdForMaskedLM).iterdir():
         write_whole(locate(s3(f"model/{path.name}")), path.read_bytes())
     return s3("model")
+
+
+def test_a_hub_model_is_loaded_elsewhere_at_the_revision_that_was_found_here(tiny_checkpoint, monkeypatch, tmp_path):
+    commit, repository = "0123456789abcdef" * 2 + "01234567", tmp_path / "models--owner--name"
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(tiny_checkpoint(BigBirdForMaskedLM), snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("owner/name", "hf://owner/name", "hf://owner/name@main"):
+        info = inspect_model("masked-lm-scoring", name)
+        assert info.location == f"hf://owner/name@{commit}"
+        assert info.files == ()
+        check_same(info.location, info.digest)
+    assert location_of(str(snapshot), snapshot) == str(snapshot), "a directory is one, wherever it lies"
+    with pytest.raises(CheckpointError, match="did not give it"):
+        inspect_model("masked-lm-scoring", "hf://owner/name@v2")
 
 
 def test_a_model_at_a_uri_is_fetched_once_and_anew_when_it_was_replaced(s3, model, monkeypatch, tmp_path):

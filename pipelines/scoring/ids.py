@@ -93,7 +93,7 @@ def _shares(units: Sequence[Unit]) -> list[list[Unit]]:
 
 
 def _hashes(units: Sequence[Unit], filesystem: pafs.FileSystem, schema: pa.Schema, num_parts: int) -> list[Any]:
-    """That an id is null or nan and where, None where none is; and the hashes of all ids, (ids,) of uint64 for each part."""
+    """That an id is null or nan, and where (None: none is); and the hashes of ids, (ids,) of uint64 for each part."""
     found = [np.empty(0, np.uint64)]
     for unit in units:
         table = read_unit(unit, filesystem, schema)

@@ -143,6 +143,14 @@ def test_json_lines_are_read_blank_and_damaged_lines_included(tmp_path, name):
     assert table["tags"].to_pylist()[0] == ["x"]
 
 
+def test_a_line_whose_text_stands_in_no_struct_is_an_error_and_its_neighbours_are_read(tmp_path):
+    lines = ['{"doc": {"body": "a"}}', '{"doc": "b"}', '{"doc": ["c"]}', '{"doc": null}', '{"doc": {"body": "e"}}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    table = read_all(list_inputs([str(tmp_path)], read={"text": "doc.body"}))
+    assert table["doc"].to_pylist() == [{"body": "a"}, None, None, None, {"body": "e"}]
+    assert [error is not None for error in table[READ_ERROR].to_pylist()] == [False, True, True, False, False]
+
+
 def test_files_of_json_lines_may_lack_columns_and_be_empty_and_times_stay_text(tmp_path):
     files = {
         "a": '{"text": "2020-01-01"}\n{"text": "2021-01-01"}',

@@ -126,14 +126,17 @@ def test_overwrite_moves_what_another_run_left_and_deletes_it_last(corpus, tmp_p
     names = finished(corpus, out)
     (out / "sub").mkdir()
     (out / "sub" / "notes.txt").write_text("keep")
+    replaced = tmp_path / "out.replaced"
+    replaced.mkdir()
+    (replaced / "mine.txt").write_text("keep")
     other = {**FINGERPRINT, "model": "new"}
     anew, listing = begin(corpus, out, fingerprint=other, overwrite=True)
     assert anew.num_done == 0
-    assert {path.name for path in (tmp_path / "out.replaced").glob("part-*")} == {n for p in names.values() for n in p}
+    assert {path.name for path in replaced.glob("part-*")} == {n for p in names.values() for n in p}
     for unit in anew.units_left(listing):
         write(anew, listing, unit)
     anew.finish(listing)
-    assert not (tmp_path / "out.replaced").exists()
+    assert [path.name for path in replaced.iterdir()] == ["mine.txt"], "what the job did not put there stays"
     assert (out / "sub" / "notes.txt").read_text() == "keep"
 
 
@@ -147,7 +150,12 @@ def test_overwrite_again_goes_on_with_what_is_not_finished_and_replaces_what_is(
     for unit in again.units_left(listing):
         write(again, listing, unit)
     again.finish(listing)
-    assert begin(corpus, out, overwrite=True)[0].num_done == 0
+    anew, listing = begin(corpus, out, overwrite=True)
+    assert anew.num_done == 0
+    for unit in anew.units_left(listing):
+        write(anew, listing, unit)
+    anew.finish(listing)
+    assert not (tmp_path / "out.replaced").exists()
 
 
 def test_a_disk_that_is_full_leaves_no_temporary_file_and_says_which_file_it_was(tmp_path):

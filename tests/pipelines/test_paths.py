@@ -76,6 +76,16 @@ def test_links_in_a_circle_and_names_that_are_no_text_cost_nothing(folder):
     assert any(name.endswith("bad\\xff.parquet") for name in found.skipped)
 
 
+def test_a_link_to_nothing_is_refused_where_it_would_be_read_and_a_pipe_is_not_read(folder):
+    os.mkfifo(folder / "pipe.parquet")
+    (folder / "note").symlink_to("/nowhere")
+    assert [name for name in find_files([str(folder)]).skipped if "pipe" in name]
+    (folder / "gone.parquet").symlink_to("/nowhere.parquet")
+    for given in ("", "*.parquet"):
+        with pytest.raises(InputError, match=r"gone\.parquet' is not there: a link leads to nothing"):
+            find_files([str(folder / given)])
+
+
 def test_a_folder_without_data_says_what_is_in_it(tmp_path):
     for name in ("data-0.arrow", "state.json"):
         (tmp_path / name).write_text("{}")

@@ -169,7 +169,7 @@ def test_another_model_or_other_options_are_another_run(stand_in, tmp_path, caps
         (["--model", "other"], 'model was "m", is "other"'),
         (["--option", "num_passes=3"], "task_options was {"),
         (["--dtype", "bfloat16"], 'dtype was "float32"'),
-        (["--columns", "id"], "output_columns was"),
+        (["--columns", "id"], 'output_columns lost ["text: string"]'),
     ):
         assert score.main([*command(tmp_path), *change]) == 2
         assert difference in capsys.readouterr().err

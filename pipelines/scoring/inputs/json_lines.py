@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipelines.scoring.inputs.json_types import LIST, NOTHING, STRING, Kind, kind_of, merge, parse, to_array
+from pipelines.scoring.inputs.json_types import LIST, NOTHING, OBJECT, STRING, Kind, kind_of, merge, parse, to_array
 from pipelines.scoring.inputs.units import Piece
 
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -94,6 +94,8 @@ def describe_json(
 
 def _fits(kind: Kind, path: Sequence[str], role: str) -> bool:
     for name in path:
+        if kind.what not in (OBJECT, NOTHING):
+            return False
         kind = kind.fields.get(name, Kind())
     if role == "choices" and kind.what == LIST:
         kind = kind.item or Kind()

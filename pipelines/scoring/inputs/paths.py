@@ -39,8 +39,8 @@ class Found:
 
 
 def find_files(paths: Sequence[str]) -> Found:
-    """Raises InputError: a path that cannot be read or does not exist, no file at all, files on several filesystems,
-    a table of a format with a reader of its own."""
+    """Raises InputError: a path that cannot be read or does not exist, a link to nothing, no file at all, files on
+    several filesystems, a table of a format with a reader of its own."""
     found: Found | None = None
     for path in paths:
         place = locate(path)
@@ -88,23 +88,26 @@ def _files_of(place: Place, given: str, skipped: list[str]) -> Iterator[tuple[pa
         root, pattern = path[: min(path.index(c) for c in _GLOB if c in path)].rpartition("/")[0], path.split("/")
     below = _listed(filesystem, pafs.FileSelector(root or ".", recursive=True), given, skipped)
     if pattern is not None:
-        below = [info for info in below if info.is_file and _matches(info.path.split("/"), pattern)]
+        folder = pafs.FileType.Directory
+        below = [info for info in below if info.type != folder and _matches(info.path.split("/"), pattern)]
         if not below:
             raise InputError(f"input {given!r} matches no file")
     has_parquet = any(info.path.lower().endswith(PARQUET_SUFFIXES) for info in below)
     for info in below:
         if pattern is None:
             _refuse_table(info, given)
-        if not info.is_file:
+        if info.type == pafs.FileType.Directory:
             continue
         name = info.base_name
         hidden = any(part.startswith((".", "_")) for part in info.path[len(root) :].split("/"))
         # JSON beside Parquet describes it.
         side = name in _SIDE_FILES or (has_parquet and name.lower().endswith(".json"))
-        if hidden or side or not _is_known(place, info):
+        if hidden or side or info.type == pafs.FileType.Unknown or not _is_known(place, info):
             skipped.append(place.name_of(info.path))
-        else:
+        elif info.is_file:
             yield info, root
+        else:
+            raise InputError(f"input {place.name_of(info.path)!r} is not there: a link leads to nothing")
 
 
 def _exists(place: Place, given: str) -> pafs.FileInfo | None:
@@ -132,8 +135,17 @@ def _listed(
         except UnicodeDecodeError as error:
             skipped.append(error.object.decode(errors="backslashreplace"))
     if filesystem.type_name == "local":
+        named |= {path: pafs.FileInfo(path, pafs.FileType.NotFound) for path in _dangling(selector.base_dir)}
         named = _without_repeated_folders(named, skipped)
     return [named[path] for path in sorted(named)]
+
+
+def _dangling(folder: str) -> Iterator[str]:
+    """Links to nothing below a folder, which Arrow does not list."""
+    for here, _, names in os.walk(folder):
+        for path in (os.path.join(here, name) for name in names):
+            if os.path.islink(path) and not os.path.exists(path):
+                yield path
 
 
 def _without_repeated_folders(named: dict[str, pafs.FileInfo], skipped: list[str]) -> dict[str, pafs.FileInfo]:
@@ -186,7 +198,7 @@ def _is_known(place: Place, info: pafs.FileInfo) -> bool:
 
 def _is_parquet(place: Place, info: pafs.FileInfo) -> bool:
     """Whether a file without a known suffix begins as Parquet does; Hive writes such."""
-    if info.size < 2 * len(_PARQUET_MAGIC):
+    if not info.is_file or info.size < 2 * len(_PARQUET_MAGIC):
         return False
     with place.filesystem.open_input_file(info.path) as stream:
         return bytes(stream.read(len(_PARQUET_MAGIC))) == _PARQUET_MAGIC

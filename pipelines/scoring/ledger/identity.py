@@ -22,11 +22,18 @@ def refuse_differences(output: Place, begun: Mapping[str, Any], wanted: Mapping[
 
 def differences(was: Mapping[str, Any], is_: Mapping[str, Any]) -> str:
     """For a person; empty where there are none. Of JSON values, by their names."""
-    return "; ".join(
-        f"{name} was {_short(was.get(name))}, is {_short(is_.get(name))}"
-        for name in sorted(was.keys() | is_.keys())
-        if was.get(name) != is_.get(name)
-    )
+    names = sorted(name for name in was.keys() | is_.keys() if was.get(name) != is_.get(name))
+    return "; ".join(_difference(name, was.get(name), is_.get(name)) for name in names)
+
+
+def _difference(name: str, was: Any, is_: Any) -> str:
+    """Of lists with other items, the items: in what is cut off of long ones, the difference might be."""
+    if isinstance(was, list) and isinstance(is_, list):
+        gone, came = [item for item in was if item not in is_], [item for item in is_ if item not in was]
+        told = [f"{what} {_short(items)}" for what, items in (("lost", gone), ("got", came)) if items]
+        if told:
+            return f"{name} {' and '.join(told)}"
+    return f"{name} was {_short(was)}, is {_short(is_)}"
 
 
 def _by_score(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,9 +92,7 @@ class Ledger:
             raise MissingRowsError(f"{wanted - self.num_done:,} of {wanted:,} rows are missing from {self.output.name}")
         if self.num_done == listing.rows:
             write_record(self.output, SUCCESS_FILE, {"rows": self.num_done}, self.schema)
-            replaced = self.output.beside(REPLACED_SUFFIX)
-            if self.output.filesystem.get_file_info(replaced.path).type == pafs.FileType.Directory:
-                self.output.filesystem.delete_dir(replaced.path)
+            _delete_replaced(self.output)
 
     def units_left(self, listing: Listing, *, limit: int | None = None) -> list[Unit]:
         """Units of rows not yet done, then one unit for each file with rows that failed for a passing cause."""
@@ -209,6 +207,17 @@ def read_output(
     if SUCCESS_FILE in names and ledger.num_done < listing.rows:
         changes.leftovers.append(SUCCESS_FILE)
     return ledger, changes
+
+
+def _delete_replaced(output: Place) -> None:
+    """Delete what was set aside. What else somebody keeps in the folder stays, and the folder with it."""
+    place = output.beside(REPLACED_SUFFIX)
+    for name in filter(_is_ours, names_in(place)):
+        output.filesystem.delete_file(place.child(name).path)
+    selector = pafs.FileSelector(place.path, allow_not_found=True)
+    is_there = output.filesystem.get_file_info(place.path).type == pafs.FileType.Directory
+    if is_there and not output.filesystem.get_file_info(selector):
+        output.filesystem.delete_dir(place.path)
 
 
 def _set_aside(output: Place, names: Sequence[str]) -> None:

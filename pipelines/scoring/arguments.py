@@ -188,14 +188,21 @@ def scores_given(arguments: argparse.Namespace) -> list[Score]:
 
 
 def score_options(arguments: argparse.Namespace) -> ScoreOptions:
-    """How rows are scored. Raises InputError for an unknown task or option, or a value that is none."""
-    text = {"text": arguments.text_column} if arguments.text_column else {}
-    named = ("text_pair", "question", "context", "prompt", "choices")
-    given = {name: getattr(arguments, f"{name}_column") for name in named}
-    columns = InputColumns(**text, **{name: value for name, value in given.items() if value})
+    """How rows are scored.
+
+    Raises InputError for an unknown task or option, a value that is none, and a column that no task reads.
+    """
+    roles = ("text", "text_pair", "question", "context", "prompt", "choices")
+    given = {role: getattr(arguments, f"{role}_column") for role in roles}
+    given = {role: name for role, name in given.items() if name is not None}
+    columns = InputColumns(**given)
+    tasks = [score.task for score in scores_given(arguments)] or [arguments.task]
+    read = {role for task in tasks for role in columns.of_task(task)}
+    for role in given:
+        if role not in read:
+            raise InputError(f"--{role.replace('_', '-')}-column is not read by {' or '.join(tasks)}")
     task_options = None
     if not arguments.score:
-        columns.of_task(arguments.task)  # refuses an unknown task
         task_options = parse_options(OPTIONS[arguments.task], arguments.option)
     elif arguments.option:
         raise InputError(f"--option is for --task; a score has its options in itself: {FORM}")

@@ -8,6 +8,7 @@ Knows how the parts go together and what a person sees of it; what a part does i
 """
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from ray.data import DataContext
 from bigbird.errors import InputError
 from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, job_pool, reader_cpus
-from pipelines.scoring.actors.probe import find_blind_nodes
+from pipelines.scoring.actors.probe import Seen, blind_nodes, look_on_nodes
 from pipelines.scoring.actors.score_unit import ScoreUnit
 from pipelines.scoring.actors.stages import add_scoring
 from pipelines.scoring.actors.watch import start_watch
@@ -118,9 +119,10 @@ def _score(
     for name, footer in ledger.parts.items():
         errors.add(name, footer.summary)
     join_ray()
-    _refuse_blind_nodes(plan)
-    pool = job_pool(job.options, len(units), plan.model.actor_bytes, Cluster.running())
+    looking = look_on_nodes(_seen_by_all(plan))
     watch = start_watch()
+    pool = job_pool(job.options, len(units), plan.model.actor_bytes, Cluster.running())
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # an actor that counts uses, and a second of every start
     context = DataContext.get_current()
     context.enable_progress_bars = out.isatty()
     context.print_on_execution_start = False
@@ -134,6 +136,7 @@ def _score(
     report_interval_s = max(1.0, pool.initial_size / REPORTS_PER_S)
     target = (plan.output, ledger.run, plan.schema)
     parts = add_scoring(rows, plan.stage, pool, ScoreUnit, *target, watch, report_interval_s, watch=watch)
+    _refuse_blind_nodes(looking)
     summaries: dict[str, dict[str, Any]] = {}
     num_rows = sum(unit.rows for unit in units)
     with Progress(watch, num_rows, {"CPU": pool.declared_cpus, "GPU": pool.gpus}, out):
@@ -147,16 +150,19 @@ def _score(
     return summaries
 
 
-def _refuse_blind_nodes(plan: Plan) -> None:
-    """Nodes that lack the model, an input or the output would find out one by one, while others compute."""
+def _seen_by_all(plan: Plan) -> list[tuple[str, Seen]]:
+    """Of the output, the inputs and the models, files that every node must see."""
     lease = plan.output.child(LEASE_FILE)
     size = plan.output.filesystem.get_file_info(lease.path).size
     files = [("output", (plan.output.filesystem, lease.path, size))]
     for file in {plan.listing.files[0], plan.listing.files[-1]}:
         files.append(("input", (plan.listing.filesystem, file.path, file.size)))
-    files += [("model", (pafs.LocalFileSystem(), path, size)) for path, size in plan.model.files]
-    blind = find_blind_nodes(files)
-    if blind:
+    return files + [("model", (pafs.LocalFileSystem(), path, size)) for path, size in plan.model.files]
+
+
+def _refuse_blind_nodes(looking: Mapping[Any, str]) -> None:
+    """Nodes that lack the model, an input or the output would find out one by one, while others compute."""
+    if blind := blind_nodes(looking):
         more = f"; and {len(blind) - 3} more" if len(blind) > 3 else ""
         raise InputError(f"{'; '.join(blind[:3])}{more}. Every node needs them at the same place, or at a URI")
 

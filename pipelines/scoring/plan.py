@@ -82,9 +82,9 @@ def plan_job(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInf
     columns = stage.columns
     output = locate(job.output)
     _refuse_output_among_inputs(output, job.inputs)
-    keep = None if job.keep is None else [*job.keep, *([job.id_column] if job.id_column else [])]
+    keep = None if job.keep is None else [*job.keep, *([] if job.id_column is None else [job.id_column])]
     listing, kept = list_columns(job.inputs, columns, keep, say)
-    if job.id_column:
+    if job.id_column is not None:
         check_ids(listing, job.id_column)
     names = {*kept.names, *(top_level(name, listing.schema.names) for name in columns.values())}
     return Plan(

@@ -95,7 +95,7 @@ def write_whole(place: Place, content: bytes | pa.Buffer) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             filesystem.delete_file(temporary)
-        raise OSError(error.errno, error.strerror or str(error), place.name) from error
+        raise OSError(error.errno, error.strerror or str(error), place.name) from None
 
 
 def _write_to_disk(path: str, content: bytes | pa.Buffer) -> None:

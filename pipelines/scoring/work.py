@@ -12,6 +12,7 @@ from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, Pool, job_pool
 from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.inputs.units import Unit, size_of_units
+from pipelines.scoring.ledger.lease import holder
 from pipelines.scoring.ledger.ledger import Changes, Ledger, open_output, read_output
 from pipelines.scoring.ledger.records import RUN_FILE, read_record
 from pipelines.scoring.plan import Job, Plan, fingerprint, plan_job
@@ -82,7 +83,10 @@ def dry_run(
     lines.append(f"output     {ledger.output.name}: {'begun anew' if changes.begins else 'goes on'}")
     if changes.stale:
         lines.append(f"replaced   {len(changes.stale):,} files there, the first {changes.stale[0]}")
-    lines += [f"note       {note}" for note in (*listing.notes, *ledger.notes)]
+    notes = [*listing.notes, *ledger.notes]
+    if held := holder(ledger.output):
+        notes.append(f"{held}: until it ends, a start is refused")
+    lines += [f"note       {note}" for note in notes]
     return [*lines, "nothing is written: this was a dry run"]
 
 

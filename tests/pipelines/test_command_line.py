@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bigbird.errors import InputError
 from bigbird.predictors import OPTIONS
 from pipelines import corpus, finetune, score
 from pipelines.scoring.arguments import job_of, parser
@@ -132,10 +133,10 @@ OF_SCORING = {
     "--input a.parquet b.parquet": ("inputs", ["a.parquet", "b.parquet"]),
     "--text-column body": ("options.columns.text", "body"),
     "--text-pair-column other": ("options.columns.text_pair", "other"),
-    "--question-column q": ("options.columns.question", "q"),
-    "--context-column c": ("options.columns.context", "c"),
-    "--prompt-column p": ("options.columns.prompt", "p"),
-    "--choices-column options": ("options.columns.choices", "options"),
+    "--task question-answering --question-column q": ("options.columns.question", "q"),
+    "--task question-answering --context-column c": ("options.columns.context", "c"),
+    "--task text-generation --prompt-column p": ("options.columns.prompt", "p"),
+    "--task multiple-choice --choices-column options": ("options.columns.choices", "options"),
     "--columns a b": ("keep", ["a", "b"]),
     "--id-column id": ("id_column", "id"),
     "--prefix tc_": ("options.prefix", "tc_"),
@@ -181,6 +182,7 @@ OF_TUNING = {
     "--evaluate-every 6": ("evaluate_every", 6),
     "--patience 2": ("patience", 2),
     "--load-best": ("load_best", True),
+    "--load-best --metric-for-best-model f1": ("metric_for_best_model", "f1"),
     "--max-failures 9": ("max_failures", 9),
     "--epochs 2.5": ("options.epochs", 2.5),
     "--learning-rate 0.01": ("options.learning_rate", 0.01),
@@ -216,6 +218,8 @@ def test_an_option_of_scoring_sets_its_field(typed, expected):
     default, given = (job_of(parser().parse_args([*SCORING, *more])) for more in ([], typed.split()))
     found = changed(given, default)
     assert found.pop(expected[0]) == expected[1]
+    if "--task" in typed:
+        del found["task"], found["options.task_options"]
     assert found == (
         {"options.min_actors": 2} if "--min" in typed else {"options.dtype": "bfloat16"} if "gpus" in typed else {}
     )
@@ -224,7 +228,22 @@ def test_an_option_of_scoring_sets_its_field(typed, expected):
 @pytest.mark.parametrize(("typed", "expected"), OF_TUNING.items())
 def test_an_option_of_fine_tuning_sets_its_field(typed, expected):
     default, given = (finetune.parse([*TUNING, *more]) for more in ([], typed.split()))
-    assert changed(given, default) == dict([expected])
+    assert changed(given, default) == {**({"load_best": True} if "--load-best" in typed else {}), **dict([expected])}
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--question-column q", "--question-column is not read by text-classification"),
+        ("--task text-generation --text-column t", "--text-column is not read by text-generation"),
+        ("--num-gpus-per-actor 1.5", "num_gpus_per_actor is 1.5, expected 0 to 1, or a whole number"),
+        ("--num-cpus-per-actor nan", "num_cpus_per_actor is nan, expected more than 0"),
+        ("--num-tokenizers -1", "num_tokenizers is -1, expected at least 0"),
+    ],
+)
+def test_an_option_that_could_not_be_applied_is_refused_by_name(typed, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        job_of(parser().parse_args([*SCORING, *typed.split()]))
 
 
 def test_no_option_is_without_a_test(capsys):

@@ -1,6 +1,7 @@
 """ledger.lease: one driver at a time on an output, whatever became of the last one."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from bigbird.errors import InputError
 from pipelines.scoring.ledger import lease
-from pipelines.scoring.ledger.lease import Lease
+from pipelines.scoring.ledger.lease import Lease, holder
 from pipelines.scoring.ledger.records import LEASE_FILE, read_record, write_record
 from pipelines.scoring.storage import locate
 
@@ -31,8 +32,8 @@ def test_a_second_driver_is_refused_by_name_until_the_first_is_done(output):
     with take(output), pytest.raises(InputError, match=rf"is being written by process {os.getpid()} on "):
         second.__enter__()
     with take(output):
-        pass
-    assert read_record(output, LEASE_FILE) is None
+        assert holder(output) == f"process {os.getpid()} on {socket.gethostname()} writes to the output"
+    assert read_record(output, LEASE_FILE) is holder(output) is None
 
 
 def test_the_lease_of_a_killed_process_is_taken_at_once(output):
@@ -45,6 +46,7 @@ os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code, output.path]).returncode == -9
     assert read_record(output, LEASE_FILE) is not None
+    assert holder(output) is None
     said = []
     with take(output, said):
         pass
@@ -56,6 +58,7 @@ def test_the_lease_of_another_machine_is_waited_for_and_taken_when_nobody_renews
     with take(output):
         elsewhere = {**read_record(output, LEASE_FILE), "host": "other", "name": "other", "pid": 7}
     write_record(output, LEASE_FILE, elsewhere, SCHEMA)
+    assert holder(output) == "process 7 on other writes to the output, or was killed"
     said = []
     with take(output, said):
         pass

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 from jobs import CountCharacters, command, model_info, parts, write_corpus
 from ray_session import ray_session
@@ -9,6 +10,9 @@ from ray_session import ray_session
 from bigbird import BigBirdForMaskedLM
 from pipelines import score
 from pipelines.scoring.estimate import estimate
+from pipelines.scoring.ledger.lease import Lease
+from pipelines.scoring.ledger.records import LEASE_FILE
+from pipelines.scoring.storage import locate
 
 ROWS = [f"{'word ' * (number % 7)}{number}" for number in range(60)]
 
@@ -47,7 +51,7 @@ def test_a_dry_run_says_what_a_start_would_do_and_touches_nothing(stand_in, tmp_
         assert score.main([*command(tmp_path), "--dry-run", *more]) == 0
         assert tree(tmp_path) == before
         said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-        return {name: said[name] for name in ("files", "rows", "units", "actors", "output") if name in said}
+        return {name: said[name] for name in ("files", "rows", "units", "actors", "output", "note") if name in said}
 
     size = (tmp_path / "in" / "a.parquet").stat().st_size
     fresh = dry_run()
@@ -59,6 +63,10 @@ def test_a_dry_run_says_what_a_start_would_do_and_touches_nothing(stand_in, tmp_
         "output": f"{tmp_path / 'out'}: begun anew",
     }
     assert dry_run("--limit", "7")["rows"] == "60: 0 done before, 7 to score"
+    (tmp_path / "out").mkdir()
+    Lease(locate(str(tmp_path / "out")), pa.schema([]), print)._write()  # as another driver's, which renews it
+    assert "writes to the output: until it ends, a start is refused" in dry_run("--limit", "7")["note"]
+    (tmp_path / "out" / LEASE_FILE).unlink()
     assert score.main([*command(tmp_path), "--limit", "25"]) == 0
     done = len(parts(tmp_path))
     capsys.readouterr()

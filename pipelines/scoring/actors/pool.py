@@ -6,6 +6,7 @@
 Does not know where rows come from or go to.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,10 +54,15 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         for name in ("num_actors", "min_actors", "max_actors", "num_cpus_per_actor", "max_tokens_per_batch"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} is {value}, expected more than 0")
-        if self.num_gpus_per_actor < 0 or (self.num_tokenizers or 0) < 0 or self.window_rows < 1:
-            raise InputError("num_gpus_per_actor and num_tokenizers must not be negative, and window_rows at least 1")
+        gpus = self.num_gpus_per_actor
+        if not (0 <= gpus <= 1 or (1 < gpus < math.inf and gpus == int(gpus))):
+            raise InputError(f"num_gpus_per_actor is {gpus}, expected 0 to 1, or a whole number")
+        if self.num_tokenizers is not None and self.num_tokenizers < 0:
+            raise InputError(f"num_tokenizers is {self.num_tokenizers}, expected at least 0")
+        if self.window_rows < 1:
+            raise InputError(f"window_rows is {self.window_rows}, expected at least 1")
         object.__setattr__(self, "dtype", self.dtype or ("bfloat16" if self.num_gpus_per_actor else "float32"))
         if (self.min_actors is None) != (self.max_actors is None):
             raise InputError("min_actors and max_actors go together")

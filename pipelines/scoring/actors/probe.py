@@ -5,7 +5,7 @@ Imports nothing of the model library: the process that looks on a node reads for
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -20,17 +20,23 @@ Seen = tuple[pafs.FileSystem, str, int]
 """A file that every node must see: its filesystem, path and size in bytes."""
 
 
-def find_blind_nodes(files: Sequence[tuple[str, Seen]]) -> list[str]:
-    """What nodes lack, a line each: `node 10.0.0.3 has no model at /models/x`. files: (what it is, the file).
-
-    Asks every node that does work. One that does not answer in time is left out: it may just be leaving.
-    """
+def look_on_nodes(files: Sequence[tuple[str, Seen]]) -> dict[Any, str]:
+    """Ask every node that does work what it lacks of files, (what it is, the file): the answers' references, with the
+    address of each node."""
     look = ray.remote(num_cpus=0, max_retries=0)(missing)
     asked: dict[Any, str] = {}
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if node["Alive"] and node["Resources"].get("CPU"):
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[look.options(scheduling_strategy=here).remote(files)] = node["NodeManagerAddress"]
+    return asked
+
+
+def blind_nodes(asked: Mapping[Any, str]) -> list[str]:
+    """What the nodes of `look_on_nodes` lack, a line each: `node 10.0.0.3 has no model at /models/x`.
+
+    One that does not answer in time is left out: it may just be leaving.
+    """
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_TIMEOUT_S) if asked else ([], [])
     lines = []
     for answer in answered:

@@ -70,7 +70,7 @@ class Lease:
         if held is None:
             return
         if held["host"] == self._mine["host"]:
-            if _process(held["pid"]) == {key: held[key] for key in ("pid", "started")}:
+            if _lives(held):
                 raise InputError(f"output {self._output.name!r} is being written by {_name(held)}")
             return
         age, deadline, renewed = self._age(), time.monotonic() + STALE_S, self._renewed()
@@ -108,6 +108,19 @@ class Lease:
                 self._write()
             except OSError:
                 pause = _FIRST_LOOK_S  # what is written to the output fails as well, and says why
+
+
+def holder(output: Place) -> str | None:
+    """Who writes to an output now, or did on another machine and may still; None where nobody does. Only looks."""
+    held = read_record(output, LEASE_FILE)
+    if held is None or (held["host"] == _host() and not _lives(held)):
+        return None
+    return f"{_name(held)} writes to the output" + ("" if held["host"] == _host() else ", or was killed")
+
+
+def _lives(held: dict[str, Any]) -> bool:
+    """Whether the process of a lease of this machine runs."""
+    return _process(held["pid"]) == {key: held[key] for key in ("pid", "started")}
 
 
 def _name(held: dict[str, Any]) -> str:

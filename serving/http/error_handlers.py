@@ -25,6 +25,7 @@ logger = logging.getLogger("ray.serve.bigbird")
 OPENAI_PATHS = {"/v1/completions": GENERATION, "/v1/embeddings": EMBEDDING}
 # OpenAI's fields that are not served, and the value that changes nothing.
 NOT_SERVED = {"frequency_penalty": "0", "presence_penalty": "0", "suffix": '""'}
+_PYDANTICS_OBJECT = "a valid dictionary or object to extract fields from"
 # By pydantic's names.
 _OPENAI_CODES = {
     "missing": "missing_required_parameter",
@@ -96,6 +97,8 @@ def from_validation(errors: Sequence[Any], body: Any) -> ServingError:
         return ServingError("malformed_json", f"the body is not JSON: {first.get('ctx', {}).get('error', '')}")
     unknown, code = first["type"] == "extra_forbidden", _openai_code(first)
     message = "unknown field" if unknown else first["msg"].removeprefix("Value error, ")
+    if first["type"].endswith("_type"):
+        message = _types_at(errors, first, body)
     if location and location[0] in NOT_SERVED:
         message, code = f"not served; leave it out or send {NOT_SERVED[location[0]]}", "unsupported_parameter"
     path = _followed(first, body)
@@ -122,7 +125,19 @@ def _most_telling(errors: Sequence[Any], body: Any) -> Any:
     """
     field = errors[0]["loc"][:2]
     own = [error for error in errors if error["loc"][:2] == field]
-    return max(own, key=lambda error: (not error["type"].endswith("_type"), len(_followed(error, body))))
+    return max(own, key=lambda error: (not _is_of_another_form(error), len(_followed(error, body))))
+
+
+def _is_of_another_form(error: Any) -> bool:
+    return str(error["type"]).endswith("_type") or error["type"] in ("missing", "extra_forbidden")
+
+
+def _types_at(errors: Sequence[Any], first: Any, body: Any) -> str:
+    """All that a value of the wrong type might be."""
+    path = _followed(first, body)
+    said = [error["msg"] for error in errors if error["type"].endswith("_type") and _followed(error, body) == path]
+    types = [message.removeprefix("Input should be ").replace(_PYDANTICS_OBJECT, "an object") for message in said]
+    return f"Input should be {' or '.join(dict.fromkeys(types))}"
 
 
 def _location(error: Any) -> list[Any]:

@@ -201,5 +201,5 @@ def test_heads_of_a_pool_share_a_replica_that_keeps_as_many_loaded_as_it_may(url
     with ThreadPoolExecutor(8) as clients:
         assert all(clients.map(asked, range(48))), "while each drops another"
     assert replica_pids("small") == [pid]
-    counted = set(re.findall(r'ray_bigbird_tokens_total{[^}]*head="(p\d|rank|broken)"', metrics()))
-    assert counted == {"p0", "p1", "p2", "p3", "rank"}
+    counted = r'ray_bigbird_tokens_total{[^}]*head="(p\d|rank|broken)"'
+    wait_until(lambda: set(re.findall(counted, metrics())) == {"p0", "p1", "p2", "p3", "rank"})

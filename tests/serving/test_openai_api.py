@@ -40,17 +40,26 @@ def sent_lines(response: httpx.Response) -> list[str]:
 
 def test_a_streamed_completion_is_events_then_done(server):
     head = server.heads["text-generation"]
-    head.events = [{"choices": [CHOICE]}, {"choices": [{**CHOICE, "finish_reason": "stop"}]}, {"usage": USAGE}]
+    second, ended = {**CHOICE, "index": 1}, {**CHOICE, "finish_reason": "stop"}
+    head.events = [{"choices": [CHOICE, second]}, {"choices": [ended]}, {"usage": USAGE}]
     body = {"model": "text-generation", "prompt": "a", "stream": True, "stream_options": {"include_usage": True}}
     response = server.post("/v1/completions", body)
     assert response.headers["content-type"].startswith("text/event-stream")
     *lines, done = sent_lines(response)
     assert done == "[DONE]"
     chunks = [json.loads(line) for line in lines]
-    assert [chunk["choices"] for chunk in chunks] == [[CHOICE], [{**CHOICE, "finish_reason": "stop"}], []]
-    assert [chunk["usage"] for chunk in chunks] == [None, None, USAGE]
+    assert [chunk["choices"] for chunk in chunks] == [[CHOICE], [second], [ended], []], "clients read one of a chunk"
+    assert [chunk["usage"] for chunk in chunks] == [None, None, None, USAGE]
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert head.closed_streams == 1
+
+
+def test_top_p_0_is_the_likeliest_token_as_temperature_0_is(server):
+    for asked in ({"top_p": 0}, {"temperature": 0}, {"temperature": 0, "top_p": 0.5}):
+        server.post("/v1/completions", {**BODY, **asked})
+    assert [call["options"] for _, call, _ in server.heads["text-generation"].calls] == [
+        {"temperature": 0.0, "logprobs": False, "num_top_logprobs": 0, "logit_bias": (), "stop": ()}
+    ] * 3
 
 
 def test_a_stream_refused_at_once_has_its_own_status(server):

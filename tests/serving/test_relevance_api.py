@@ -121,3 +121,49 @@ def test_text_embeddings_inference_s_bodies_become_the_library_s_options(server)
     assert len(server.post("/predict", {"inputs": [["a", "b"], ["c"]]}).json()) == 2
     assert labels.calls[-1][1]["inputs"] == [{"text": "a", "text_pair": "b"}, "c"]
     assert not isinstance(server.post("/predict", {"inputs": ["a", "b"]}).json()[0], list), "one pair"
+
+
+TOO_LONG = 'inputs.1: text has 9 tokens, more than the 8 one window holds, and on_long is "error"'
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said", "answered"),
+    [
+        (
+            "/v1/question-answering",
+            {"inputs": {"question": "q", "context": "c"}, "parameters": {"max_seq_len": 9, "doc_stride": 7}},
+            "inputs.0: window_overlap is 7, more than half of max_length",
+            "inputs.0: doc_stride is 7, more than half of max_length",
+        ),
+        (
+            "/v1/token-classification",
+            {"inputs": "a", "parameters": {"window_overlap": 7}},
+            "inputs.0: window_overlap is 7",
+            "inputs.0: window_overlap is 7",
+        ),
+        (
+            "/v1/feature-extraction",
+            {"inputs": ["a", "b"], "truncate": False},
+            TOO_LONG,
+            TOO_LONG.replace('on_long is "error"', "truncate is false"),
+        ),
+        ("/v1/feature-extraction", {"inputs": ["a", "b"], "parameters": {"on_long": "error"}}, TOO_LONG, TOO_LONG),
+        (
+            "/embed",
+            {"inputs": ["a", "b"], "truncate": False},
+            TOO_LONG,
+            TOO_LONG.replace('on_long is "error"', "truncate is false"),
+        ),
+        (
+            "/rerank",
+            {"query": "q", "texts": ["b"], "truncate": False},
+            TOO_LONG,
+            "texts.0: has 9 tokens, more than the 8 one window holds, and truncate is false",
+        ),
+    ],
+)
+def test_a_refusal_speaks_of_parameters_by_the_names_that_the_client_used(path, body, said, answered):
+    server = Server(("feature-extraction", "question-answering", "token-classification"))
+    for head in server.heads.values():
+        head.failure = ServingError("invalid_input", said, param=said.partition(":")[0])
+    assert server.post(path, body).json()["error"] == answered

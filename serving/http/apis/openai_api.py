@@ -105,7 +105,9 @@ def _add_completions(router: APIRouter, models: Models, arguments: GatewayArgume
 
         def chunks(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
             if "usage" not in event:
-                yield {**frame, "choices": event["choices"], **({"usage": None} if with_usage else {})}
+                # One choice each, as OpenAI does: its clients read no second one.
+                for choice in event["choices"]:
+                    yield {**frame, "choices": [choice], **({"usage": None} if with_usage else {})}
                 return
             request.state.num_tokens = event["usage"]["total_tokens"]
             if with_usage:

@@ -41,7 +41,7 @@ class CompletionRequest(Wire):
     prompt: Text | _Texts | _TokenIds | _PromptsOfIds = Field(examples=["The history of the world"])
     max_tokens: Int | None = Field(default=None, ge=0, description="16 by default, or as many as there is room for.")
     temperature: float | None = Field(default=1.0, ge=0, le=2)
-    top_p: float | None = Field(default=1.0, gt=0, le=1)
+    top_p: float | None = Field(default=1.0, ge=0, le=1)
     top_k: Int | None = Field(default=None, ge=0, description="Not OpenAI's: draw among the k likeliest tokens.")
     min_p: float | None = Field(
         default=None, ge=0, le=1, description="Not OpenAI's: leave out tokens rarer than this share."
@@ -116,7 +116,8 @@ class CompletionRequest(Wire):
     def options(self) -> dict[str, Any]:
         """The library's GenerationOptions this request sets, by name."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        temperature = self.temperature if self.temperature is not None else 1.0
+        # The likeliest token alone is what top_p 0 leaves.
+        temperature = 0.0 if self.top_p == 0 else 1.0 if self.temperature is None else self.temperature
         given = {
             "max_new_tokens": self.max_tokens,
             "min_new_tokens": self.min_tokens,

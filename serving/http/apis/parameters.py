@@ -6,10 +6,12 @@ is in `renamed`. A parameter of the answer's shape, which no option stands for, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from serving.errors import ServingError
 from serving.http.apis.wire import Int, Text, Wire, only
 
 _MAX_CANDIDATE_LABELS = 100
@@ -17,6 +19,17 @@ _MAX_CANDIDATE_LABELS = 100
 
 def _at_commas(labels: Any) -> Any:
     return [label for part in labels.split(",") if (label := part.strip())] if isinstance(labels, str) else labels
+
+
+# What the library says where a client said `truncate: false`.
+TRUNCATE = {'on_long is "error"': "truncate is false"}
+
+
+def in_clients_words(error: ServingError, names: Mapping[str, str]) -> ServingError:
+    """The error with the client's names in the place of the library's."""
+    for ours, the_clients in names.items():
+        error.message = error.message.replace(ours, the_clients)
+    return error
 
 
 class Parameters(Wire):
@@ -44,6 +57,15 @@ class Parameters(Wire):
             ):
                 raise ValueError(f"{name} is another name for {other}; send one of them")
         return self
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names that this request uses, by the library's."""
+        return {
+            f"{ours} is": f"{name} is"
+            for name, ours in self.renamed.items()
+            if ours and getattr(self, name) is not None
+        }
 
     def options(self) -> dict[str, Any]:
         """The library's options this request sets; what is left out keeps the library's default."""
@@ -164,6 +186,10 @@ class FeatureExtractionParameters(WindowParameters):
         if self.truncate is not None and self.on_long is not None:
             raise ValueError("truncate is another name for on_long; send one of them")
         return self
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {**super().names, **(TRUNCATE if self.truncate is not None else {})}
 
     def options(self) -> dict[str, Any]:
         options = super().options()

@@ -16,6 +16,7 @@ from fastapi.responses import Response
 
 from serving.errors import ServingError
 from serving.http.apis.json_bodies import json_answer
+from serving.http.apis.parameters import TRUNCATE, in_clients_words
 from serving.http.apis.relevance_schemas import (
     AnyRerankRequest,
     Reranked,
@@ -74,7 +75,7 @@ class Relevance:
         try:
             return await head.call("relevance", call, timeout_s=time_limit_s(request, self._arguments))
         except ServingError as error:
-            raise _renamed(error, head.task, len(queries), names) from None
+            raise in_clients_words(_renamed(error, head.task, len(queries), names), TRUNCATE) from None
 
     async def head_for(self, request: Request, model: str | None) -> Head:
         """The head that the request names; else a cross-encoder, else the embeddings. Raises ServingError."""

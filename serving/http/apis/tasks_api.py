@@ -5,7 +5,9 @@ from functools import partial
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from serving.errors import ServingError
 from serving.http.apis.json_bodies import json_answer
+from serving.http.apis.parameters import in_clients_words
 from serving.http.apis.tasks import TASKS, Task
 from serving.http.error_handlers import COMPUTED, responses
 from serving.http.limits import COST_HEADERS, REQUEST_HEADERS, check_size, cost_headers, time_limit_s
@@ -31,7 +33,10 @@ def _add_task(router: APIRouter, task: Task, models: Models, arguments: GatewayA
             "options": body.parameters.options(),
             "request_id": request.state.request_id,
         }
-        outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
+        try:
+            outcome = await head.call("score", call, timeout_s=time_limit_s(request, arguments))
+        except ServingError as error:
+            raise in_clients_words(error, body.parameters.names) from None
         records = outcome["records"]
         headers = cost_headers(request, outcome)
         return await json_answer(request, partial(task.answer_for, body, records), headers, source=[inputs, records])

@@ -11,9 +11,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from serving.errors import ServingError
 from serving.http.answers import LabelScore
 from serving.http.apis import vectors
 from serving.http.apis.json_bodies import json_answer
+from serving.http.apis.parameters import TRUNCATE, in_clients_words
 from serving.http.apis.tei_schemas import (
     DecodeRequest,
     EmbedAllRequest,
@@ -42,7 +44,10 @@ def add_routes(router: APIRouter, models: Models, arguments: GatewayArguments) -
     async def scored(request: Request, head: Head, inputs: list[Any], options: dict[str, Any]) -> dict[str, Any]:
         check_size(inputs, arguments, most=MAX_INPUTS)
         call = {"inputs": inputs, "options": options, "request_id": request.state.request_id}
-        return await head.call("score", call, timeout_s=time_limit_s(request, arguments))
+        try:
+            return await head.call("score", call, timeout_s=time_limit_s(request, arguments))
+        except ServingError as error:
+            raise in_clients_words(error, TRUNCATE) from None
 
     async def embed(body: EmbedRequest, request: Request) -> Response:
         head = head_for(request, EMBEDDING, body.model)

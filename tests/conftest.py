@@ -1,6 +1,9 @@
-"""Small models and a small tokenizer that the tests share; nothing is downloaded."""
+"""How the tests run beside each other, and small models and a tokenizer that they share; nothing is downloaded."""
 
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +17,12 @@ from weights import random_weights
 from bigbird import BigBirdConfig
 from bigbird.loading.pretrained import PretrainedModel
 
-# Before Ray is imported, which reads them then.
-os.environ.update(SHARED_MACHINE)
+# Before Ray is imported, which reads them then. In a folder of its own, a test finds no other Ray of this machine;
+# a short one, for Ray's sockets lie below it, and a socket's path has 107 characters at most.
+RAY_TMPDIR = tempfile.mkdtemp(prefix="bb-", dir="/tmp")
+os.environ.update(SHARED_MACHINE, RAY_TMPDIR=RAY_TMPDIR)
+# Ray Train takes one report of a worker at a look, and looks every 2 s if it is not told.
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 # On cores that other processes use as well, a thread spins until the other one has had its turn.
 torch.set_num_threads(1)
 
@@ -29,6 +36,29 @@ SAMPLE = """Long documents are read in blocks. Each block of tokens reads its ne
 def tokenize(text: str) -> list[int]: raise ValueError("nothing to read") if not text else None
 Paris is the capital of France; Zürich lies on a lake. 東京 café naïve Ελλάδα. 0123456789
 """
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For xdist: tests of a file, or on the same Ray, stay together; those on Ray take longest, so they come first."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Takes the group off a name to which xdist appended it: what is printed can be typed."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and report.nodeid.rfind("@") > report.nodeid.rfind("]"):
+        report.nodeid = report.nodeid.rpartition("@")[0]
+
+
+def pytest_unconfigure() -> None:
+    """Ends the Ray that the last module left."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    shutil.rmtree(RAY_TMPDIR, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 from jobs import CountCharacters, command, model_info, parts, write_corpus
-from ray_session import ray_session
+from ray_session import ON_TWO_CPUS
 
 from bigbird import BigBirdForMaskedLM
 from pipelines import score
@@ -16,18 +16,7 @@ from pipelines.scoring.storage import locate
 
 ROWS = [f"{'word ' * (number % 7)}{number}" for number in range(60)]
 
-# Ray 2.60 warns of its own settings while it copies them, and leaves processes of a node that did not come up.
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    with ray_session("jobs"):
-        yield
+pytestmark = ON_TWO_CPUS
 
 
 @pytest.fixture

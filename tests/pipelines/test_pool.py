@@ -6,27 +6,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from ray_session import ray_session
+from ray_session import ON_TWO_CPUS
 
 from bigbird.errors import InputError
 from pipelines import score
 from pipelines.scoring.actors.pool import Cluster, ScoreOptions, job_pool, step_pool
 from pipelines.scoring.checks import ModelInfo
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
-    pytest.mark.filterwarnings("ignore:Use 'expr' instead of 'fn'"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*ON_TWO_CPUS, pytest.mark.filterwarnings("ignore:Use 'expr' instead of 'fn'")]
 
 GIB = 1 << 30
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    with ray_session(__name__):
-        yield
 
 
 class CountCharacters:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from jobs import CountCharacters, SaidSoFar, command, model_info, parts, records, write_corpus
-from ray_session import ray_session
+from ray_session import ON_TWO_CPUS
 
 from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
 from bigbird.errors import CheckpointError
@@ -20,18 +20,7 @@ from pipelines.scoring.plan import Job
 NUM_ROWS = 60
 FACTS = {"num_windows": 1, "truncated": False}
 
-# Ray 2.60 warns of its own settings while it copies them, and leaves processes of a node that did not come up.
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    with ray_session("jobs"):
-        yield
+pytestmark = ON_TWO_CPUS
 
 
 @pytest.fixture
@@ -47,7 +36,7 @@ ROWS[23], ROWS[29], ROWS[37], ROWS[41] = None, "raises", "memory", "kills"
 
 
 @pytest.fixture(scope="module")
-def starts(tmp_path_factory):
+def starts(two_cpus, tmp_path_factory):
     """One corpus, four starts of one job: the first 20 rows, the rest, again with memory to spare, and again."""
     folder = tmp_path_factory.mktemp("starts")
     marker = str(folder / "memory-is-back")

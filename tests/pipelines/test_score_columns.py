@@ -14,7 +14,7 @@ import pytest
 import ray
 from jobs import CountCharacters, command, model_info, write_corpus
 from ray.data.extensions import ArrowTensorArray, ArrowVariableShapedTensorArray
-from ray_session import ray_session
+from ray_session import ON_TWO_CPUS
 
 from bigbird.errors import InputError
 from pipelines import score
@@ -23,23 +23,13 @@ from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.ids import check_ids
 from pipelines.scoring.inputs.listing import list_inputs
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ON_TWO_CPUS
 
 IDS = [uuid.UUID(int=1), uuid.UUID(int=2)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    with ray_session("jobs"):
-        yield
-
-
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory):
+def everything(two_cpus, tmp_path_factory):
     """A folder with everything, scored; one row fails for a passing cause and is scored by a second start."""
     folder = tmp_path_factory.mktemp("everything")
     files = {

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from jobs import CountCharacters, SaidSoFar, command, model_info, parts, records, write_corpus
-from ray_session import ray_session
+from ray_session import ON_TWO_CPUS
 
 from bigbird.errors import CheckpointError
 from pipelines import score
@@ -29,18 +29,7 @@ from pipelines.scoring.ledger.records import SUCCESS_FILE
 from pipelines.scoring.schemas import output_schema, result_fields
 from pipelines.scoring.storage import locate
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.cloudpickle.register_pickle_by_value(__import__(__name__))
-    with ray_session("jobs"):
-        yield
+pytestmark = ON_TWO_CPUS
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 
 import duckdb
-import jobs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from proved_outputs import finished_output
-from ray_session import ray_session
+from ray_session import ON_TWO_CPUS
 
 from bigbird import BigBirdForMaskedLM
 from pipelines import score
@@ -21,11 +20,7 @@ from pipelines.scoring.ledger.records import RUN_FILE, read_record, write_record
 from pipelines.scoring.scores import Score
 from pipelines.scoring.storage import locate
 
-# Ray 2.60 warns of its own settings while it copies them, and leaves processes of a node that did not come up.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ON_TWO_CPUS
 
 TEXTS = [
     f"Paris is the capital of France, and number {number} lies on a lake. " * (1 + number % 9) for number in range(40)
@@ -34,7 +29,7 @@ TEXTS[7] = None
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory, tiny_checkpoint):
+def job(two_cpus, tmp_path_factory, tiny_checkpoint):
     """A job of two files that was stopped by a limit, proved, gone on with and finished. Its folder."""
     folder = tmp_path_factory.mktemp("proved")
     (folder / "in").mkdir()
@@ -47,10 +42,9 @@ def job(tmp_path_factory, tiny_checkpoint):
     command = ["--task", "masked-lm-scoring", "--model", str(folder / "model"), "--input", str(folder / "in")]
     command += ["--output", str(folder / "out"), "--num-actors", "1", "--target-file-size", "2K"]
     command += ["--option", "num_passes=2"]
-    with ray_session(jobs.__name__):
-        assert score.main([*command, "--limit", "25"]) == 3
-        assert verified(folder / "out") == 0
-        assert score.main(command) == 3
+    assert score.main([*command, "--limit", "25"]) == 3
+    assert verified(folder / "out") == 0
+    assert score.main(command) == 3
     return folder
 
 
@@ -94,7 +88,6 @@ def refusals(output, capsys, *more):
     return lines
 
 
-@pytest.mark.ray
 def test_an_untouched_output_of_several_starts_is_proved(job, capsys):
     assert verified(job / "out") == 0
     said = capsys.readouterr().out
@@ -105,7 +98,6 @@ def test_an_untouched_output_of_several_starts_is_proved(job, capsys):
     assert score.main(["verify", str(job / "out"), "--sample", "3", "--model", str(job / "model")]) == 0
 
 
-@pytest.mark.ray
 def test_the_receipt_has_the_digests_that_others_find(job):
     receipt = receipt_of(job / "out")
     parts = {path.name: path for path in (job / "out").glob("part-*")}
@@ -127,7 +119,6 @@ def test_the_receipt_has_the_digests_that_others_find(job):
     assert fields == pq.read_schema(next(iter(parts.values()))).names
 
 
-@pytest.mark.ray
 def test_a_damaged_part_and_one_that_is_gone_or_came_are_found(copy, capsys):
     first, second, third, *_ = sorted(copy.glob("part-*"))
     first.write_bytes(first.read_bytes()[:-9])
@@ -146,7 +137,6 @@ def test_a_damaged_part_and_one_that_is_gone_or_came_are_found(copy, capsys):
         assert said in lines
 
 
-@pytest.mark.ray
 def test_values_that_were_altered_and_digested_again_are_found_by_file_row_column_and_both_values(copy, job, capsys):
     part = sorted(copy.glob("part-*"))[-1]
     before = {}
@@ -166,7 +156,6 @@ def test_values_that_were_altered_and_digested_again_are_found_by_file_row_colum
     assert lines[1].startswith(f"bigbird-score: {row}, column nll: {before['nll'] + 0.01!r} in the output, ")
 
 
-@pytest.mark.ray
 def test_an_error_in_the_place_of_a_result_is_found(copy, capsys):
     error = {"type": "InputError", "message": "m", "retryable": False}
     part = sorted(copy.glob("part-*"))[-1]
@@ -175,7 +164,6 @@ def test_an_error_in_the_place_of_a_result_is_found(copy, capsys):
     assert any("column error: 'InputError' in the output, None now" in line for line in refusals(copy, capsys))
 
 
-@pytest.mark.ray
 def test_another_model_is_found(copy, job, tmp_path, tiny_checkpoint, capsys):
     other = tiny_checkpoint(BigBirdForMaskedLM, seed=1)
     assert refusals(copy, capsys, "--model", str(other)) == [
@@ -190,7 +178,6 @@ def test_another_model_is_found(copy, job, tmp_path, tiny_checkpoint, capsys):
     assert sum(", column nll: " in line for line in refusals(copy, capsys)) > 20
 
 
-@pytest.mark.ray
 def test_other_options_are_found(copy, capsys):
     run = read_record(locate(str(copy)), RUN_FILE)
     schema = pq.read_schema(next(iter(copy.glob("part-*")))).remove_metadata()
@@ -206,7 +193,6 @@ def test_other_options_are_found(copy, capsys):
     assert sum(", column nll: " in line for line in refusals(copy, capsys)) > 20
 
 
-@pytest.mark.ray
 def test_rows_moved_between_files_are_found(copy, job, capsys):
     one, *_, other = sorted(copy.glob("part-*"))
     moved = pq.read_table(other, partitioning=None).to_pylist()[0]
@@ -229,7 +215,6 @@ def test_rows_moved_between_files_are_found(copy, job, capsys):
     assert verified(job / "out") == 0
 
 
-@pytest.mark.ray
 def test_inputs_that_changed_or_went_are_found_and_what_came_is_said(job, tmp_path, capsys):
     shutil.copytree(job / "in", tmp_path / "in")
     lines = refusals(job / "out", capsys, "--sample", "0", "--input", str(tmp_path / "in"))
@@ -247,7 +232,6 @@ def test_inputs_that_changed_or_went_are_found_and_what_came_is_said(job, tmp_pa
             path.unlink()
 
 
-@pytest.mark.ray
 def test_what_cannot_be_proved_is_refused(job, copy, capsys):
     receipt = Path(f"{copy}.receipt.json")
     for content in (b'{"version', b"[]", b'{"version": 0}'):

@@ -8,18 +8,11 @@ import threading
 import httpx
 import pytest
 from error_bodies import error_in
-from serving_cluster import LABELS, START_TIMEOUT_S, deploy, replica_pids, serve_instance, status, wait_until
+from serving_cluster import LABELS, SERVED, START_TIMEOUT_S, deploy, replica_pids, served, status, wait_until
 
 from bigbird import BigBirdForTokenClassification
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+pytestmark = SERVED
 
 TASK = "token-classification"
 KEY = {"Authorization": "Bearer right-key"}
@@ -44,9 +37,8 @@ def keys(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(checkpoint, keys):
-    with serve_instance() as address:
-        deploy(address, arguments(checkpoint, keys))
-        yield address
+    with served(arguments(checkpoint, keys)) as instance:
+        yield instance.url
 
 
 def arguments(checkpoint, keys, *, outage_grace_s=120):

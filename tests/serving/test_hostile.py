@@ -8,19 +8,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from hostile_requests import CASES, HEADS, JSON, MAX_BODY, MAX_CHARACTERS, request
-from serving_cluster import LABELS, deploy, replica_pids, serve_instance, tiny_heads
+from serving_cluster import LABELS, SERVED, replica_pids, served, tiny_heads
 
 from benchmarks.serving_parts.processes import proxy_pids, resident_mib
 from bigbird import BigBirdForTokenClassification, BigBirdTokenizer
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+pytestmark = SERVED
 
 
 # What cluster/operations.md states for gateway and proxy.
@@ -36,9 +29,9 @@ def url(tiny_checkpoint, tiny_tokenizer_dir):
     two = {"min_replicas": 2, "max_replicas": 2, "max_queued_tokens": 5000, "max_tokens_per_request": 10**6}
     heads["token-classification"] = {"checkpoint": tagger, "num_cpus": 0.1, "max_tokens_per_batch": 512, **two}
     gateway = {"max_body_bytes": MAX_BODY, "max_characters_per_request": MAX_CHARACTERS, "request_timeout_s": 60}
-    with serve_instance() as address:
-        deploy(address, {"heads": heads, "gateway": gateway})
-        yield address
+    gateway["open_without_keys"] = True
+    with served({"heads": heads, "gateway": gateway}) as instance:
+        yield instance.url
 
 
 def sent(url: str, content: bytes) -> tuple[int | None, bytes]:

@@ -10,19 +10,12 @@ import httpx
 import pytest
 import ray
 from endpoint_inputs import TEXT, close, post
-from serving_cluster import APP, START_TIMEOUT_S, replica_pids, serve, serve_instance, status, wait_until
+from serving_cluster import APP, SERVED, START_TIMEOUT_S, replica_pids, serve, serve_instance, status, wait_until
 
 from bigbird import BigBirdForSequenceClassification, BigBirdForTokenClassification
 from bigbird.predictors import OPTIONS, load_predictor
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+pytestmark = SERVED
 
 NER = "token-classification"
 RANK = "text-classification"
@@ -51,15 +44,16 @@ def expected(checkpoints):
 
 @pytest.fixture(scope="module")
 def url(checkpoints):
-    with serve_instance() as address:
-        apply(address, arguments(checkpoints, "a", "b"))
-        wait_until(lambda: settled("a", "b") and status(f"{address}/ready") == 200, START_TIMEOUT_S)
-        yield address
+    address = serve_instance().url
+    apply(address, arguments(checkpoints, "a", "b"))
+    wait_until(lambda: settled("a", "b") and status(f"{address}/ready") == 200, START_TIMEOUT_S)
+    yield address
+    serve.delete(APP)
 
 
 def arguments(checkpoints, *names, **changes):
     heads = {f"ner-{name}": {"task": NER, "checkpoint": checkpoints[name[0]], "num_cpus": 0.1} for name in names}
-    return {"heads": heads, **changes}
+    return {"heads": heads, "gateway": {"open_without_keys": True}, **changes}
 
 
 def apply(url, arguments):

@@ -28,11 +28,12 @@ START_TIMEOUT_S = 90.0
 START_TRIES = 4
 # What separate machines need not be told. Ray's workers give way to everything else on a machine, but here they are
 # what is waited for. A node is lost when it refuses five looks in a row, a second apart; one that answers late is not
-# lost, for all nodes share the cores of this machine.
+# lost, for all nodes share the cores of this machine. Workers start when something needs them, and not before.
 SHARED_MACHINE = {
     "RAY_worker_niceness": "0",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "60000",
+    "RAY_prestart_worker_first_driver": "0",
 }
 # What a node listens on; the first three are the head's alone. Workers take a range above them.
 HEAD_PORTS = ("port", "dashboard-port", "ray-client-server-port")
@@ -204,8 +205,13 @@ def port_range(base: int) -> dict[str, int]:
 
 
 def free_base(address: str) -> int:
-    """The start of `PORTS_A_NODE` ports in a row that nothing listens on, below those the system hands out."""
-    for base in range(20_000 + secrets.randbelow(100) * PORTS_A_NODE, 32_000, PORTS_A_NODE):
+    """The start of `PORTS_A_NODE` ports in a row that nothing listens on, below those the system hands out.
+
+    Each of four test processes beside each other looks in a range of its own.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    bases = range(20_000 + 3_000 * process, 23_000 + 3_000 * process, PORTS_A_NODE)
+    for base in secrets.SystemRandom().sample(bases, len(bases)):
         with ExitStack() as probes:
             try:
                 for port in range(base, base + PORTS_A_NODE):

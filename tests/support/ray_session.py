@@ -1,15 +1,29 @@
-"""A Ray of its own for the tests of a module."""
+"""The Ray of this process: one for all modules that can live on the same one."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
+import pytest
 import ray
 
 START_TRIES = 4
+# Ray's own: settings that it deprecates itself; sockets and processes that it leaves to the interpreter's end.
+OF_RAY = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:ray",
+    "ignore::FutureWarning:ray",
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+# A test that needs two CPUs of a local Ray: tests/pipelines/conftest.py starts it.
+ON_TWO_CPUS = [
+    pytest.mark.ray,
+    pytest.mark.xdist_group("two CPUs"),
+    pytest.mark.usefixtures("two_cpus"),
+    OF_RAY,
+]
 
 Started = TypeVar("Started")
+_running: dict[str, Any] = {}
 
 
 def in_the_end(start: Callable[[], Started]) -> Started:
@@ -23,23 +37,26 @@ def in_the_end(start: Callable[[], Started]) -> Started:
     raise AssertionError
 
 
-def start_ray(num_cpus: int, **options: Any) -> None:
-    """Never joins a cluster that somebody else has on this machine."""
+def start_ray(num_cpus: int, **options: Any) -> bool:
+    """A local Ray with these options, until another one is started or the session ends. Whether it is a new one.
+
+    Goes on with the one of the module before where its options were the same. Never joins a cluster that somebody else
+    has on this machine.
+    """
+    wanted = {"num_cpus": num_cpus, **options}
+    if ray.is_initialized():
+        if _running == wanted:
+            return False
+        ray.shutdown()
 
     def start() -> None:
         try:
-            ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, **options)
+            ray.init("local", include_dashboard=False, log_to_driver=False, **wanted)
         except Exception:
             ray.shutdown()
             raise
 
     in_the_end(start)
-
-
-@contextmanager
-def ray_session(module: str, *, num_cpus: int = 2) -> Iterator[None]:
-    """A local Ray; classes of `module` travel to its workers by value, since those cannot import a test."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[module])
-    start_ray(num_cpus)
-    yield
-    ray.shutdown()
+    _running.clear()
+    _running.update(wanted)
+    return True

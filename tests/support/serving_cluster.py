@@ -1,17 +1,18 @@
-"""Ray and Serve for one test module: a small cluster of its own on free ports, gone afterwards."""
+"""Serve on a small Ray cluster of this process, on free ports: one for all modules that serve something."""
 
 import contextlib
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import ray
+import pytest
 from local_cluster import free_base
-from ray_session import start_ray
+from ray_session import OF_RAY, start_ray
 
 from benchmarks.serving_parts.processes import replica_pids  # noqa: F401  (for the tests)
 from bigbird import (
@@ -32,6 +33,7 @@ with warnings.catch_warnings():
 from serving.http.edge.proxy import PROXY_CALLBACK
 from serving.settings import ServeArguments
 
+SERVED = [pytest.mark.ray, pytest.mark.xdist_group("served"), OF_RAY]
 APP = "bigbird"
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
 NLI_LABELS = {0: "entailment", 1: "neutral", 2: "contradiction"}
@@ -40,29 +42,49 @@ START_TIMEOUT_S = 150.0
 REQUEST_TIMEOUT_S = 90.0
 
 
-@contextlib.contextmanager
-def serve_instance(tracing_config: dict[str, Any] | None = None, grpc_port: int | None = None) -> Iterator[str]:
-    """A Ray cluster with Serve on it and no application; yields the address of its HTTP proxy."""
+@dataclass(frozen=True)
+class Instance:
+    """A running Serve: the address of its HTTP proxy, and the port of its gRPC proxy."""
+
+    url: str
+    grpc_port: int
+
+
+_running: list[Instance] = []
+
+
+def serve_instance() -> Instance:
+    """Serve without an application: that of the module before, where its Ray still runs."""
     # A proxy of the machine must not be asked for 127.0.0.1.
     os.environ.setdefault("NO_PROXY", "127.0.0.1,localhost")
-    start_ray(
+    is_new = start_ray(
         num_cpus=8,  # replicas reserve fractions; the machine has fewer cores, and the models are tiny
         object_store_memory=100 * 2**20,
         logging_level="ERROR",
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
     )
-    port = free_base("127.0.0.1")
-    try:
+    if is_new:
+        port = free_base("127.0.0.1")
         serve.start(
             http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
-            grpc_options=grpc_options(grpc_port),
+            grpc_options=grpc_options(port + 1),
             controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
-            tracing_config=tracing_config,
+            # Only what a client's own trace asks for is recorded, into files beside the logs.
+            tracing_config={"enabled": True, "sampling_ratio": 0.0},
         )
-        yield f"http://127.0.0.1:{port}"
+        _running[:] = [Instance(f"http://127.0.0.1:{port}", port + 1)]
+    return _running[0]
+
+
+@contextlib.contextmanager
+def served(arguments: dict[str, Any]) -> Iterator[Instance]:
+    """The application with these arguments, ready; gone afterwards."""
+    instance = serve_instance()
+    try:
+        deploy(instance.url, arguments)
+        yield instance
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        serve.delete(APP)
 
 
 def deploy(url: str, arguments: dict[str, Any]) -> None:

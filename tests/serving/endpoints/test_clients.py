@@ -6,17 +6,11 @@ import subprocess
 import numpy as np
 import pytest
 from endpoint_inputs import INPUTS, LONG, TEXT
+from serving_cluster import SERVED
 
 from bigbird import BigBirdTokenizer
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+pytestmark = SERVED
 
 
 @pytest.fixture

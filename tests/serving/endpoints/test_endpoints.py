@@ -12,18 +12,11 @@ import pytest
 import ray
 from endpoint_inputs import INPUTS, LONG, PARAMETERS, TEXT, close, post
 from error_bodies import error_in
-from serving_cluster import replica_pids, status, wait_until
+from serving_cluster import SERVED, replica_pids, status, wait_until
 
 from bigbird.predictors import OPTIONS
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+pytestmark = SERVED
 
 
 @pytest.mark.parametrize("task", INPUTS)

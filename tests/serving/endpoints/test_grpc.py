@@ -4,25 +4,19 @@ import grpc
 import pytest
 from endpoint_inputs import INPUTS, TEXT, close, post
 from google.protobuf.json_format import MessageToDict, ParseDict
+from serving_cluster import SERVED
 
 from serving.rpc import bigbird_pb2 as messages
 from serving.rpc.bigbird_pb2_grpc import BigBirdStub
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+pytestmark = SERVED
 
 TASK = "question-answering"
 
 
 @pytest.fixture
-def stub(url, grpc_port):
-    with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+def stub(instance):
+    with grpc.insecure_channel(f"127.0.0.1:{instance.grpc_port}") as channel:
         yield BigBirdStub(channel)
 
 

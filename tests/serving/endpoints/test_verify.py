@@ -3,19 +3,13 @@
 import pytest
 from endpoint_inputs import INPUTS
 from proved_outputs import finished_output
+from serving_cluster import SERVED
 
 from bigbird import BigBirdForSequenceClassification
 from bigbird.predictors import OPTIONS
 from pipelines import score
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray's own: sockets and subprocesses it leaves to the interpreter's end, and its own deprecations.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+pytestmark = SERVED
 
 OF_TASK = {
     "token-classification": {"aggregation_strategy": "none"},

@@ -10,9 +10,9 @@ OLD      := $(OLD_VENV)/.installed
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 PINNED_INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt
-# Some of Ray's processes write no byte code and would compile at every start.
-COMPILE = $(PY) -m compileall -qq -j 0 "$$($(PY) -c 'import os, ray; ours = ray.__path__[0]; \
-  print(os.path.dirname(ours) if os.environ.get("PYTHONDONTWRITEBYTECODE") else ours)')" || true
+# What one process compiles, the next hundred need not: Ray starts many, and some of its own write no byte code.
+export PYTHONDONTWRITEBYTECODE :=
+COMPILE = $(PY) -m compileall -qq -j 0 "$$($(PY) -c 'import ray; print(*ray.__path__)')" || true
 # Where Python comes without ensurepip, its pip installs one from outside.
 new_environment = $(PYTHON) -m venv $(1) >/dev/null 2>&1 || { \
   $(PYTHON) -m venv --clear --without-pip $(1) && $(PYTHON) -m pip --python $(1)/bin/python install --quiet pip; }
@@ -28,9 +28,8 @@ serve: $(RUN) ## serve every head on the shipped checkpoints, at http://127.0.0.
 	@$(PY) -m serving.app
 submit: $(RUN) ## start a local cluster, submit a scoring job to it over HTTP, follow it, stop the cluster
 	@$(PY) -m examples.submit
-test: $(DEV) ## run the tests: files beside each other, then those that start Ray, one at a time
-	@$(PY) -m pytest -m 'not ray and not chaos and not gpu' --numprocesses=auto --maxprocesses=4 --dist=loadfile
-	@$(PY) -m pytest -m 'ray and not chaos and not gpu'
+test: $(DEV) ## run the tests, as many files at once as there are cores, up to four
+	@$(PY) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 lint: $(DEV) ## ruff
 	@$(PY) -m ruff check .
 types: $(DEV) ## mypy, strict on bigbird

@@ -14,11 +14,11 @@ OF_RAY = pytest.mark.filterwarnings(
     "ignore::ResourceWarning",
     "ignore::pytest.PytestUnraisableExceptionWarning",
 )
-# A test that needs two CPUs of a local Ray: tests/pipelines/conftest.py starts it.
+# A test that needs two CPUs of a local Ray: tests/pipelines/conftest.py has it ready.
 ON_TWO_CPUS = [
     pytest.mark.ray,
     pytest.mark.xdist_group("two CPUs"),
-    pytest.mark.usefixtures("two_cpus"),
+    pytest.mark.usefixtures("free_cpus"),
     OF_RAY,
 ]
 

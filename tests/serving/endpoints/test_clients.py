@@ -99,6 +99,18 @@ def test_openai_s_client_sees_its_own_exceptions(openai_client):
         openai.BadRequestError, match="maximum context length is 512 tokens, however you requested 5002"
     ):
         openai_client.completions.create(model="text-generation", prompt="a", max_tokens=5000)
+    for changes, param, code in (
+        ({"max_tokens": 5000}, "max_tokens", "context_length_exceeded"),
+        ({"temperature": 3}, "temperature", "decimal_above_max_value"),
+        ({"n": 0}, "n", "integer_below_min_value"),
+        ({"prompt": 5}, "prompt", "invalid_type"),
+        ({"presence_penalty": 1}, "presence_penalty", "unsupported_parameter"),
+        ({"extra_body": {"tools": []}}, "tools", "unknown_parameter"),
+        ({"model": "gpt"}, "model", "model_not_found"),
+    ):
+        with pytest.raises(openai.APIStatusError) as caught:
+            openai_client.completions.create(**{"model": "text-generation", "prompt": "a", **changes})
+        assert (caught.value.param, caught.value.code) == (param, code)
 
 
 def test_curl_gets_json(url):

@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -84,8 +85,8 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
 
     began = time.monotonic()
     plan = plan_job(job, load, inspect, say)
-    start = computed_with(job, plan)
-    with Lease(plan.output, plan.schema, say) as lease:
+    with ThreadPoolExecutor(1) as beside, Lease(plan.output, plan.schema, say) as lease:
+        start = beside.submit(computed_with, job, plan)  # reads every file of the models
         ledger = open_ledger(job, plan)
         before, units = ledger.num_done, ledger.units_left(plan.listing, limit=job.limit)
         rows = sum(unit.rows for unit in units)
@@ -97,7 +98,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
         summaries = _score(job, plan, ledger, units, lease, out) if units else {}
         ledger.finish(plan.listing, job.limit)
         digests = {name: summary["sha256"] for name, summary in summaries.items() if "sha256" in summary}
-        write_receipt(job, plan, ledger, start, digests)
+        write_receipt(job, plan, ledger, start.result(), digests)
         first = min((summary["started"] for summary in summaries.values()), default=None)
         starting_s = None if first is None else first - (time.time() - (time.monotonic() - began))
         # Also where nothing was left: an earlier start may have been killed before it could write one.

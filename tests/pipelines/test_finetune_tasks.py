@@ -259,17 +259,17 @@ def test_two_workers_of_which_one_is_killed_end_where_one_ends(
 def test_a_run_in_an_object_store_stops_when_its_figure_does_not_rise_and_keeps_the_best(
     three_cpus: None, s3: Callable[[str], str], tiny_checkpoint: Any, tmp_path: Path
 ) -> None:
-    rows, store = tagged(40), locate(s3(""))
+    rows, store = tagged(40), locate(s3("tuning"))
     for path in tiny_checkpoint(BigBirdForMaskedLM, **NO_DROPOUT).iterdir():
         write_whole(store.child(f"model/{path.name}"), path.read_bytes())
     for part, held in (("train", rows[:32]), ("eval", rows[32:])):
         pq.write_table(pa.Table.from_pylist(held), store.child(f"{part}.parquet").path, filesystem=store.filesystem)
     job = Job(
         task="token-classification",
-        model=s3("model"),
-        train=s3("train.parquet"),
-        held_out=s3("eval.parquet"),
-        output=s3("out"),
+        model=s3("tuning/model"),
+        train=s3("tuning/train.parquet"),
+        held_out=s3("tuning/eval.parquet"),
+        output=s3("tuning/out"),
         options=TrainingOptions(epochs=30, learning_rate=5e-3, tokens_per_step=300, warmup=0.1),
         num_workers=2,
         evaluate_every=50,

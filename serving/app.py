@@ -23,6 +23,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from serving import preflight
+from serving.batches.arguments import BatchArguments
 from serving.http.deployment import Gateway
 from serving.http.edge.proxy import PROXY_CALLBACK
 from serving.names import GATEWAY
@@ -88,7 +89,7 @@ def build(args: ServeArguments) -> serve.Application:
         max_surge_percent=_MAX_SURGE_PERCENT,
         graceful_shutdown_timeout_s=gateway.request_timeout_s,
         logging_config=logging_config,
-    )(Gateway).bind(handles, heads, pooled, args.routes, frozenset(args.defaults), gateway)
+    )(Gateway).bind(handles, heads, pooled, args.routes, frozenset(args.defaults), gateway, args.batches)
     read = args.model_copy(update={"heads": heads}).model_dump(mode="json", exclude={"gateway": _SCALING})
     return with_version(application, digest(code, [read, pooled]))
 
@@ -166,6 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--open-without-keys", action="store_true", help="listen beyond this machine without asking for a key"
     )
+    parser.add_argument(
+        "--batches", default=None, metavar="DIR",
+        help="serve /v1/files and /v1/batches, with their files here: a directory or URI that every node sees",
+    )  # fmt: skip
     options = parser.parse_args(argv)
     try:
         arguments = _arguments(options)
@@ -222,7 +227,8 @@ def _arguments(options: argparse.Namespace) -> ServeArguments:
         name: HeadArguments.model_validate({**head.model_dump(), **changes})
         for name, head in given.resolved_heads().items()
     }
-    return ServeArguments(heads=heads, gateway=_gateway(options))
+    batches = None if options.batches is None else BatchArguments(storage=options.batches)
+    return ServeArguments(heads=heads, gateway=_gateway(options), batches=batches)
 
 
 def _gateway(options: argparse.Namespace) -> GatewayArguments:
@@ -240,7 +246,9 @@ def _one_line(error: ValueError) -> str:
 
 def _affordable(arguments: ServeArguments, num_cpus: float) -> ServeArguments:
     """With the machine's CPUs shared out where there are fewer than replicas want: one that waits never starts."""
-    share = (num_cpus - arguments.gateway.num_cpus) / len(arguments.heads)
+    # An actor of a batch takes as much as a replica of its head.
+    num_shares = len(arguments.heads) + (arguments.batches is not None)
+    share = (num_cpus - arguments.gateway.num_cpus) / num_shares
     heads = {
         name: head.model_copy(update={"num_cpus": min(head.num_cpus, max(0.01, share))})
         for name, head in arguments.heads.items()

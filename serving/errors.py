@@ -33,6 +33,7 @@ ERROR_TABLE: dict[str, ErrorKind] = {
     "unknown_head": ErrorKind(
         status=404, meaning="This server has no such head; the message lists its heads.", openai_code="model_not_found"
     ),
+    "unknown_object": ErrorKind(status=404, meaning="No such file or batch."),
     "method_not_allowed": ErrorKind(
         status=405, meaning="The path exists, the method does not.", openai_code="method_not_supported"
     ),

@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 
+from serving.batches.storage import Storage
 from serving.http.edge.auth import ApiKeys, check_is_closed
 from serving.rpc.service import EVERYWHERE
 from serving.settings import GENERATION, GatewayArguments, HeadArguments, ServeArguments
@@ -20,6 +21,8 @@ def check(arguments: ServeArguments, host: str, port: int, grpc_port: int | None
             raise ValueError(f"port and grpc_port are both {port}; each needs one of its own")
         _check_keys(arguments.gateway, EVERYWHERE)
         _check_address(EVERYWHERE, grpc_port)
+    if arguments.batches is not None:
+        _check_storage(arguments.batches.storage)
     if os.environ.get("RAY_ADDRESS"):
         return  # what a cluster has, it has elsewhere
     _check_devices(arguments.heads)
@@ -30,6 +33,15 @@ def check(arguments: ServeArguments, host: str, port: int, grpc_port: int | None
 def _check_keys(gateway: GatewayArguments, host: str) -> None:
     ApiKeys.load(file=gateway.api_keys_file, environment_variable=gateway.api_keys_variable)
     check_is_closed(gateway, host)
+
+
+def _check_storage(root: str) -> None:
+    try:
+        storage = Storage(root)
+        storage.write("probe.json", {})
+        storage.delete("probe.json")
+    except (OSError, ValueError) as error:  # pyarrow's own errors are either
+        raise ValueError(f"batches: {root} cannot be written: {' '.join(str(error).split())}") from None
 
 
 def _check_address(host: str, port: int) -> None:

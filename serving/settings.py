@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from serving.batches.arguments import BatchArguments
 from serving.names import absolute, check_name, read_heads
 
 SCORING_TASKS = (
@@ -170,6 +171,7 @@ class ServeArguments(Arguments):
     pools: dict[str, PoolArguments] = Field(default_factory=dict)
     checkpoints: str = "checkpoints"
     gateway: GatewayArguments = Field(default_factory=GatewayArguments)
+    batches: BatchArguments | None = Field(default=None, description="Serves /v1/files and /v1/batches.")
     log_encoding: Literal["JSON", "TEXT"] = "JSON"
 
     @field_validator("heads", mode="before")
@@ -180,7 +182,7 @@ class ServeArguments(Arguments):
             value = read_heads(value)
         return {name: _with_task(name, head) for name, head in value.items()} if isinstance(value, dict) else value
 
-    @field_validator("head_defaults", "routes", "pools", "gateway", mode="before")
+    @field_validator("head_defaults", "routes", "pools", "gateway", "batches", mode="before")
     @classmethod
     def _read_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
@@ -250,10 +252,7 @@ class ServeArguments(Arguments):
         return task
 
     def resolved_heads(self) -> dict[str, HeadArguments]:
-        """The heads to serve, local checkpoints as absolute paths, because replicas run in other directories.
-
-        Raises ValueError when there is nothing to serve.
-        """
+        """The heads to serve, checkpoints as absolute paths: replicas run elsewhere. Raises ValueError without any."""
         heads = self.heads or shipped_heads(Path(self.checkpoints))
         if not heads:
             raise ValueError(f"no heads given, and {self.checkpoints}/ has no directory named after a task")

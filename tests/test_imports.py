@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("bigbird", "pipelines", "serving")
+PACKAGES = ("bigbird", "pipelines", "serving", "batch_job")
 APPLICATION_LIBRARIES = {"ray", "pyarrow", "fastapi", "starlette", "uvicorn", "pydantic", "pandas"}
 # Asked for by some and never needed to import: a hub id, an old vocabulary file, the oracle of the tests.
 OPTIONAL_LIBRARIES = {"transformers", "huggingface_hub", "sentencepiece"}
@@ -37,7 +37,7 @@ def hook(event, args):
     elif event in ("subprocess.Popen", "os.system", "os.posix_spawn", "os.fork"):
         seen["processes"].append(str(args))
 import numpy, torch
-if any(name.startswith(("pipelines", "serving")) for name in sys.argv[1:]):
+if any(name.startswith(("pipelines", "serving", "batch_job")) for name in sys.argv[1:]):
     import fastapi, pyarrow, ray, ray.data, ray.serve  # what others do at import is theirs
 before = set(sys.modules)
 threads = threading.active_count()
@@ -74,13 +74,13 @@ def top_level(modules: list[str]) -> set[str]:
 def test_the_library_imports_neither_cluster_nor_arrow_nor_http_nor_the_applications():
     library = loaded_by(modules_of("bigbird"))
     loaded = top_level(library["modules"])
-    assert not loaded & (APPLICATION_LIBRARIES | OPTIONAL_LIBRARIES | {"pipelines", "serving"})
+    assert not loaded & (APPLICATION_LIBRARIES | OPTIONAL_LIBRARIES | {"pipelines", "serving", "batch_job"})
 
 
 @pytest.mark.parametrize(("application", "other"), [("pipelines", "serving"), ("serving", "pipelines")])
 def test_the_applications_never_import_each_other(application, other):
     loaded = top_level(loaded_by(modules_of(application))["modules"])
-    assert other not in loaded
+    assert not loaded & {other, "batch_job"}
     assert not loaded & OPTIONAL_LIBRARIES
 
 
@@ -190,9 +190,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("score", "finetune", "corpus"),
     ),
     "serving": (
-        ("errors", "names", "otlp", "texts", "versions"),
+        ("errors", "names", "otlp", "texts", "versions", "batches.arguments"),
         ("settings",),
-        ("replicas",),
+        ("replicas", "batches"),
         ("http.answers", "http.limits", "http.metrics", "http.error_response", "http.routing"),
         ("http.error_handlers", "http.edge", "http.probes"),
         ("http.apis", "rpc"),
@@ -200,6 +200,13 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("http.deployment",),
         ("preflight", "stopping"),
         ("app",),
+    ),
+    "batch_job": (
+        ("lines", "watch"),
+        ("endpoint",),
+        ("groups",),
+        ("run",),
+        ("__main__",),
     ),
 }
 

@@ -229,6 +229,14 @@ def record_columns(records: Sequence[Mapping[str, Any]], task: str, results: Seq
     return arrays
 
 
+def record_of(row: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The record of which `record_columns` made the columns of a row; other columns stay in it."""
+    if row["error"] is not None:
+        return {"error": row["error"]}
+    fields = {column: field for field, column in _COLUMN_OF_FIELD.get(task, {}).items()}
+    return {fields.get(name, name): value for name, value in row.items() if name != "error"}
+
+
 def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 

@@ -15,6 +15,10 @@ from ray.serve._private.common import StreamingHTTPRequest
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
+from serving.batches.arguments import BatchArguments
+from serving.batches.jobs import BatchJobs
+from serving.batches.storage import Storage
+from serving.http.apis.batches_api import BatchService
 from serving.http.edge.auth import ApiKeys, check_is_closed
 from serving.http.edge.request_bodies import BODY_IN_SCOPE
 from serving.http.gateway import create_app
@@ -39,6 +43,7 @@ class Gateway:
         route_arguments: dict[str, RouteArguments],
         defaults: frozenset[str],
         arguments: GatewayArguments,
+        batches: BatchArguments | None,
     ) -> None:
         # Where Serve's proxies listen; nothing public says it.
         client = _get_global_client()
@@ -75,6 +80,7 @@ class Gateway:
             metrics=metrics,
             routes=routes_to(heads, route_arguments, metrics.compared),
             defaults=defaults,
+            batches=_batch_service(batches, head_arguments, route_arguments, defaults, arguments),
         )
         self._service = Service(self._app)
         _ask_no_proxy_for_bodies_in_scope()
@@ -110,6 +116,29 @@ def _ask_no_proxy_for_bodies_in_scope() -> None:
         return nothing_more if BODY_IN_SCOPE in request.asgi_scope else by_call.fget(request)
 
     StreamingHTTPRequest.receive_asgi_messages = property(receive)  # type: ignore[assignment, method-assign]
+
+
+def _batch_service(
+    batches: BatchArguments | None,
+    heads: dict[str, HeadArguments],
+    routes: dict[str, RouteArguments],
+    defaults: frozenset[str],
+    arguments: GatewayArguments,
+) -> BatchService | None:
+    """What /v1/batches needs, and a thread that looks after its jobs; None where there are no batches."""
+    if batches is None:
+        return None
+    storage = Storage(batches.storage)
+    jobs = BatchJobs(storage, batches.max_jobs)
+    threading.Thread(target=jobs.watch, name="batches", daemon=True).start()
+    limits = {"max_body_bytes", "max_inputs_per_request", "max_characters_per_request"}
+    served = {
+        "heads": {name: head.model_dump(mode="json") for name, head in heads.items()},
+        "routes": {name: route.model_dump(mode="json") for name, route in routes.items()},
+        "defaults": sorted(defaults),
+        "gateway": arguments.model_dump(mode="json", include=limits),
+    }
+    return BatchService(storage=storage, arguments=batches, served=served, on_created=jobs.wake)
 
 
 def _versions() -> dict[str, str]:

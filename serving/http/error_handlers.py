@@ -78,6 +78,8 @@ def install(app: FastAPI, models: Models) -> None:
 
 def _not_served(path: str, models: Models) -> str:
     served = [name for name, task in OPENAI_PATHS.items() if models.serves(task)]
+    if path.startswith(("/v1/files", "/v1/batches")):
+        return f"{path[:100]}: not served here, for want of the setting batches: {{storage: DIR}} (--batches DIR)"
     return f"{path[:100]}: not served here; of OpenAI's paths there are {', '.join([*served, '/v1/models'])}"
 
 

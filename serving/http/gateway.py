@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from serving.errors import ServingError
 from serving.http import error_handlers
 from serving.http.answers import HeadInfo, Info
-from serving.http.apis import generation_api, openai_api, relevance_api, tasks_api, tei_api
+from serving.http.apis import batches_api, generation_api, openai_api, relevance_api, tasks_api, tei_api
 from serving.http.apis.json_bodies import OneLargeBodyAtATime
 from serving.http.apis.wire import MAX_INPUTS
 from serving.http.edge.auth import ApiKeys
@@ -56,6 +56,7 @@ def create_app(
     metrics: RequestMetrics,
     routes: Sequence[Route] = (),
     defaults: frozenset[str] = frozenset(),
+    batches: batches_api.BatchService | None = None,
 ) -> FastAPI:
     """The application that serves `heads`, each under its name.
 
@@ -83,6 +84,8 @@ def create_app(
     tasks_api.add_routes(v1, models, arguments)
     generation_api.add_routes(v1, models, arguments)
     openai_api.add_routes(v1, models, arguments)
+    if batches is not None:
+        batches_api.add_routes(v1, models, batches, with_keys=keys.required)
     app.include_router(v1)
     root = APIRouter(dependencies=key_in_docs, route_class=OneLargeBodyAtATime)
     relevance_api.add_routes(root, models, arguments)

@@ -141,14 +141,14 @@ class ScoringReplica(TokenLists):
         place = spans.place_of_request()
         predictor, inputs = self._predictor, request["inputs"]
         try:
-            options = _with_changes(predictor.options, request["options"])
+            options = with_changes(predictor.options, request["options"])
         except InputError as error:
             raise ServingError("invalid_input", f"parameters: {error}", param="parameters") from None
         prepared: list[Any] = []
         sizes: list[int] = []
         # Piece by piece: between two of them a client that has left, or a limit that is passed, ends the work.
         for piece in pieces(inputs):
-            piece = [self._text_of(example, index) for index, example in enumerate(piece, len(prepared))]
+            piece = [text_of(predictor, example, index) for index, example in enumerate(piece, len(prepared))]
             await self._check_lengths(piece, len(prepared), options)
             prepared += await self._text.run(piece, predictor.preprocess, piece, options)
             sizes += self._checked_sizes(prepared[len(sizes) :], len(sizes), sum(sizes))
@@ -170,20 +170,6 @@ class ScoringReplica(TokenLists):
         }
         spans.record(place, "decode", timings_s["decode"])
         return {"records": records, "timings_s": timings_s}
-
-    def _text_of(self, example: Any, index: int) -> Any:
-        """An input as the predictor takes it: token ids become the text that they spell."""
-        if not isinstance(example, list):
-            return example
-        limit = self._predictor.config.vocab_size
-        if (largest := max(example)) >= limit:
-            message = f"inputs.{index}: token id {largest}, the limit is {limit - 1}. Ids of another tokenizer? "
-            raise ServingError(
-                "invalid_input",
-                message + "LangChain sends texts with check_embedding_ctx_length=False",
-                param=f"inputs.{index}",
-            )
-        return self._predictor.tokenizer.decode(example, skip_special_tokens=True)
 
     async def _check_lengths(self, inputs: Sequence[Any], first: int, options: Any) -> None:
         """Refuses texts with more tokens than may be read, before a tokenizer that cannot be stopped gets them.
@@ -270,7 +256,22 @@ def _report(metrics: HeadMetrics, report: BatchReport) -> None:
         spans.record(place, "batch", report.model_s, num_tokens=report.num_tokens, num_pieces=report.num_pieces)
 
 
-def _with_changes(options: Any, changes: dict[str, Any]) -> Any:
+def text_of(predictor: Any, example: Any, index: int) -> Any:
+    """An input as the predictor takes it: token ids become the text that they spell."""
+    if not isinstance(example, list):
+        return example
+    limit = predictor.config.vocab_size
+    if (largest := max(example)) >= limit:
+        message = f"inputs.{index}: token id {largest}, the limit is {limit - 1}. Ids of another tokenizer? "
+        raise ServingError(
+            "invalid_input",
+            message + "LangChain sends texts with check_embedding_ctx_length=False",
+            param=f"inputs.{index}",
+        )
+    return predictor.tokenizer.decode(example, skip_special_tokens=True)
+
+
+def with_changes(options: Any, changes: dict[str, Any]) -> Any:
     """The predictor's own options with what the request asks for."""
     import dataclasses
 

@@ -279,3 +279,19 @@ def test_an_unknown_kind_of_error_cannot_be_raised():
 def test_errors_cross_a_process_border_unchanged():
     error = ServingError("overloaded", "full", param="inputs", retry_after_s=3.5, busy_s=0.125)
     assert vars(ServingError.from_wire(error.to_wire())) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent"),
+    [
+        ("GET", "/v1/files", {}),
+        ("POST", "/v1/files", {"files": {"file": b"{}"}}),
+        ("GET", "/v1/files/file-1/content", {}),
+        ("POST", "/v1/batches", {"json": {}}),
+        ("POST", "/v1/batches/batch_1/cancel", {}),
+    ],
+)
+def test_files_and_batches_without_their_setting_are_refused_with_its_name(server, method, path, sent):
+    answer = server.ask(method, path, **sent)
+    assert answer.status_code == 404
+    assert "batches: {storage: DIR}" in answer.json()["error"]["message"]

@@ -31,6 +31,7 @@ START_TRIES = 4
 # lost, for all nodes share the cores of this machine. Workers start when something needs them, and not before.
 SHARED_MACHINE = {
     "RAY_worker_niceness": "0",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "60000",
     "RAY_prestart_worker_first_driver": "0",

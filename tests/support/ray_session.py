@@ -51,7 +51,7 @@ def start_ray(num_cpus: int, **options: Any) -> bool:
 
     def start() -> None:
         try:
-            ray.init("local", include_dashboard=False, log_to_driver=False, **wanted)
+            ray.init("local", log_to_driver=False, **{"include_dashboard": False, **wanted})
         except Exception:
             ray.shutdown()
             raise

@@ -53,7 +53,7 @@ class Instance:
 _running: list[Instance] = []
 
 
-def serve_instance() -> Instance:
+def serve_instance(*, include_dashboard: bool = False) -> Instance:
     """Serve without an application: that of the module before, where its Ray still runs."""
     # A proxy of the machine must not be asked for 127.0.0.1.
     os.environ.setdefault("NO_PROXY", "127.0.0.1,localhost")
@@ -61,6 +61,7 @@ def serve_instance() -> Instance:
         num_cpus=8,  # replicas reserve fractions; the machine has fewer cores, and the models are tiny
         object_store_memory=100 * 2**20,
         logging_level="ERROR",
+        include_dashboard=include_dashboard,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
     )
     if is_new:
@@ -77,9 +78,9 @@ def serve_instance() -> Instance:
 
 
 @contextlib.contextmanager
-def served(arguments: dict[str, Any]) -> Iterator[Instance]:
-    """The application with these arguments, ready; gone afterwards."""
-    instance = serve_instance()
+def served(arguments: dict[str, Any], *, include_dashboard: bool = False) -> Iterator[Instance]:
+    """The application with these arguments, ready; gone afterwards. include_dashboard: where jobs are submitted."""
+    instance = serve_instance(include_dashboard=include_dashboard)
     try:
         deploy(instance.url, arguments)
         yield instance

@@ -31,6 +31,7 @@ from serving.http.edge.connections import bound_connections
 from serving.http.edge.proxy_answer import ProxyAnswer, RepeatedRefusals
 from serving.http.edge.request_bodies import BODY_IN_SCOPE, MAX_BYTES_IN_SCOPE, ClientLeft, HeldBody, RequestBodies
 from serving.http.edge.requests import RequestReport, request_id
+from serving.http.edge.transfers import is_transfer, transfer
 from serving.http.limits import TIMEOUT_HEADER
 from serving.http.routing.models import OTHER, task_at
 from serving.settings import ALL_HEADS
@@ -73,8 +74,8 @@ def middlewares() -> list[Middleware]:
 class Proxy:
     """Wraps Serve's proxy. `report` counts what is answered here; the gateway's `Edge` counts the rest.
 
-    Every request of this application may be sent twice: none changes anything on the server, and an answer that has
-    begun is never repeated.
+    Every request of this application but a file's content may be sent twice: what it changes on the server is changed
+    once, and an answer that has begun is never repeated.
     """
 
     def __init__(self, app: ASGIApp, *, report: RequestReport, bodies: RequestBodies | None = None) -> None:
@@ -101,6 +102,10 @@ class Proxy:
         )
         with self._bodies.held() as body:
             try:
+                if is_transfer(scope["method"], scope["path"]):
+                    if await transfer(self._app, scope, receive, answer.take):
+                        await answer.end()
+                    return
                 if scope["method"] in ("POST", "PUT", "PATCH"):
                     await self._bodies.read(body, headers, receive)
                 place = (scope["path"], headers.get("origin", ""))

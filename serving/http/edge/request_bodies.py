@@ -16,8 +16,8 @@ from serving.errors import ServingError
 from serving.settings import MAX_BODY_BYTES
 
 # A body has so much time, and more as it arrives.
-_BODY_S = 20.0
-_MIN_BYTES_A_SECOND = 64 * 1024
+BODY_S = 20.0
+MIN_BYTES_A_SECOND = 64 * 1024
 
 # Of all requests of a proxy together, from the first byte until they are answered.
 _MAX_BYTES = 256 * 2**20
@@ -31,6 +31,10 @@ LOOKS_IN_SCOPE = "x-bigbird-body-in-scope"
 MAX_BYTES_IN_SCOPE = 64 * 1024
 
 
+# A file that is sent here is not read whole first, and need not be JSON.
+UPLOAD_PATH = "/v1/files"
+
+
 class ClientLeft(Exception):
     """The client closed its connection before its request was whole."""
 
@@ -39,7 +43,7 @@ class RequestBodies:
     """The bodies of all requests of a proxy."""
 
     def __init__(
-        self, *, body_s: float = _BODY_S, max_bytes: int = _MAX_BYTES, max_incomplete: int = _MAX_INCOMPLETE
+        self, *, body_s: float = BODY_S, max_bytes: int = _MAX_BYTES, max_incomplete: int = _MAX_INCOMPLETE
     ) -> None:
         self._body_s = body_s
         self._max_bytes = max_bytes
@@ -77,7 +81,7 @@ class RequestBodies:
                         raise ClientLeft
                     self._take(body, message.get("body", b""))
                     body.whole = not message.get("more_body", False)
-                    limit.reschedule(started + self._body_s + len(body.content) / _MIN_BYTES_A_SECOND)
+                    limit.reschedule(started + self._body_s + len(body.content) / MIN_BYTES_A_SECOND)
         except TimeoutError:
             raise ServingError("request_timeout", "the body did not arrive in time") from None
         finally:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ServingError
 from serving.http.edge.auth import ApiKeys, KeyUse
-from serving.http.edge.request_bodies import BODY_IN_SCOPE, LOOKS_IN_SCOPE
+from serving.http.edge.request_bodies import BODY_IN_SCOPE, LOOKS_IN_SCOPE, UPLOAD_PATH
 from serving.http.error_response import error_response
 
 logger = logging.getLogger("ray.serve.bigbird")
@@ -100,8 +100,9 @@ class Edge:
         self._metrics.in_flight(self._num_open)
         try:
             use = await self._checked_key(scope, headers)
-            body = await self._checked_body(scope, headers, receive)
-            await self._app(scope, replayed(body, receive), observed_send)
+            if scope["method"] != "POST" or scope["path"] != UPLOAD_PATH:
+                receive = replayed(await self._checked_body(scope, headers, receive), receive)
+            await self._app(scope, receive, observed_send)
         except ServingError as error:
             state["error_kind"] = error.kind
             await error_response(error, scope["path"])(scope, receive, observed_send)

@@ -29,10 +29,15 @@ def model_in_path(request: Request) -> str | None:
     return name
 
 
+def plain_path(path: str) -> tuple[str, str | None]:
+    """`/v1/TASK` and NAME of a path `/v1/models/NAME/TASK`; any other path as it is, and None."""
+    found = _MODEL_PATH.fullmatch(path)
+    return (f"/v1/{found[2]}", found[1]) if found else (path, None)
+
+
 def task_at(path: str) -> str:
     """The task that a path asks for, of a request that may never get there."""
-    by_model = _MODEL_PATH.fullmatch(path)
-    name = by_model[2] if by_model else path.removeprefix("/v1/")
+    name = plain_path(path)[0].removeprefix("/v1/")
     return _ALIASES.get(name, name)
 
 
@@ -128,9 +133,8 @@ class ModelPaths:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = _MODEL_PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
-        if found:
-            path = f"/v1/{found[2]}"
+        path, model = plain_path(scope["path"]) if scope["type"] == "http" else ("", None)
+        if model is not None:
             scope = {**scope, "path": path, "raw_path": path.encode()}
-            scope.setdefault("state", {})["model"] = found[1]
+            scope.setdefault("state", {})["model"] = model
         await self._app(scope, receive, send)

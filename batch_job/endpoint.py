@@ -1,0 +1,110 @@
+"""An endpoint of the service without HTTP: the same code reads the body, checks it and shapes the answer.
+
+Its heads have no model. What they are asked goes to `Take`, which either keeps it for scoring or gives the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+
+from bigbird.errors import InputError
+from bigbird.predictors import LengthOptions, load_predictor
+from serving.errors import ServingError
+from serving.http.apis import openai_api, tasks_api
+from serving.http.error_handlers import from_validation
+from serving.http.error_response import error_response
+from serving.http.routing.models import Models, plain_path
+from serving.http.routing.routes import routes_to
+from serving.replicas.scoring import text_of, with_changes
+from serving.settings import EMBEDDING, GatewayArguments, HeadArguments, RouteArguments
+
+Take = Callable[["JobHead", list[Any], Any], list[dict[str, Any]]]
+"""A head, the examples of one request and the task's options -> their records."""
+
+
+class JobHead:
+    """Stands for a head whose model runs in the actors of the scoring job."""
+
+    def __init__(self, name: str, arguments: HeadArguments, take: Take) -> None:
+        self.name = name
+        self.task = arguments.task
+        self.arguments = arguments
+        self._take = take
+
+    @cached_property
+    def predictor(self) -> Any:
+        """Without weights."""
+        return load_predictor(self.task, self.arguments.checkpoint, weights=False)
+
+    async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """What a replica does before and after its model. Raises ServingError, and what `take` raises."""
+        assert method == "score", method
+        try:
+            options = with_changes(self.predictor.options, request["options"])
+        except InputError as error:
+            raise ServingError("invalid_input", f"parameters: {error}", param="parameters") from None
+        examples = [text_of(self.predictor, example, index) for index, example in enumerate(request["inputs"])]
+        try:
+            if isinstance(options, LengthOptions):
+                options.length_limit(self.predictor.config.max_position_embeddings)
+        except InputError as error:
+            raise ServingError("invalid_input", f"inputs.0: {error}", param="inputs.0") from None
+        records = self._take(self, examples, options)
+        failed = [(index, record["error"]) for index, record in enumerate(records) if "error" in record]
+        # As in a replica: what cannot be read is found before what cannot be computed.
+        for index, told in sorted(failed, key=lambda one: one[1]["type"] != "InputError"):
+            is_input = told["type"] == "InputError"
+            message, param = f"inputs.{index}: {told['message']}", f"inputs.{index}" if is_input else None
+            raise ServingError("invalid_input" if is_input else "internal", message, param=param)
+        return {"records": records, "timings_s": {}}
+
+    def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
+        raise NotImplementedError("nothing that a scoring job answers is streamed")
+
+    def outage(self) -> None:
+        return None
+
+    def asleep(self) -> bool:
+        return False
+
+
+class Endpoint:
+    """The endpoint at `path`, of a service with these models and limits: `served` is the batch's record of them."""
+
+    def __init__(self, served: Mapping[str, Any], path: str, take: Take) -> None:
+        given = {name: HeadArguments.model_validate(head) for name, head in served["heads"].items()}
+        heads = {name: JobHead(name, head, take) for name, head in given.items()}
+        routes = {name: RouteArguments.model_validate(route) for name, route in served["routes"].items()}
+        unwatched = {name: route.model_copy(update={"shadow": None}) for name, route in routes.items()}
+        found = routes_to(heads, unwatched, lambda *compared: None)
+        models = Models(heads, found, frozenset(served["defaults"]))
+        self._arguments = GatewayArguments.model_validate(served["gateway"])
+        router = APIRouter(prefix="/v1")
+        tasks_api.add_routes(router, models, self._arguments)
+        if models.serves(EMBEDDING):
+            openai_api.add_embeddings(router, models, self._arguments)
+        self.path, self._model = plain_path(path)
+        (self._route,) = (route for route in router.routes if isinstance(route, APIRoute) and route.path == self.path)
+        self._body = self._route.endpoint.__annotations__["body"]
+
+    @property
+    def max_bytes(self) -> int:
+        return self._arguments.max_body_bytes
+
+    async def answer(self, body: Any, request_id: str) -> tuple[int, bytes]:
+        """Status and body, as a client that sends `body` gets them."""
+        state = {"request_id": request_id, **({} if self._model is None else {"model": self._model})}
+        scope = {"type": "http", "method": "POST", "path": self.path, "headers": [], "state": state}
+        try:
+            response = await self._route.endpoint(body=self._body.model_validate(body), request=Request(scope))
+        except ValidationError as error:
+            response = error_response(from_validation(error.errors(), body), self.path)
+        except ServingError as error:
+            response = error_response(error, self.path)
+        return response.status_code, bytes(response.body)

@@ -19,7 +19,7 @@ _TEMPORARY = ".tmp"
 
 
 class Storage:
-    """Paths are relative to `root`, an absolute directory or a URI (`s3://bucket/prefix`), and have `/` between their parts."""
+    """Paths have `/` between their parts, relative to `root`: an absolute directory or a URI (`s3://bucket/prefix`)."""
 
     def __init__(self, root: str) -> None:
         self.root = root

@@ -169,7 +169,10 @@ def test_a_file_without_a_request_fails_the_batch_and_says_where(client):
     )
     failed = ended(client, few)
     assert failed.status == "failed"
-    assert [(error.code, error.line) for error in failed.errors.data] == [("invalid_json_line", 1), ("invalid_json_line", 2)]
+    assert [(error.code, error.line) for error in failed.errors.data] == [
+        ("invalid_json_line", 1),
+        ("invalid_json_line", 2),
+    ]
     assert ended(client, none).errors.data[0].code == "empty_file"
     assert ended(client, many).errors.data[0].code == "too_many_requests"
 

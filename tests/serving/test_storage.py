@@ -15,7 +15,9 @@ from serving.errors import ServingError
 @pytest.fixture(params=["directory", "s3"])
 def storage(request, tmp_path):
     with ExitStack() as stack:
-        yield Storage(str(tmp_path) if request.param == "directory" else stack.enter_context(s3_bucket())(tmp_path.name))
+        yield Storage(
+            str(tmp_path) if request.param == "directory" else stack.enter_context(s3_bucket())(tmp_path.name)
+        )
 
 
 def test_a_file_comes_back_as_it_was_sent_and_is_its_owners_alone(storage):
@@ -34,10 +36,15 @@ def test_a_file_comes_back_as_it_was_sent_and_is_its_owners_alone(storage):
     assert [one["id"] for one in files.list(None, newest_first=False)] == [made[0]["id"], made[2]["id"]]
 
 
-def test_what_fails_while_it_is_written_is_not_there(storage):
-    with pytest.raises(KeyError), storage.writing("a/content") as stream:
+def interrupted(storage):
+    with storage.writing("a/content") as stream:
         stream.write(b"half")
-        raise KeyError
+        raise ValueError("too late")
+
+
+def test_what_fails_while_it_is_written_is_not_there(storage):
+    with pytest.raises(ValueError, match="too late"):
+        interrupted(storage)
     assert storage.size("a/content") is None
     assert storage.read("a/none.json") is None
     assert storage.names("a") == storage.names("nowhere") == []

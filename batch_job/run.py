@@ -72,6 +72,7 @@ class BatchRun:
                 group.flush()
         if refusal := self._refusal(found):
             self._batch.to_state("failed", errors={"object": "list", "data": refusal})
+            self._batch.storage.delete_folder(self._work)
             return
         failed = found.num_lines - found.num_taken
         counts = {"total": found.num_lines, "completed": 0, "failed": failed}

@@ -54,8 +54,8 @@ class Watch:
             try:
                 reason = self.must_end()
                 self._on_look()
-            except OSError:
-                continue  # what is scored cannot be written either, and says why
+            except Exception:
+                continue  # of the storage; what is scored cannot be written either, and says why
             with self._lock:
                 if reason is not None and not self._left.is_set():
                     self.reason = reason

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -57,8 +57,8 @@ class Batch:
         return (self.read("state") or {}).get("status") in ENDED
 
     def to_state(self, status: str, **changes: Any) -> dict[str, Any]:
-        """Writes state.json with another status, since now, and other changes."""
-        state = {**(self.read("state") or {}), "status": status, f"{status}_at": int(time.time()), **changes}
+        """Writes state.json with a status, which begins now where it was not there before, and other changes."""
+        state = {f"{status}_at": int(time.time()), **(self.read("state") or {}), "status": status, **changes}
         self.write("state", state)
         return state
 
@@ -107,9 +107,10 @@ class Batches:
             raise ServingError("unknown_object", f"no batch {batch_id[:100]!r}", param="id")
         return batch
 
-    def list(self, after: str | None) -> Iterator[Batch]:
+    def list(self, after: str | None, leave_out: Collection[str] = ()) -> Iterator[Batch]:
         """The newest first."""
-        for batch_id in page(self._storage.names(self._folder), after, newest_first=True):
+        ids = [batch_id for batch_id in self._storage.names(self._folder) if batch_id not in leave_out]
+        for batch_id in page(ids, after, newest_first=True):
             batch = Batch(self._storage, self._owner, batch_id)
             if batch.read("request") is not None:  # else it is being written
                 yield batch

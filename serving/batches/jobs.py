@@ -54,7 +54,7 @@ class BatchJobs:
 
     def look(self) -> None:
         """Submits a job for each batch that needs one, the oldest first, as far as others have ended."""
-        open_ones = [batch for batch in self._batches() if batch.id not in self._ended]
+        open_ones = self._open_ones()
         if not open_ones:
             return
         client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
@@ -74,9 +74,13 @@ class BatchJobs:
         for batch in waiting[: max(0, self._max_jobs - num_running)]:
             self._submit(client, batch, len(jobs.get(batch.id, [])))
 
-    def _batches(self) -> list[Batch]:
-        owners = self._storage.names("")
-        return [batch for owner in owners for batch in Batches(self._storage, owner).list(None)]
+    def _open_ones(self) -> list[Batch]:
+        """Batches that are not known to have ended."""
+        return [
+            batch
+            for owner in self._storage.names("")
+            for batch in Batches(self._storage, owner).list(None, leave_out=self._ended)
+        ]
 
     def _given_up(self, batch: Batch) -> bool:
         failure = batch.read("failure")

@@ -89,4 +89,4 @@ class Storage:
             self._filesystem.delete_dir(self._at(folder))
 
     def _at(self, path: str) -> str:
-        return f"{self._base}/{path}"
+        return f"{self._base}/{path}".rstrip("/")

@@ -60,7 +60,7 @@ def test_what_is_installed_here_is_what_is_pinned():
 def test_the_packages_listed_are_the_packages_there():
     folders = {
         ".".join(file.parent.relative_to(ROOT).parts)
-        for package in ("bigbird", "pipelines", "serving")
+        for package in ("batch_job", "bigbird", "pipelines", "serving")
         for file in (ROOT / package).rglob("*.py")
     }
     assert set(find_packages(str(ROOT), **PROJECT["tool"]["setuptools"]["packages"]["find"])) == folders

@@ -1,10 +1,11 @@
 """/v1/files and /v1/batches: a real server, its cluster's jobs, and the unmodified client of OpenAI."""
 
+import base64
 import contextlib
 import json
 import os
 import signal
-import time
+import struct
 from pathlib import Path
 
 import httpx
@@ -63,8 +64,18 @@ def send(client, lines, endpoint, **more):
     return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", **more)
 
 
-def ended(client, batch):
+def parts_of(storage, batch):
+    """The part files of its jobs, and when they were written."""
+    found = {}
+    for part in storage.glob(f"*/batches/{batch.id}/work/*/scored/part-*"):
+        with contextlib.suppress(FileNotFoundError):
+            found[part] = part.stat().st_mtime_ns
+    return found
+
+
+def ended(client, batch, look=lambda: None):
     def at_its_end():
+        look()
         return client.batches.retrieve(batch.id).status in ENDED
 
     wait_until(at_its_end, PATIENCE_S)
@@ -107,14 +118,12 @@ def test_every_request_is_answered_once_and_as_the_endpoint_answers_it_though_th
     batch = send(client, lines, path, metadata={"of": "tests"})
     assert (batch.status, batch.metadata) == ("validating", {"of": "tests"})
 
-    wait_until(lambda: list(storage.glob(f"*/batches/{batch.id}/work/*/scored/part-*")), PATIENCE_S)
+    wait_until(lambda: parts_of(storage, batch), PATIENCE_S)
     kill_job(batch.id)
-    parts = {path: path.stat().st_mtime_ns for path in storage.glob(f"*/batches/{batch.id}/work/*/scored/part-*")}
     assert client.batches.retrieve(batch.id).status == "in_progress"
-    kept = next(iter(parts))
-    wait_until(lambda: not kept.exists() or kept.stat().st_mtime_ns == parts[kept])
-
-    batch = ended(client, batch)
+    kept, later = parts_of(storage, batch), {}
+    batch = ended(client, batch, lambda: later.update(parts_of(storage, batch)))
+    assert {path: later[path] for path in kept} == kept, "what was scored was scored again"
     assert batch.status == "completed", batch
     assert batch.request_counts.model_dump() == {"total": len(bodies) + 4, "completed": 303, "failed": 7}
     good, bad = answers(client, batch.output_file_id), answers(client, batch.error_file_id)
@@ -132,9 +141,6 @@ def test_every_request_is_answered_once_and_as_the_endpoint_answers_it_though_th
         given = answered[name]
         assert given["status_code"] == live.status_code, name
         if name == "several":  # numbers in base64 are compared as numbers
-            import base64
-            import struct
-
             for answer in (given["body"], live_body := live.json()):
                 for one in answer["data"]:
                     raw = base64.b64decode(one["embedding"])
@@ -226,4 +232,3 @@ def test_an_upload_that_is_no_file_for_batches_is_refused_by_name(url, client):
     assert (sent.status_code, sent.json()["error"]["code"]) == (415, None)
     assert httpx.post(f"{url}/v1/files", files={"file": b"{}"}, headers=headers).status_code == 400
     assert httpx.post(f"{url}/v1/files", files={"file": b"{}"}).status_code == 401
-    time.sleep(0)

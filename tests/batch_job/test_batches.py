@@ -12,11 +12,11 @@ import httpx
 import openai
 import pytest
 from endpoint_inputs import close
-from serving_cluster import LABELS, deploy, serve_instance, wait_until
+from serving_cluster import LABELS, SERVED, served, wait_until
 
 from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
 
-pytestmark = pytest.mark.ray
+pytestmark = SERVED
 
 TEXT = "Paris is the capital of France; Zürich lies on a lake. "
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -36,17 +36,14 @@ def url(storage, tiny_checkpoint, tmp_path_factory):
         "feature-extraction": tiny_checkpoint(BigBirdForMaskedLM),
         "tagger:token-classification": tiny_checkpoint(BigBirdForTokenClassification, id2label=LABELS),
     }
-    with serve_instance(include_dashboard=True) as address:
-        deploy(
-            address,
-            {
-                "heads": ",".join(f"{name}={path}" for name, path in heads.items()),
-                "head_defaults": {"num_cpus": 0.1},
-                "gateway": {"api_keys_file": str(keys), "max_body_bytes": 100_000},
-                "batches": {"storage": str(storage), "max_requests": 500, "max_jobs": 3, "max_actors": 1},
-            },
-        )
-        yield address
+    arguments = {
+        "heads": ",".join(f"{name}={path}" for name, path in heads.items()),
+        "head_defaults": {"num_cpus": 0.1},
+        "gateway": {"api_keys_file": str(keys), "max_body_bytes": 100_000},
+        "batches": {"storage": str(storage), "max_requests": 500, "max_jobs": 3, "max_actors": 1},
+    }
+    with served(arguments, include_dashboard=True) as instance:
+        yield instance.url
 
 
 @pytest.fixture(scope="module")

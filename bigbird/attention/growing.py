@@ -41,7 +41,7 @@ class Buffers:
             for buffer, old in zip(self.layers[layer], past, strict=False):
                 buffer[:, :length] = old.transpose(1, 2)
         for buffer, new in zip(self.layers[layer], (key, value), strict=True):
-            buffer[:, length : length + new.shape[1]] = new
+            buffer.narrow(1, length, new.shape[1]).copy_(new)
         return self.layers[layer]
 
 

@@ -61,18 +61,18 @@ def attend(
     if dropout is None and _is_fused(query, key):
         context, lse = _flash(query, key, value, is_causal=causal, attn_mask=_expanded(bias, query, key))
         return context, lse.unsqueeze(-1)
+    scaled = query * query.shape[-1] ** -0.5
+    if dropout is None and query.shape[2] == 1:  # a step of decoding: the fewest operations
+        weights, sums, lse = _weights(_scores(scaled, key, bias, 0 if causal else None))
+        return (weights.to(value.dtype) @ value).div_(sums), lse
     context = query.new_empty(query.shape)
     lse = query.new_empty((*query.shape[:3], 1), dtype=lse_dtype(query.dtype))
-    scaled = query * query.shape[-1] ** -0.5
     for runs, queries, keys in _cuts(query, key, causal):
         k, v = key[runs, :, keys], value[runs, :, keys]
         scores = _scores(
             scaled[runs, :, queries], k, _cut(bias, runs, queries, keys), queries.start if causal else None
         )
-        largest = scores.amax(-1, keepdim=True)
-        weights = scores.sub_(largest).exp_()
-        sums = weights.sum(-1, keepdim=True)
-        lse[runs, :, queries] = largest + sums.log()
+        weights, sums, lse[runs, :, queries] = _weights(scores)
         if dropout is not None:
             weights.masked_fill_(dropout.draw(weights.shape), 0.0)
             sums = sums * dropout.keep
@@ -161,6 +161,14 @@ def _cut(bias: Tensor | None, runs: slice, queries: slice, keys: slice) -> Tenso
     wanted = (runs if bias.shape[0] > 1 else slice(None), slice(None), queries if bias.shape[2] > 1 else slice(None))
     cut: Tensor = bias[(*wanted, keys)]
     return cut
+
+
+def _weights(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (N, H, Q, K), overwritten -> weights before their division by their sums; these; the log-sum-exp."""
+    largest = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(largest).exp_()
+    sums = weights.sum(-1, keepdim=True)
+    return weights, sums, largest + sums.log()
 
 
 def _scores(scaled: Tensor, key: Tensor, bias: Tensor | None, first_query: int | None) -> Tensor:

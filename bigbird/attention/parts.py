@@ -115,7 +115,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """The merged result (T, H, D) and its log-sum-exp (T, H, 1)."""
     drops = Dropout(dropout, seed, query.device) if dropout else None
-    context = query.new_zeros(query.shape)
+    num_written = sum(span.runs * span.size for piece in pieces if not piece.adds for span in piece.queries)
+    context = (query.new_empty if num_written == len(query) else query.new_zeros)(query.shape)
     lse = query.new_empty((*query.shape[:2], 1), dtype=lse_dtype(query.dtype))
     for piece in pieces:
         q = join(query, piece.queries)

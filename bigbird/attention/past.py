@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bigbird.attention import Attention
 from bigbird.attention.growing import GrowingPast, buffers_for, self_attention
+from bigbird.attention.partial import attend
 from bigbird.attention.parts import Piece, SpanPiece, attend_parts, mask_bias
 from bigbird.attention.plan import Span
 from bigbird.attention.reference import MASKED
@@ -83,8 +84,11 @@ class PastAttention:
         # With gradients, states are joined anew; without, new ones are written behind the old.
         self.buffers = None if torch.is_grad_enabled() else buffers_for(past, total - length)
         capacity = total if self.buffers is None else self.buffers.capacity
-        readable = self.attended.new_zeros(batch, capacity).slice_scatter(self.attended, 1, 0, total).flatten()
-        key_bias = mask_bias(None if bool(self.attended.all()) else readable)
+        readable = self.attended.new_zeros(batch, capacity).slice_scatter(self.attended, 1, 0, total)
+        key_bias = mask_bias(None if bool(self.attended.all()) else readable.flatten())
+        # A single token reads everything: it needs no parts, which carry the gradients.
+        self._is_single = total - length == 1 and self.buffers is not None and not dropout
+        self._bias = None if key_bias is None else key_bias.view(batch, 1, 1, capacity)[..., :total]
         new = (Span(0, total - length, batch, total - length),)
         self._pieces: list[Piece] = [
             SpanPiece(new, (Span(0, length, batch, capacity),), key_bias=key_bias),
@@ -96,7 +100,7 @@ class PastAttention:
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query, key, value: (B * L, H, D) -> context (B * L, H, D)."""
         batch, total = self.attended.shape
-        key, value = (states.unflatten(0, (batch, -1)) for states in (key, value))
+        key, value = (states.view(batch, -1, *states.shape[1:]) for states in (key, value))
         past = self.past[layer][:2]
         if self.buffers is None:
             key, value = (
@@ -105,6 +109,8 @@ class PastAttention:
         else:
             key, value = self.buffers.append(layer, past, key, value, self._length)
         self.present.append((key[:, :total].transpose(1, 2), value[:, :total].transpose(1, 2)))
+        if self._is_single and not self.record:
+            return _tokens_first(attend(heads_first(query, batch), *self.present[-1], self._bias)[0])
         if not self.record:
             return attend_parts(self._pieces, query, key.flatten(0, 1), value.flatten(0, 1), self.dropout)
         q, (k, v) = heads_first(query, batch), self.present[-1]

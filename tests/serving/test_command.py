@@ -143,6 +143,7 @@ def test_sigterm_lets_the_server_finish_what_it_accepted(checkpoint):
 
 def finishes_what_it_accepted(process, url, output):
     answers: list[int | str] = []
+    refused: list[int | None] = []
     # As many long texts as keep the model busy for some seconds.
     body = json.dumps({"inputs": [LONG] * 32})
 
@@ -164,8 +165,10 @@ def finishes_what_it_accepted(process, url, output):
     wait_until(all_accepted)
     assert len(answers) < len(clients), "the machine is too fast for this test: give it more"
     process.send_signal(signal.SIGTERM)
+    wait_until(lambda: (said := status(f"{url}/health")) != 200 and (refused.append(said) or True))
     for client in clients:
         client.join()
+    assert refused in ([503], [None]), "not 404, after which no client tries again"
     assert answers == [200] * len(clients), "".join(output)
     assert process.wait(120) == 0
     assert "Traceback" not in "".join(output)

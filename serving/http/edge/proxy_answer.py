@@ -19,7 +19,8 @@ _MAX_ORIGINS = 64
 
 # The proxy's own plain-text answers: kind and message of the error that each one is.
 _PLAIN_TEXT = {
-    404: ("not_found", "no application is deployed at this path"),
+    # Of this application's paths: it starts, or it has been told to end and finishes what it accepted.
+    404: ("head_unavailable", "nothing is served here yet, or any more"),
     408: ("deadline_exceeded", "not answered within the proxy's time limit"),
     429: ("overloaded", "too many requests are waiting for the gateway"),
     500: ("internal", "unexpected failure; the proxy's log has the reason"),
@@ -111,8 +112,8 @@ class ProxyAnswer:
         if self._origin in self._allowed_origins:
             response.headers[_ALLOWED] = self._origin
             response.headers["vary"] = "Origin"
-        if error.kind in ("request_timeout", "payload_too_large"):
-            # What is still to come of the body is not read.
+        if error.kind in ("request_timeout", "payload_too_large", "head_unavailable"):
+            # What is still to come of the body is not read; and whoever connects anew may get to another server.
             response.headers["connection"] = "close"
         await self._send(
             {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
@@ -122,7 +123,7 @@ class ProxyAnswer:
 
 def _in_one_body(status: int, headers: Headers) -> ServingError:
     kind, message = _PLAIN_TEXT[status]
-    retry_after_s = float(headers.get("retry-after", "1")) if status in (429, 503) else None
+    retry_after_s = float(headers.get("retry-after", "1")) if status in (404, 429, 503) else None
     return ServingError(kind, message, retry_after_s=retry_after_s)
 
 

@@ -1,10 +1,12 @@
 """How the tests run beside each other, and small models and a tokenizer that they share; nothing is downloaded."""
 
+import gc
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Takes the group off a name to which xdist appended it: what is printed can be typed."""
     if "PYTEST_XDIST_WORKER" not in os.environ and report.nodeid.rfind("@") > report.nodeid.rfind("]"):
         report.nodeid = report.nodeid.rpartition("@")[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """What a file's tests on Ray leave to the garbage collector goes with them: later, its warnings would be errors."""
+    yield
+    if item.get_closest_marker("ray") and not (
+        nextitem and nextitem.get_closest_marker("ray") and nextitem.path == item.path
+    ):
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
 
 
 def pytest_unconfigure() -> None:

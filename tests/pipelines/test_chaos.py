@@ -3,6 +3,7 @@
 One seed runs in CI. `make chaos` runs as many as CHAOS_SEEDS says, over 2,000 documents: `-m chaos`.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -180,11 +181,19 @@ def model(tiny_checkpoint):
     return tiny_checkpoint(BigBirdForMaskedLM)
 
 
+def killed(process):
+    """Whether there was such a process; one may have ended since it was found."""
+    with contextlib.suppress(ProcessLookupError):
+        if process:
+            os.kill(process, signal.SIGKILL)
+            return True
+    return False
+
+
 def disturb(job, cluster, event, random_):
     if event == "actor":
-        actors = scoring_actors()
-        assert actors, "files were written, so there are actors"
-        os.kill(random_.choice(actors), signal.SIGKILL)
+        while not killed(random_.choice(scoring_actors() or [0])):
+            assert job.running, job.log()[-3000:]
     elif event == "node":
         cluster.remove_node(random_.choice(sorted(cluster.worker_nodes, key=str)), allow_graceful=False)
         in_the_end(lambda: cluster.add_node(num_cpus=1))

@@ -43,10 +43,10 @@ def test_an_answer_of_fill_mask_that_would_be_far_larger_than_its_question_is_re
         ("fill-mask", {"inputs": "a", **{f"k{n}": 0 for n in range(100_000)}}, "k0"),
         ("token-classification", {"inputs": "a", "parameters": {"ignore_labels": [0] * 300_000}},
          "parameters.ignore_labels.0"),
-        ("completions", {"model": "text-generation", "prompt": [None] * 300_000}, "prompt"),
+        ("completions", {"model": "text-generation", "prompt": [None] * 300_000}, "prompt.0"),
         ("completions", {"model": "text-generation", "prompt": "a", "logit_bias": {f"{n}": "" for n in range(100_000)}},
          "logit_bias"),
-        ("embeddings", {"model": "feature-extraction", "input": [1.5] * 300_000}, "input"),
+        ("embeddings", {"model": "feature-extraction", "input": [1.5] * 300_000}, "input.0"),
     ],
 )  # fmt: skip
 def test_a_body_of_a_million_mistakes_costs_one_error(server, path, body, param, monkeypatch):
@@ -131,7 +131,7 @@ def test_json_written_in_pieces_is_the_json_of_the_whole(value):
         ("multiple-choice", {"inputs": [INPUTS["multiple-choice"], {"prompt": "p"}]}, "inputs.1.choices"),
         ("multiple-choice", {"inputs": {"prompt": "p", "choices": ["a"]}}, "inputs.choices"),
         ("question-answering", {"inputs": {"question": 1, "context": "c"}}, "inputs.question"),
-        ("text-classification", {"inputs": {"text": "a", "text_pair": 1}}, "inputs"),
+        ("text-classification", {"inputs": {"text": "a", "text_pair": 1}}, "inputs.text_pair"),
     ],
 )
 def test_bad_input_is_422_and_names_the_field(server, task, body, param):

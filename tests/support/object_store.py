@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -19,6 +20,8 @@ def s3_bucket() -> Iterator[Callable[[str], str]]:
         running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         running.start()
         host, port = running.get_host_and_port()
+        # All servers of a process have the same buckets: those of the module before go.
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST"), timeout=60).close()
         query = f"endpoint_override=http%3A%2F%2F{host}%3A{port}&region=us-east-1&allow_bucket_creation=true"
         locate(f"s3://bucket?{query}").filesystem.create_dir("bucket")
         yield lambda key: f"s3://bucket/{key}?{query}"

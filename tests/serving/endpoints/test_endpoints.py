@@ -163,11 +163,11 @@ def test_a_client_that_leaves_frees_its_slots(url):
 @pytest.mark.parametrize("killed", ["text-generation", "gateway"])
 def test_a_stream_whose_process_is_killed_ends_with_an_error_event(url, killed):
     body = {"model": "text-generation", "prompt": "Paris", "max_tokens": 500, "min_tokens": 500, "n": 16}
-    lines = []
+    lines, pids = [], replica_pids(killed)  # looked for now: the stream does not wait
     with httpx.stream("POST", f"{url}/v1/completions", json={**body, "stream": True}, timeout=90) as response:
         for line in response.iter_lines():
             if not lines:
-                for pid in replica_pids(killed):
+                for pid in pids:
                     os.kill(pid, signal.SIGKILL)
             if line:
                 lines.append(line.removeprefix("data: "))

@@ -92,7 +92,9 @@ class BatchJobs:
 
     def _submit(self, client: JobSubmissionClient, batch: Batch, num_before: int) -> None:
         own = dict(ray.get_runtime_context().runtime_env)
-        command = [sys.executable, "-m", "batch_job", self._storage.root, batch.owner, batch.id]
+        # Ray itself may tell a job of any cluster that it finds running on the machine.
+        cluster = f"RAY_ADDRESS={ray.get_runtime_context().gcs_address}"
+        command = ["env", cluster, sys.executable, "-m", "batch_job", self._storage.root, batch.owner, batch.id]
         try:
             client.submit_job(
                 entrypoint=shlex.join(command),

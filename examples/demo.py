@@ -70,7 +70,7 @@ def show_entities(rows: Sequence[dict[str, Any]]) -> None:
     title("What the tagger finds")
     sources = [row for row in rows if row["kind"] == "source" and len(row["text"].splitlines()) > SHOWN_LINES]
     for row in sorted(sources, key=lambda row: -len(row["entities"]) / len(row["text"]))[:1]:
-        print(f"{row['path']}, {row['num_tokens']:,} tokens in {row['num_windows']} window(s):")
+        print(f"{row['path']}, tokens: {row['num_tokens']:,}, windows: {row['num_windows']}")
         shown, end = row["text"], len("".join(row["text"].splitlines(keepends=True)[:SHOWN_LINES]))
         for entity in sorted(row["entities"], key=lambda entity: -entity["start"]):  # backwards: places stay true
             name = shown[entity["start"] : entity["end"]]

@@ -36,6 +36,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(REFUSED, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 file, 1,200 files."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def say(prog: str, message: object) -> None:
     """One message of a command, in one line."""
     print(f"{prog}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ import ray
 from ray.data import DataContext
 
 from bigbird.errors import InputError
+from pipelines.command_line import counted
 from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, job_pool, reader_cpus
 from pipelines.scoring.actors.probe import Seen, blind_nodes, look_on_nodes
@@ -90,7 +91,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
         ledger = open_ledger(job, plan)
         before, units = ledger.num_done, ledger.units_left(plan.listing, limit=job.limit)
         rows = sum(unit.rows for unit in units)
-        files = f"{len(plan.listing.files):,} files, {plan.listing.rows:,} rows"
+        files = f"{counted(len(plan.listing.files), 'file')}, {counted(plan.listing.rows, 'row')}"
         scores = ", ".join(score.title for score in plan.stage.scores)
         say(f"{scores}: {files}; {before:,} done before, {rows:,} to score")
         for note in (*plan.listing.notes, *ledger.notes):

@@ -51,7 +51,7 @@ def test_an_input_that_changed_costs_its_own_files_and_no_other(corpus, tmp_path
     change(corpus / "1.parquet")
     ledger, listing = begin(corpus, out)
     assert "1.parquet' " in ledger.notes[0]
-    assert f"{len(names['1.parquet'])} files with 10 rows are done again" in ledger.notes[0]
+    assert f"done again: {len(names['1.parquet'])} files with 10 rows" in ledger.notes[0]
     assert {file for file, _ in rows_of(ledger.units_left(listing))} == ({str(corpus / "1.parquet")} if left else set())
     assert len(rows_of(ledger.units_left(listing))) == left
     assert sorted(ledger.parts) == sorted(names["0.parquet"] + names["2.parquet"])

@@ -173,7 +173,7 @@ def test_two_scores_are_one_job_with_errors_of_their_own(tmp_path, capsys, monke
     arguments = [*both, *command(tmp_path, "--max-error-share", "1")[4:]]
     assert score.main(arguments) == 3
     said = capsys.readouterr()
-    assert "a=masked-lm-scoring, b=masked-lm-scoring: 1 files, 4 rows" in said.err
+    assert "a=masked-lm-scoring, b=masked-lm-scoring: 1 file, 4 rows" in said.err
     assert "(a: InputError 1, b: InputError 1, b: MemoryError 1)" in said.out
     names = ["nll", "pseudo_perplexity", "num_tokens", "num_windows", "truncated", "error"]
     kept, origin = ["id", "text"], ["source_file", "source_row"]

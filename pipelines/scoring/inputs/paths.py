@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from bigbird.errors import InputError
+from pipelines.command_line import counted
 from pipelines.scoring.inputs.units import JSON_SUFFIXES, PARQUET_SUFFIXES
 from pipelines.scoring.storage import Place, locate
 
@@ -61,7 +62,9 @@ def find_files(paths: Sequence[str]) -> Found:
 def said_of(skipped: Sequence[str]) -> str:
     """How many files are not read, and the first of them; nothing where there is none."""
     some = ", ".join(map(repr, sorted(skipped)[:3]))
-    return f"; not read: {len(skipped):,} files, {some}{', ...' if len(skipped) > 3 else ''}" if skipped else ""
+    return (
+        f"; not read: {counted(len(skipped), 'file')}, {some}{', ...' if len(skipped) > 3 else ''}" if skipped else ""
+    )
 
 
 def holds(given: str, path: str) -> bool:

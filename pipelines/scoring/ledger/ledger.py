@@ -28,6 +28,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from bigbird.errors import InputError
+from pipelines.command_line import counted
 from pipelines.scoring.inputs.listing import Listing
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, InputFile, Piece, Unit, cut_units
 from pipelines.scoring.ledger.identity import refuse_differences
@@ -267,7 +268,7 @@ def _compare_inputs(ledger: Ledger, listing: Listing, changes: Changes) -> None:
         parts = [part for part in parts_of.get(name, ()) if part in ledger.parts]
         changes.stale += parts
         rows = sum(ledger.parts.pop(part).num_rows for part in parts)
-        ledger.notes.append(f"{reason}: {len(parts):,} files with {rows:,} rows are done again")
+        ledger.notes.append(f"{reason}; done again: {counted(len(parts), 'file')} with {counted(rows, 'row')}")
     if len(ledger.notes) > _MOST_NOTES:
         ledger.notes[_MOST_NOTES:] = [f"and {len(ledger.notes) - _MOST_NOTES:,} more inputs that changed or went"]
     added = 1 + max((entry["generation"] for entry in known.values()), default=-1)

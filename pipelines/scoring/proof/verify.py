@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from bigbird.errors import InputError
 from bigbird.predictors import OPTIONS
+from pipelines.command_line import counted
 from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.actors.score_rows import Stage
 from pipelines.scoring.actors.stages import make_stage
@@ -52,8 +53,9 @@ class Proof:
     @property
     def text(self) -> str:
         """For a person, where nothing differs."""
-        said = f"{self.parts:,} files with {self.rows:,} rows, the models and the inputs are those of the receipt"
-        again = f"{self.sampled:,} rows scored again agree within {self.tolerance:g}"
+        parts = f"{counted(self.parts, 'file')} with {counted(self.rows, 'row')}"
+        said = f"{parts}, the models and the inputs are those of the receipt"
+        again = f"{counted(self.sampled, 'row')} scored again agree within {self.tolerance:g}"
         return "\n".join([*self.notes, f"proved: {said}; {again}"])
 
 
@@ -105,7 +107,9 @@ def verify(
         proof.differs += found
         if proof.sampled < len(drawn):
             failed = len(drawn) - proof.sampled
-            proof.notes.append(f"not compared: {failed:,} rows that failed for want of memory, a file or a process")
+            proof.notes.append(
+                f"not compared: {counted(failed, 'row')} that failed for want of memory, a file or a process"
+            )
     return proof
 
 

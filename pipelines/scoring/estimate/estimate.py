@@ -52,8 +52,8 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What is left of a job will take. seconds: with `starting_s`, until the actors are ready. taken: when this was
-    found out. error_s: standard error of `seconds`."""
+    """What is left of a job will take. seconds: with `starting_s`, from the command until the actors are ready.
+    taken: when this was found out. error_s: standard error of `seconds`."""
 
     rows: int
     sampled: int
@@ -98,13 +98,15 @@ def estimate(
     Of more actors than fit here, each is taken to be as fast as one here. Starts Ray where it is not running.
     Raises InputError or CheckpointError for whatever a start would refuse.
     """
-    asked = job.options.num_actors
+    asked, began = job.options.num_actors, time.monotonic()
     try:
         work = look(job, load=load, inspect=inspect, say=say)
     except InputError:
         if asked is None:
             raise
+        began = time.monotonic()
         work = look(_without_number(job), load=load, inspect=inspect, say=say)
+    looking_s = time.monotonic() - began  # a start looks too, and starts Ray where it is not running
     if work.pool is None:
         return ["nothing is left to score"]
     sample = draw(work.plan, work.ledger, job.limit, seed)
@@ -113,9 +115,10 @@ def estimate(
     found = extrapolated(sample, prepared)
     say(f"timing {sum(map(len, prepared)):,} of them for at most {TIMED_S:.0f} s")
     beside = max(1, math.ceil(work.pool.initial_size / max(1, len(Cluster.running().nodes))))
-    rates, starting_s = _timed(work.plan.stage, work.pool, beside, sample, prepared)
+    rates, loading_s = _timed(work.plan.stage, work.pool, beside, sample, prepared)
     actors = asked or work.pool.initial_size
     busy = sum(read_by(s, p) * rate for s, p, rate in zip(sample.strata, prepared, rates.mean(axis=0), strict=True))
+    starting_s = looking_s + loading_s
     # The last units keep some actors busy and leave others idle: for half a unit, on the average.
     units = max(len(work.units), min(work.rows, UNITS_PER_ACTOR * actors))
     seconds = starting_s + busy / min(actors, units) + busy / units / 2

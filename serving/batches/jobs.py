@@ -23,7 +23,7 @@ logger = logging.getLogger("ray.serve.bigbird")
 
 _LOOK_S = 10.0
 # A job that ends with an error is tried again, in case a node or the storage was the reason. One that was killed is
-# not counted: it goes on where it was.
+# not counted: it goes on where it was. One that cannot even begin is known by its exit code alone.
 _MAX_FAILURES = 3
 # Of the environment of a replica, what a job needs to run the same code.
 _CODE = ("working_dir", "py_modules", "pip", "uv", "conda", "container", "image_uri", "env_vars")
@@ -61,15 +61,15 @@ class BatchJobs:
         # Before the batches are read: a job that has ended by now has said how.
         jobs: dict[str, list[Any]] = {}
         for job in client.list_jobs():
-            jobs.setdefault(str(job.submission_id).rpartition("-")[0], []).append(job.status)
+            jobs.setdefault(str(job.submission_id).rpartition("-")[0], []).append(job)
         num_running = 0
         waiting = []
         for batch in sorted(open_ones, key=lambda batch: batch.id):
             if batch.ended:
                 self._ended.add(batch.id)
-            elif not all(status.is_terminal() for status in jobs.get(batch.id, [])):
+            elif not all(job.status.is_terminal() for job in jobs.get(batch.id, [])):
                 num_running += 1
-            elif not self._given_up(batch):
+            elif not self.given_up(batch, jobs.get(batch.id, [])):
                 waiting.append(batch)
         for batch in waiting[: max(0, self._max_jobs - num_running)]:
             self._submit(client, batch, len(jobs.get(batch.id, [])))
@@ -82,9 +82,13 @@ class BatchJobs:
             for batch in Batches(self._storage, owner).list(None, leave_out=self._ended)
         ]
 
-    def _given_up(self, batch: Batch) -> bool:
-        failure = batch.read("failure")
-        if failure is None or failure["number"] < _MAX_FAILURES:
+    @staticmethod
+    def given_up(batch: Batch, jobs: list[Any]) -> bool:
+        """Whether a batch has failed for good, by its own word or by what Ray says of its jobs."""
+        failed = [job for job in jobs if 0 < (job.driver_exit_code or 0) < 128]  # above: by a signal
+        told: dict[str, Any] = {"number": len(failed), "message": failed[-1].message if failed else ""}
+        failure = batch.read("failure") or told
+        if max(failure["number"], len(failed)) < _MAX_FAILURES:
             return False
         error = {"code": "job_failed", "message": failure["message"], "param": None, "line": None}
         batch.to_state("failed", errors={"object": "list", "data": [error]})

@@ -5,9 +5,11 @@ from contextlib import ExitStack
 
 import pytest
 from object_store import s3_bucket
+from ray.job_submission import JobDetails, JobStatus, JobType
 
 from serving.batches.batches import Batches
 from serving.batches.files import Files
+from serving.batches.jobs import BatchJobs
 from serving.batches.storage import Storage
 from serving.errors import ServingError
 
@@ -57,3 +59,23 @@ def test_a_request_that_is_sent_again_is_the_same_batch(storage):
     assert batches.add(asked, "one request").id == first
     other = batches.add(asked, "another request").id
     assert [batch.id for batch in batches.list(None)] == sorted((first, other), reverse=True)
+
+
+def test_a_batch_whose_jobs_cannot_begin_fails_and_says_why_and_one_whose_jobs_are_killed_goes_on(storage):
+    request = {"input_file_id": "file-1", "endpoint": "/v1/embeddings"}
+    batch = Batches(storage, "a").add(request, "request-1")
+
+    def ended_with(exit_code):
+        return JobDetails(
+            type=JobType.SUBMISSION,
+            status=JobStatus.FAILED,
+            entrypoint="python -m batch_job",
+            message="No module named batch_job",
+            driver_exit_code=exit_code,
+        )
+
+    assert not BatchJobs.given_up(batch, [ended_with(-9), ended_with(137), ended_with(1), ended_with(1)])
+    assert not batch.ended
+    assert BatchJobs.given_up(batch, [ended_with(-9), *[ended_with(1)] * 3])
+    assert batch.ended
+    assert batch.read("state")["errors"]["data"][0]["message"] == "No module named batch_job"

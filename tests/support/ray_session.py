@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import pytest
 import ray
+from local_cluster import free_base
+from ray.cluster_utils import Cluster
 
 START_TRIES = 4
 # Ray's own: settings that it deprecates itself; sockets and processes that it leaves to the interpreter's end.
@@ -24,6 +26,7 @@ ON_TWO_CPUS = [
 
 Started = TypeVar("Started")
 _running: dict[str, Any] = {}
+_clusters: list[Cluster] = []
 
 
 def in_the_end(start: Callable[[], Started]) -> Started:
@@ -47,16 +50,35 @@ def start_ray(num_cpus: int, **options: Any) -> bool:
     if ray.is_initialized():
         if _running == wanted:
             return False
-        ray.shutdown()
+        _end()
 
     def start() -> None:
         try:
-            ray.init("local", log_to_driver=False, **{"include_dashboard": False, **wanted})
+            if wanted.get("include_dashboard"):
+                _start_with_jobs(**wanted)
+            else:
+                ray.init("local", log_to_driver=False, **{"include_dashboard": False, **wanted})
         except Exception:
-            ray.shutdown()
+            _end()
             raise
 
     in_the_end(start)
     _running.clear()
     _running.update(wanted)
     return True
+
+
+def _start_with_jobs(*, num_cpus: int, object_store_memory: int, include_dashboard: bool, **options: Any) -> None:
+    """Jobs go through an agent, whose usual port another test process has; `ray.init` cannot choose it."""
+    port = free_base("127.0.0.1")
+    node = {"num_cpus": num_cpus, "object_store_memory": object_store_memory, "include_dashboard": include_dashboard}
+    ports = {"dashboard_port": port, "dashboard_agent_listen_port": port + 1}
+    cluster = Cluster(initialize_head=True, head_node_args=node | ports)
+    _clusters.append(cluster)
+    ray.init(cluster.address, log_to_driver=False, **options)
+
+
+def _end() -> None:
+    ray.shutdown()
+    while _clusters:
+        _clusters.pop().shutdown()

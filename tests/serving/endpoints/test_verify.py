@@ -8,6 +8,7 @@ from serving_cluster import SERVED
 from bigbird import BigBirdForSequenceClassification
 from bigbird.predictors import OPTIONS
 from pipelines import score
+from pipelines.command_line import counted
 
 pytestmark = SERVED
 
@@ -25,7 +26,7 @@ def test_an_endpoint_with_the_same_model_proves_an_output(task, url, checkpoints
     options = OPTIONS[task](**OF_TASK.get(task, {}))
     output = finished_output(tmp_path, task, checkpoints[task], INPUTS[task], options)
     assert score.main(["verify", str(output), "--endpoint", url]) == 0, capsys.readouterr().err
-    assert f"{len(INPUTS[task])} rows scored again agree" in capsys.readouterr().out
+    assert f"{counted(len(INPUTS[task]), 'row')} scored again agree" in capsys.readouterr().out
 
 
 def test_an_endpoint_with_another_model_does_not_and_one_without_the_task_is_refused(

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,9 @@ def work(config: dict[str, Any]) -> None:
         history, best = state["history"], state["best"]
     curves = _Curves(job) if rank == 0 else None
     metric = job.metric_for_best_model
+    documents: Sequence[Mapping[str, Any]] = ()
+    if rank == 0 and metric != LOSS:
+        documents, _ = read_documents(job.held_out, "eval", job.task)
     began, tokens = time.perf_counter(), 0
     while not run.is_finished and not is_stale(history, metric, job.patience):
         rate = run.rate(run.step)
@@ -107,7 +110,7 @@ def work(config: dict[str, Any]) -> None:
         if run.step % job.evaluate_every == 0 or done:
             history.append({"step": run.step, "loss": run.evaluate(held_out, rank, num_workers)})
             if metric != LOSS:
-                history[-1][metric] = _measured(job, model, rank, num_workers)
+                history[-1][metric] = _measured(job, model, documents, rank, num_workers)
             if job.keeps_best and history[-1] is best_of(history, metric):
                 best = {name: weight.detach().cpu().clone() for name, weight in model.state_dict().items()}
             if curves is not None:
@@ -127,11 +130,11 @@ def save_model(model: Any, job: Job, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def _measured(job: Job, model: Any, rank: int, num_workers: int) -> float:
-    """What `metric_for_best_model` is on the held-out rows: the first worker finds out, all of them return it."""
+def _measured(job: Job, model: Any, documents: Sequence[Mapping[str, Any]], rank: int, num_workers: int) -> float:
+    """What `metric_for_best_model` is on the held-out rows: the first worker, which has them, finds out; all of them
+    return it."""
     value = torch.zeros((), dtype=torch.float64, device=model.device)
     if rank == 0:
-        documents, _ = read_documents(job.held_out, "eval", job.task)
         with tempfile.TemporaryDirectory() as folder:
             save_model(model, job, Path(folder))
             value += measure(job.task, folder, documents, str(model.device))[job.metric_for_best_model]

@@ -11,14 +11,11 @@ it would have had. Exit status as in `pipelines.score`: 0 done, 1 stopped on the
 import json
 import math
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import pyarrow.fs as pafs
 import ray
 import torch
 from ray import train
@@ -29,6 +26,7 @@ from bigbird.errors import BigBirdError
 from bigbird.loading.hub import resolve
 from pipelines.command_line import DONE, REFUSED, STOPPED, Parser, say
 from pipelines.finetuning.documents import TASKS
+from pipelines.finetuning.folder import Folder
 from pipelines.finetuning.metrics import LOSS, best_of, measure
 from pipelines.finetuning.model_card import write_card
 from pipelines.finetuning.options import TrainingOptions
@@ -37,7 +35,7 @@ from pipelines.finetuning.run_file import claim
 from pipelines.finetuning.worker import STATE, ToTokenRows, save_model, work
 from pipelines.ray_cluster import join_ray
 from pipelines.scoring.checks import location_of
-from pipelines.scoring.storage import Place, locate
+from pipelines.scoring.storage import locate
 
 PROG = "bigbird-finetune"
 
@@ -117,28 +115,18 @@ def finetune(job: Job) -> dict[str, float]:
     figures = {LOSS: measured["loss"]}
     if job.task == "causal-lm":
         figures["perplexity"] = math.exp(figures[LOSS])
-    with _written_to(output) as folder:
-        save_model(model.eval(), job, folder)
-        figures |= measure(job.task, str(folder), read_documents(job.held_out, "eval", job.task)[0])
-        (folder / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
-        card = replace(job, model=named.model, output=output.name)
-        write_card(folder, card, plan, state["losses"], history, figures)
+    folder = Folder(output)
+    save_model(model.eval(), job, folder.path)
+    figures |= measure(job.task, str(folder.path), read_documents(job.held_out, "eval", job.task)[0])
+    (folder.path / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
+    card = replace(job, model=named.model, output=output.name)
+    write_card(folder.path, card, plan, state["losses"], history, figures)
+    folder.save()
     return figures
 
 
 def _absolute(path: str) -> str:
     return path if "://" in path else locate(path).path
-
-
-@contextmanager
-def _written_to(place: Place) -> Iterator[Path]:
-    """A folder on this machine whose files are there in the end: the place itself, or one that is copied to it."""
-    if place.filesystem.type_name == "local":
-        yield Path(place.path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-        pafs.copy_files(folder, place.path, pafs.LocalFileSystem(), place.filesystem)
 
 
 def parse(argv: Sequence[str] | None) -> Job:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import torch
 from ray import train
 from torch import Tensor
 
 from bigbird.loading.hub import resolve
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
+from pipelines.finetuning.folder import Folder
 from pipelines.finetuning.metrics import LOSS, best_of, is_stale, measure
 from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.plan import Job, Plan, make_rows, new_model, read_documents
@@ -149,18 +149,15 @@ class _Curves:
     def __init__(self, job: Job) -> None:
         from tensorboardX import SummaryWriter  # type: ignore[import-untyped]  # comes with ray[train]; only the first worker writes
 
-        self._place = locate(job.output).child("tensorboard")
-        is_here = self._place.filesystem.type_name == "local"
-        self._folder = None if is_here else tempfile.TemporaryDirectory()
-        self._writer = SummaryWriter(self._folder.name if self._folder else self._place.path)
+        self._folder = Folder(locate(job.output).child("tensorboard"))
+        self._writer = SummaryWriter(str(self._folder.path))
 
     def add(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name, value, step)
 
     def save(self) -> None:
         self._writer.flush()
-        if self._folder:
-            pafs.copy_files(self._folder.name, self._place.path, pafs.LocalFileSystem(), self._place.filesystem)
+        self._folder.save()
 
 
 def _report(state: Mapping[str, Any], rank: int) -> None:

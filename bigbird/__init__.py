@@ -4,10 +4,9 @@ A name is imported when it is first asked for, so that what needs no model does 
 `__init__.pyi` tells type checkers the same.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
+from bigbird.lazy_names import asked_for
 from bigbird.not_offered import advice_for
 
 _MODULES = {
@@ -51,14 +50,9 @@ __all__ = sorted([*_PLACES, *_ALIASES])
 def __getattr__(name: str) -> Any:
     """A public name or a module. Names of transformers that are not offered: an ImportError with what to use."""
     known = _ALIASES.get(name, name)
-    if known in _PLACES:
-        globals()[name] = found = getattr(import_module(_PLACES[known]), known)
-        return found
-    if advice := advice_for(name):
+    if known not in _PLACES and (advice := advice_for(name)):
         raise ImportError(f"bigbird has no {name}: {advice}", name=__name__)
-    if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return asked_for(__name__, _PLACES, known)
 
 
 def __dir__() -> list[str]:

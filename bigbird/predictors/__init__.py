@@ -7,9 +7,9 @@ As in `bigbird`, a name is imported when it is first asked for: what only reads 
 tells type checkers the same.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
+
+from bigbird.lazy_names import asked_for
 
 _MODULES = {
     "embedding": ["FeatureExtractionPredictor"],
@@ -49,12 +49,7 @@ __all__ = sorted(_PLACES)
 
 def __getattr__(name: str) -> Any:
     """A public name or a module."""
-    if name in _PLACES:
-        globals()[name] = found = getattr(import_module(_PLACES[name]), name)
-        return found
-    if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return asked_for(__name__, _PLACES, name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
 """Options of the tasks: frozen, hashable, every value checked against its field's type when it is made.
 
-Knows the fields that all tasks share; a task's own stand in the task's file.
+Knows the fields that all tasks share; a task's own stand in `tasks`.
 """
 
 import types

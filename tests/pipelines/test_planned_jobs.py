@@ -1,6 +1,7 @@
 """What is known of a job before it starts, and proved of it afterwards, from the command line on one Ray."""
 
 import json
+import time
 
 import pyarrow as pa
 import pytest
@@ -74,6 +75,28 @@ def test_a_dry_run_says_what_a_start_would_do_and_touches_nothing(stand_in, tmp_
     assert "was begun by another run: task_options" in capsys.readouterr().err
 
 
+def parts_of_a_start(monkeypatch):
+    """Seconds until a start knows its work, and then until its actors are ready; filled while an estimate is made."""
+    parts_s = []
+    look, timed = estimate.look, estimate._timed
+
+    def looks(*arguments, **keywords):
+        began = time.monotonic()
+        time.sleep(2.0)  # as where Ray has to be started first
+        found = look(*arguments, **keywords)
+        parts_s.append(time.monotonic() - began)
+        return found
+
+    def times(*arguments):
+        rates, loading_s = timed(*arguments)
+        parts_s.append(loading_s)
+        return rates, loading_s
+
+    monkeypatch.setattr(estimate, "look", looks)
+    monkeypatch.setattr(estimate, "_timed", times)
+    return parts_s
+
+
 def test_an_estimate_writes_itself_alone_and_stands_beside_what_the_job_then_took(
     tiny_checkpoint, tmp_path, capsys, monkeypatch
 ):
@@ -84,7 +107,11 @@ def test_an_estimate_writes_itself_alone_and_stands_beside_what_the_job_then_too
     before = tree(tmp_path)
     assert score.main([*asked, "--estimate", "--num-actors", "50"]) == 0
     elsewhere = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    parts_s = parts_of_a_start(monkeypatch)
     assert score.main([*asked, "--estimate"]) == 0
+    assert json.loads((tmp_path / "out.estimate.json").read_text())["starting_s"] == pytest.approx(
+        sum(parts_s), abs=0.1
+    )
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert (elsewhere["actors"], said["actors"]) == ("50 on 25 machines", "1 on 1 machine")
     assert elsewhere["tokens"] == said["tokens"]

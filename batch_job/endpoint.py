@@ -45,10 +45,7 @@ class JobHead:
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """What a replica does before and after its model. Raises ServingError, and what `take` raises."""
         assert method == "score", method
-        try:
-            options = with_changes(self.predictor.options, request["options"])
-        except InputError as error:
-            raise ServingError("invalid_input", f"parameters: {error}", param="parameters") from None
+        options = with_changes(self.predictor.options, request["options"])
         examples = [text_of(self.predictor, example, index) for index, example in enumerate(request["inputs"])]
         try:
             if isinstance(options, LengthOptions):

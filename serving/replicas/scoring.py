@@ -135,15 +135,10 @@ class ScoringReplica(TokenLists):
         self._health.check(of_process=of_process)
 
     async def _score(self, request: dict[str, Any]) -> dict[str, Any]:
-        from bigbird.errors import InputError
-
         started = time.monotonic()
         place = spans.place_of_request()
         predictor, inputs = self._predictor, request["inputs"]
-        try:
-            options = with_changes(predictor.options, request["options"])
-        except InputError as error:
-            raise ServingError("invalid_input", f"parameters: {error}", param="parameters") from None
+        options = with_changes(predictor.options, request["options"])
         prepared: list[Any] = []
         sizes: list[int] = []
         # Piece by piece: between two of them a client that has left, or a limit that is passed, ends the work.
@@ -272,8 +267,10 @@ def text_of(predictor: Any, example: Any, index: int) -> Any:
 
 
 def with_changes(options: Any, changes: dict[str, Any]) -> Any:
-    """The predictor's own options with what the request asks for."""
+    """The predictor's own options with what the request asks for. Raises ServingError for what they cannot be."""
     import dataclasses
+
+    from bigbird.errors import InputError
 
     if not changes:
         return options
@@ -283,4 +280,7 @@ def with_changes(options: Any, changes: dict[str, Any]) -> Any:
         raise ServingError(
             "invalid_input", f"parameters.{unknown[0]}: not supported by this head", param=f"parameters.{unknown[0]}"
         )
-    return dataclasses.replace(options, **changes)
+    try:
+        return dataclasses.replace(options, **changes)
+    except InputError as error:
+        raise ServingError("invalid_input", f"parameters: {error}", param="parameters") from None

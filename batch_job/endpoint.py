@@ -13,8 +13,10 @@ from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
+from bigbird.config import BigBirdConfig
 from bigbird.errors import InputError
-from bigbird.predictors import LengthOptions, load_predictor
+from bigbird.predictors import OPTIONS, LengthOptions
+from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from serving.errors import ServingError
 from serving.http.apis import openai_api, tasks_api
 from serving.http.error_handlers import from_validation
@@ -29,7 +31,7 @@ Take = Callable[["JobHead", list[Any], Any], list[dict[str, Any]]]
 
 
 class JobHead:
-    """Stands for a head whose model runs in the actors of the scoring job."""
+    """Stands for a head whose model runs in the actors of the scoring job. Does not wait for torch."""
 
     def __init__(self, name: str, arguments: HeadArguments, take: Take) -> None:
         self.name = name
@@ -38,18 +40,22 @@ class JobHead:
         self._take = take
 
     @cached_property
-    def predictor(self) -> Any:
-        """Without weights."""
-        return load_predictor(self.task, self.arguments.checkpoint, weights=False)
+    def _config(self) -> BigBirdConfig:
+        return BigBirdConfig.from_pretrained(self.arguments.checkpoint)
+
+    @cached_property
+    def _tokenizer(self) -> BigBirdTokenizer:
+        return BigBirdTokenizer.from_pretrained(self.arguments.checkpoint)
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """What a replica does before and after its model. Raises ServingError, and what `take` raises."""
         assert method == "score", method
-        options = with_changes(self.predictor.options, request["options"])
-        examples = [text_of(self.predictor, example, index) for index, example in enumerate(request["inputs"])]
+        options = with_changes(OPTIONS[self.task](), request["options"])
+        given = enumerate(request["inputs"])
+        examples = [text_of(self._tokenizer, self._config, example, index) for index, example in given]
         try:
             if isinstance(options, LengthOptions):
-                options.length_limit(self.predictor.config.max_position_embeddings)
+                options.length_limit(self._config.max_position_embeddings)
         except InputError as error:
             raise ServingError("invalid_input", f"inputs.0: {error}", param="inputs.0") from None
         records = self._take(self, examples, options)

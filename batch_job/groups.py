@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch_job.endpoint import JobHead
-from bigbird.predictors import load_predictor
 from pipelines.scoring.actors.pool import ScoreOptions
+from pipelines.scoring.actors.score_rows import load_predictor
 from pipelines.scoring.checks import inspect_model
 from pipelines.scoring.inputs.units import SOURCE_ROW
 from pipelines.scoring.job import run_job

@@ -125,7 +125,7 @@ def test_what_does_not_compute_waits_for_no_torch_and_what_computes_for_no_compi
     program = f"""
 import sys
 import bigbird.config, bigbird.errors, bigbird.loading.hub
-import bigbird.predictors, bigbird.tokenization.tokenizer, pipelines.score
+import batch_job.run, bigbird.predictors, bigbird.tokenization.tokenizer, pipelines.score
 pipelines.score.inspect_model("token-classification", {str(model)!r})
 assert "torch" not in sys.modules
 import bigbird

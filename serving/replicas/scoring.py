@@ -143,7 +143,8 @@ class ScoringReplica(TokenLists):
         sizes: list[int] = []
         # Piece by piece: between two of them a client that has left, or a limit that is passed, ends the work.
         for piece in pieces(inputs):
-            piece = [text_of(predictor, example, index) for index, example in enumerate(piece, len(prepared))]
+            numbered = enumerate(piece, len(prepared))
+            piece = [text_of(self._tokenizer, self._config, example, index) for index, example in numbered]
             await self._check_lengths(piece, len(prepared), options)
             prepared += await self._text.run(piece, predictor.preprocess, piece, options)
             sizes += self._checked_sizes(prepared[len(sizes) :], len(sizes), sum(sizes))
@@ -251,11 +252,11 @@ def _report(metrics: HeadMetrics, report: BatchReport) -> None:
         spans.record(place, "batch", report.model_s, num_tokens=report.num_tokens, num_pieces=report.num_pieces)
 
 
-def text_of(predictor: Any, example: Any, index: int) -> Any:
+def text_of(tokenizer: Any, config: Any, example: Any, index: int) -> Any:
     """An input as the predictor takes it: token ids become the text that they spell."""
     if not isinstance(example, list):
         return example
-    limit = predictor.config.vocab_size
+    limit = config.vocab_size
     if (largest := max(example)) >= limit:
         message = f"inputs.{index}: token id {largest}, the limit is {limit - 1}. Ids of another tokenizer? "
         raise ServingError(
@@ -263,7 +264,7 @@ def text_of(predictor: Any, example: Any, index: int) -> Any:
             message + "LangChain sends texts with check_embedding_ctx_length=False",
             param=f"inputs.{index}",
         )
-    return predictor.tokenizer.decode(example, skip_special_tokens=True)
+    return tokenizer.decode(example, skip_special_tokens=True)
 
 
 def with_changes(options: Any, changes: dict[str, Any]) -> Any:

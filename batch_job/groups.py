@@ -24,7 +24,7 @@ from pipelines.scoring.actors.score_rows import load_predictor
 from pipelines.scoring.checks import inspect_model
 from pipelines.scoring.inputs.units import SOURCE_ROW
 from pipelines.scoring.job import run_job
-from pipelines.scoring.ledger.parts import PART_PREFIX, read_footer, read_parts
+from pipelines.scoring.ledger.parts import PART_PREFIX, read_footer, read_part, read_parts
 from pipelines.scoring.plan import Job
 from pipelines.scoring.schemas import InputColumns, record_of
 from pipelines.scoring.storage import locate, names_in
@@ -127,8 +127,7 @@ class Group:
 
         @lru_cache(maxsize=2)
         def part(name: str) -> pa.Table:
-            place = output.child(name)
-            return pq.read_table(place.path, filesystem=place.filesystem, partitioning=None)
+            return read_part(output.child(name))
 
         parts = read_parts(output)
         ranges = sorted((start, stop, name) for name, footer in parts.items() for _, start, stop in footer.ranges)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray.util.metrics import Counter
 
@@ -20,7 +19,7 @@ from pipelines.scoring.actors.score_rows import Record, Records, Row, ScoreRows,
 from pipelines.scoring.actors.tokenize_rows import prepared_rows
 from pipelines.scoring.actors.watch import DEATHS_TO_MARK_A_ROW, Verdict, split_windows
 from pipelines.scoring.inputs.units import READ_ERROR, REPLACES, SOURCE_FILE, SOURCE_ROW
-from pipelines.scoring.ledger.parts import DamagedPartError, Footer, part_name, read_footer, write_part
+from pipelines.scoring.ledger.parts import DamagedPartError, Footer, part_name, read_footer, read_part, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.report.summaries import join_scores, summarize
 from pipelines.scoring.schemas import own_columns
@@ -119,7 +118,7 @@ class ScoreUnit:
         place = self.output.child(name)
         footer = read_footer(place)
         assert footer is not None, f"{place.name} was there when this start began"
-        finished = pq.read_table(place.path, filesystem=place.filesystem, partitioning=None)
+        finished = read_part(place)
         whole = replace_rows(finished, scored, self.scorer.stage.prefix)
         times = {key: footer.summary[key] for key in ("started", "finished", "worker")}
         read = {what: footer.summary.get(what, 0) + count for what, count in self.scorer.read.items()}

@@ -25,14 +25,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from bigbird.errors import InputError
 from pipelines.command_line import counted
 from pipelines.scoring.inputs.listing import Listing
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, InputFile, Piece, Unit, cut_units
 from pipelines.scoring.ledger.identity import refuse_differences
-from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_parts, refuse_doubles
+from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_part, read_parts, refuse_doubles
 from pipelines.scoring.ledger.ranges import Ranges, merge_ranges, ranges_of, subtract
 from pipelines.scoring.ledger.records import (
     FORMER_FILES,
@@ -286,11 +285,9 @@ def _is_ours(name: str) -> bool:
 
 def _retry_unit(ledger: Ledger, name: str, files: Mapping[str, InputFile]) -> Unit:
     """The rows of a finished file on which a score failed for a cause that may have passed."""
-    place = ledger.output.child(name)
     origin = [ledger.prefix + column for column in (SOURCE_FILE, SOURCE_ROW)]
     errors = [f"{ledger.prefix}{score}_error" if score else f"{ledger.prefix}error" for score in ledger.scores]
-    columns = [*origin, *errors]
-    table = pq.read_table(place.path, filesystem=place.filesystem, columns=columns, partitioning=None)
+    table = read_part(ledger.output.child(name), [*origin, *errors])
     failed = reduce(pc.or_, (pc.fill_null(pc.struct_field(table[error], "retryable"), False) for error in errors))
     ranges = ranges_of(*(table[column].filter(failed) for column in origin))
     pieces = (Piece(file=files[file], start=start, stop=stop) for file, start, stop in ranges)

@@ -78,6 +78,11 @@ def write_part(output: Place, name: str, table: pa.Table, footer: Footer) -> str
     return hashlib.sha256(content).hexdigest()
 
 
+def read_part(place: Place, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a finished file. Names of folders above it are no columns of its."""
+    return pq.read_table(place.path, filesystem=place.filesystem, columns=columns, partitioning=None)
+
+
 def read_footer(place: Place) -> Footer | None:
     """The footer of a finished file, or None where there is no such file.
 

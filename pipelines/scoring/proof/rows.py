@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.scoring.actors.score_rows import ScoreRows, Stage
 from pipelines.scoring.inputs.listing import Listing
 from pipelines.scoring.inputs.reading import read_unit
 from pipelines.scoring.inputs.units import READ_ERROR, SOURCE_FILE, SOURCE_ROW, Piece, Unit
-from pipelines.scoring.ledger.parts import Footer
+from pipelines.scoring.ledger.parts import Footer, read_part
 from pipelines.scoring.proof.compare import differences
 from pipelines.scoring.schemas import own_columns, top_level
 from pipelines.scoring.storage import Place
@@ -114,7 +113,7 @@ def compare_rows(
 
 def _read(part: Place, prefix: str) -> tuple[pa.Table, dict[tuple[str, int], int]]:
     """A part file, and where in it each row of an input stands."""
-    table = pq.read_table(part.path, filesystem=part.filesystem, partitioning=None)
+    table = read_part(part)
     sources = zip(table[prefix + SOURCE_FILE].to_pylist(), table[prefix + SOURCE_ROW].to_pylist(), strict=True)
     return table, {source: place for place, source in enumerate(sources)}
 

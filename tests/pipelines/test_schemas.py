@@ -15,6 +15,7 @@ from pipelines.scoring.schemas import (
     examples,
     output_schema,
     record_columns,
+    record_of,
     result_fields,
 )
 
@@ -56,6 +57,15 @@ def test_choices_are_read_from_one_column_and_their_scores_written_to_another():
     )
     assert columns["scores"].to_pylist() == [[0.25, 0.75]]
     output_schema(pa.schema([("prompt", pa.string()), ("choices", pa.list_(pa.string()))]), {"": fields})
+
+
+def test_a_row_gives_back_the_record_that_its_columns_were_made_of():
+    fields = result_fields("multiple-choice")
+    scored = {"choices": [0.25, 0.75], "best": 1, "num_tokens": 9, "num_windows": 2, "truncated": False}
+    failed = {"error": {"type": "InputError", "message": "text is null", "retryable": False}}
+    columns = record_columns([scored, failed], "multiple-choice", fields)
+    rows = pa.table(columns, names=[*(field.name for field in fields), "error"]).to_pylist()
+    assert [record_of(row, "multiple-choice") for row in rows] == [scored, failed]
 
 
 def test_aggregation_none_declares_tokens_in_the_place_of_groups():

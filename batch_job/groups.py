@@ -57,6 +57,7 @@ class Group:
         self._rows: list[dict[str, Any]] = []
         self._characters = 0
         self._writer: pq.ParquetWriter | None = None
+        self._rows_of_parts: dict[str, int] = {}
 
     @property
     def _roles(self) -> list[str]:
@@ -112,14 +113,14 @@ class Group:
     def _output(self) -> str:
         return self._storage.place(f"{self._folder}/scored")
 
-    def count_scored(self, known: dict[str, int]) -> int:
-        """Rows scored so far. known: those of part files, which is added to."""
+    def count_scored(self) -> int:
+        """Rows scored so far. Only part files that are new since the last time are read."""
         output = locate(self._output)
         for name in names_in(output):
-            if name.startswith(PART_PREFIX) and name not in known:
+            if name.startswith(PART_PREFIX) and name not in self._rows_of_parts:
                 footer = read_footer(output.child(name))
-                known[name] = footer.num_rows if footer is not None else 0
-        return sum(known.values())
+                self._rows_of_parts[name] = footer.num_rows if footer is not None else 0
+        return sum(self._rows_of_parts.values())
 
     def scored(self) -> Iterator[Row]:
         """The rows that are scored, in the order of the input."""

@@ -51,6 +51,10 @@ class _Found:
     errors: list[dict[str, Any]] = field(default_factory=list)
     num_errors: int = 0
 
+    def counts(self, completed: int) -> dict[str, int]:
+        """OpenAI's request_counts, of a batch that is not answered yet."""
+        return {"total": self.num_lines, "completed": completed, "failed": self.num_lines - self.num_taken}
+
 
 class BatchRun:
     """A job's work on one batch."""
@@ -74,9 +78,7 @@ class BatchRun:
             self._batch.to_state("failed", errors={"object": "list", "data": refusal})
             self._batch.storage.delete_folder(self._work)
             return
-        failed = found.num_lines - found.num_taken
-        counts = {"total": found.num_lines, "completed": 0, "failed": failed}
-        self._batch.to_state("in_progress", request_counts=counts)
+        self._batch.to_state("in_progress", request_counts=found.counts(0))
         reason = self._score(list(groups), found)
         self._batch.to_state("finalizing")
         self._batch.to_state(reason or "completed", **asyncio.run(self._answer(groups, reason)))
@@ -126,18 +128,16 @@ class BatchRun:
     def _score(self, groups: list[Group], found: _Found) -> str | None:
         """Why it ended before everything was scored, None where it did not."""
         num_rows = sum(group.num_rows for group in groups)
-        scored: list[dict[str, int]] = [{} for _ in groups]
         told = 0
 
         def tell() -> None:
             nonlocal told
-            done = sum(group.count_scored(known) for group, known in zip(groups, scored, strict=True))
+            done = sum(group.count_scored() for group in groups)
             if done != told:
                 told = done
                 # Exact where every request has one input.
-                counts = {"total": found.num_lines, "completed": found.num_taken * done // num_rows}
-                failed = found.num_lines - found.num_taken
-                self._batch.to_state("in_progress", request_counts={**counts, "failed": failed})
+                counts = found.counts(found.num_taken * done // num_rows)
+                self._batch.to_state("in_progress", request_counts=counts)
 
         with Watch(self._batch, tell) as watch:
             for group in groups:

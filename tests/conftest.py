@@ -69,7 +69,9 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def pytest_unconfigure() -> None:
     """Ends the Ray that the last module left."""
-    if "ray" in sys.modules:
+    if "ray_session" in sys.modules:
+        sys.modules["ray_session"].end_ray()
+    elif "ray" in sys.modules:
         sys.modules["ray"].shutdown()
     shutil.rmtree(RAY_TMPDIR, ignore_errors=True)
 

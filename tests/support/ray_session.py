@@ -47,10 +47,9 @@ def start_ray(num_cpus: int, **options: Any) -> bool:
     has on this machine.
     """
     wanted = {"num_cpus": num_cpus, **options}
-    if ray.is_initialized():
-        if _running == wanted:
-            return False
-        _end()
+    if ray.is_initialized() and _running == wanted:
+        return False
+    end_ray()
 
     def start() -> None:
         try:
@@ -59,7 +58,7 @@ def start_ray(num_cpus: int, **options: Any) -> bool:
             else:
                 ray.init("local", log_to_driver=False, **{"include_dashboard": False, **wanted})
         except Exception:
-            _end()
+            end_ray()
             raise
 
     in_the_end(start)
@@ -78,7 +77,8 @@ def _start_with_jobs(*, num_cpus: int, object_store_memory: int, include_dashboa
     ray.init(cluster.address, log_to_driver=False, **options)
 
 
-def _end() -> None:
+def end_ray() -> None:
+    """Ends what runs, a cluster with its processes."""
     ray.shutdown()
     while _clusters:
         _clusters.pop().shutdown()

@@ -137,8 +137,8 @@ class ScoringReplica(TokenLists):
     async def _score(self, request: dict[str, Any]) -> dict[str, Any]:
         started = time.monotonic()
         place = spans.place_of_request()
-        predictor, inputs = self._predictor, request["inputs"]
-        options = with_changes(predictor.options, request["options"])
+        predictor, inputs, changes = self._predictor, request["inputs"], request["options"]
+        options = with_changes(predictor.options, changes)
         prepared: list[Any] = []
         sizes: list[int] = []
         # Piece by piece: between two of them a client that has left, or a limit that is passed, ends the work.
@@ -146,7 +146,7 @@ class ScoringReplica(TokenLists):
             numbered = enumerate(piece, len(prepared))
             piece = [text_of(self._tokenizer, self._config, example, index) for index, example in numbered]
             await self._check_lengths(piece, len(prepared), options)
-            prepared += await self._text.run(piece, predictor.preprocess, piece, options)
+            prepared += await self._text.run(piece, predictor.preprocess, piece, options, changes=changes)
             sizes += self._checked_sizes(prepared[len(sizes) :], len(sizes), sum(sizes))
             answer_size.check(predictor, prepared, options)
         tokenize_s = time.monotonic() - started
@@ -155,7 +155,7 @@ class ScoringReplica(TokenLists):
         left_s = request["timeout_s"] - (time.monotonic() - started)
         outputs = await self._compute(prepared, sizes, max(left_s, 1e-3), place)
         computed = time.monotonic()
-        records = await self._text.run(inputs, predictor.postprocess, prepared, outputs, options)
+        records = await self._text.run(inputs, predictor.postprocess, prepared, outputs, options, changes=changes)
         for index, record in enumerate(records):
             if "error" in record:
                 raise ServingError("internal", f"inputs.{index}: {record['error']['message']}")

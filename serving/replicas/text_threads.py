@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,11 +25,20 @@ class TextThreads:
         self._short = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._long = ThreadPoolExecutor(1, thread_name_prefix="long-text")
 
-    async def run(self, inputs: Sequence[Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    async def run(
+        self,
+        inputs: Sequence[Any],
+        function: Callable[..., Any],
+        *arguments: Any,
+        changes: Mapping[str, Any] | None = None,
+    ) -> Any:
         """`function(*arguments)` on the thread for `inputs`, and at once where they are tiny. Cancelled while it waits,
-        it never runs."""
-        total = sum(map(num_characters, inputs))
-        if total <= _AT_ONCE_CHARACTERS:
+        it never runs.
+
+        changes: options that the request sets. Of a tiny input they may make much work: many labels, many results.
+        """
+        total = num_characters([*inputs, changes or {}])
+        if total <= _AT_ONCE_CHARACTERS and not changes:
             return function(*arguments)
         thread = self._long if total > _PIECE_CHARACTERS else self._short
         return await asyncio.get_running_loop().run_in_executor(thread, function, *arguments)

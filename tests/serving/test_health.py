@@ -74,3 +74,17 @@ def test_a_short_text_does_not_wait_for_a_long_one_and_a_cancelled_one_is_never_
         assert ran == ["next"]
 
     asyncio.run(asyncio.wait_for(main(), 20))
+
+
+@pytest.mark.parametrize("changes", [{"candidate_labels": ("a",)}, {"top_k": 1000}])
+def test_a_tiny_text_is_read_at_once_unless_options_may_make_it_much_work(changes):
+    async def main():
+        threads, gate = TextThreads(), threading.Event()
+        assert await threads.run(["tiny"], threading.get_ident, changes={}) == threading.get_ident()
+        assert await threads.run(["tiny"], threading.get_ident, changes=changes) != threading.get_ident()
+        long = asyncio.create_task(threads.run(["tiny"], gate.wait, changes={"candidate_labels": ("x" * 100_000,)}))
+        assert await threads.run(["tiny"], lambda: "done", changes=changes) == "done"
+        gate.set()
+        await long
+
+    asyncio.run(asyncio.wait_for(main(), 20))

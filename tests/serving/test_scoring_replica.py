@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bigbird import BigBirdForTokenClassification
+from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
 from serving.settings import HeadArguments
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # as Serve is imported
@@ -114,3 +114,25 @@ def test_texts_just_within_the_limit_are_read_and_counted_as_the_tokenizer_count
         found = asyncio.run(replica._text.tokens_at_least(text, tokenizer, limit))
         assert found <= count
         assert (found > limit) == more
+
+
+def test_options_of_a_tiny_text_are_not_worked_on_where_other_requests_wait(tiny_checkpoint):
+    from serving.replicas.scoring import ScoringReplica
+
+    checkpoint = str(tiny_checkpoint(BigBirdForMaskedLM))
+    replica = ScoringReplica("mask", HeadArguments(task="fill-mask", checkpoint=checkpoint))
+    predictor, threads = replica._predictor, set()
+
+    def noted(function):
+        def call(*arguments):
+            threads.add(threading.get_ident())
+            return function(*arguments)
+
+        return call
+
+    predictor.preprocess, predictor.postprocess = noted(predictor.preprocess), noted(predictor.postprocess)
+    request = {"inputs": ["a [MASK]"], "options": {"top_k": 5}, "timeout_s": 60.0}
+    assert "records" in asyncio.run(replica.score(request))
+    assert threading.get_ident() not in threads
+    assert "records" in asyncio.run(replica.score({**request, "options": {}}))
+    assert threading.get_ident() in threads

@@ -12,15 +12,13 @@ from pydantic import BaseModel, Field, field_validator
 
 from serving.errors import ServingError
 from serving.http.answers import example
-from serving.http.apis.wire import MAX_INPUTS, Int, Text, Wire
+from serving.http.apis.wire import MAX_INPUTS, Int, Text, Texts, TokenIds, Wire
 
-_TokenIds = Annotated[list[Annotated[Int, Field(ge=0)]], Field(fail_fast=True, min_length=1, max_length=2**16)]
-_Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
-_PromptsOfIds = Annotated[list[_TokenIds], Field(fail_fast=True, max_length=MAX_INPUTS)]
+_PromptsOfIds = Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_INPUTS)]
 # As many as OpenAI takes in one call.
 MAX_EMBEDDED = 2048
 _Embedded = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_EMBEDDED)]
-_EmbeddedIds = Annotated[list[_TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_EMBEDDED)]
+_EmbeddedIds = Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_EMBEDDED)]
 
 
 def _one_or_many(value: Any) -> list[str | list[int]]:
@@ -38,7 +36,7 @@ class CompletionRequest(Wire):
     """Log-probabilities are those of the model itself, before bias, penalties and temperature."""
 
     model: Text = Field(examples=["text-generation"])
-    prompt: Text | _Texts | _TokenIds | _PromptsOfIds = Field(examples=["The history of the world"])
+    prompt: Text | Texts | TokenIds | _PromptsOfIds = Field(examples=["The history of the world"])
     max_tokens: Int | None = Field(default=None, ge=0, description="16 by default, or as many as there is room for.")
     temperature: float | None = Field(default=1.0, ge=0, le=2)
     top_p: float | None = Field(default=1.0, ge=0, le=1)
@@ -186,7 +184,7 @@ class Completion(BaseModel):
 
 class EmbeddingsRequest(Wire):
     model: Text = Field(examples=["feature-extraction"])
-    input: Text | _Embedded | _TokenIds | _EmbeddedIds = Field(examples=["A long document."])
+    input: Text | _Embedded | TokenIds | _EmbeddedIds = Field(examples=["A long document."])
 
     encoding_format: Literal["float", "base64"] | None = "float"
     user: Text | None = None

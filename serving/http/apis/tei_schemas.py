@@ -97,4 +97,4 @@ class Token(BaseModel):
     text: str
     special: bool
     start: int | None = Field(description="First character in the text; null for a special token.")
-    stop: Int | None = Field(description="One past the last.")
+    stop: int | None = Field(description="One past the last.")

@@ -16,6 +16,7 @@ from serving.batches.storage import Storage
 from serving.errors import ServingError
 from serving.http.apis import files_api
 from serving.http.apis.batches_schemas import BatchList, BatchObject, BatchRequest
+from serving.http.edge.requests import bearer_key
 from serving.http.error_handlers import EVERYWHERE, responses
 from serving.http.routing.models import Models, plain_path, task_at
 from serving.settings import EMBEDDING, SCORING_TASKS
@@ -41,7 +42,7 @@ def add_routes(router: APIRouter, models: Models, service: BatchService, *, with
     def owner(request: Request) -> str:
         if not with_keys:
             return _NO_KEY
-        key = request.headers.get("authorization", "").partition(" ")[2].strip()
+        key = bearer_key(request.headers) or ""
         return sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def files_of(request: Request) -> Files:

@@ -40,6 +40,12 @@ def request_id(headers: Headers) -> str:
     return given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
 
 
+def bearer_key(headers: Headers) -> str | None:
+    """What stands behind `Authorization: Bearer`."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip(" \t") if scheme.lower() == "bearer" else None
+
+
 RequestReport = Callable[[str, int, float, str | None], None]
 
 
@@ -121,8 +127,7 @@ class Edge:
         """The use of the request's key, None where none is needed. Raises ServingError."""
         if not self._keys.required or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             return None
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        use = self._keys.find(key.strip(" \t") if scheme.lower() == "bearer" else None)
+        use = self._keys.find(bearer_key(headers))
         if use is None:
             if self._num_slowed >= _MAX_SLOWED:
                 raise ServingError("overloaded", "too many requests with wrong keys", retry_after_s=1)

@@ -1,5 +1,6 @@
 """Batches of one owner, as /v1/batches shows them: what is kept of each, by whom it is written, how it is told.
 
+    open/ID.OWNER                   by the gateway, before all else; deleted once the batch has ended
     OWNER/batches/ID/request.json   by the gateway, once: what is asked for, and which models answer
     OWNER/batches/ID/cancel.json    by the gateway, once
     OWNER/batches/ID/state.json     by the batch's job while it runs; by the gateway where it cannot run
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -23,6 +24,7 @@ from serving.errors import ServingError
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 
+_OPEN = "open"
 _ID = re.compile(r"batch_[0-9a-f]{24}")
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 # A request that the proxy sends again is the same batch.
@@ -56,6 +58,18 @@ class Batch:
     def ended(self) -> bool:
         return (self.read("state") or {}).get("status") in ENDED
 
+    def open(self) -> None:
+        """Makes it one of `open_batches`."""
+        self.storage.write(self._mark, {})
+
+    def close(self) -> None:
+        """Once it has ended: nobody need look after it."""
+        self.storage.delete(self._mark)
+
+    @property
+    def _mark(self) -> str:
+        return f"{_OPEN}/{self.id}.{self.owner}"
+
     def to_state(self, status: str, **changes: Any) -> dict[str, Any]:
         """Writes state.json with a status, which begins now where it was not there before, and other changes."""
         state = {f"{status}_at": int(time.time()), **(self.read("state") or {}), "status": status, **changes}
@@ -81,6 +95,15 @@ class Batch:
         return {**shown, **(cancel or {})}
 
 
+def open_batches(storage: Storage) -> Iterator[Batch]:
+    """Of all owners, those that are not known to have ended, the oldest first."""
+    for mark in storage.names(_OPEN):
+        batch_id, _, owner = mark.partition(".")
+        batch = Batch(storage, owner, batch_id)
+        if batch.read("request") is not None:  # else it is being written
+            yield batch
+
+
 class Batches:
     """The batches of `owner`."""
 
@@ -97,6 +120,7 @@ class Batches:
             if known.endswith(digest) and _nanoseconds(known) > _nanoseconds(batch_id) - _SENT_AGAIN_NS:
                 return Batch(self._storage, self._owner, known)
         batch = Batch(self._storage, self._owner, batch_id)
+        batch.open()
         batch.write("request", request)
         return batch
 
@@ -107,10 +131,9 @@ class Batches:
             raise ServingError("unknown_object", f"no batch {batch_id[:100]!r}", param="id")
         return batch
 
-    def list(self, after: str | None, leave_out: Collection[str] = ()) -> Iterator[Batch]:
+    def list(self, after: str | None) -> Iterator[Batch]:
         """The newest first."""
-        ids = [batch_id for batch_id in self._storage.names(self._folder) if batch_id not in leave_out]
-        for batch_id in page(ids, after, newest_first=True):
+        for batch_id in page(self._storage.names(self._folder), after, newest_first=True):
             batch = Batch(self._storage, self._owner, batch_id)
             if batch.read("request") is not None:  # else it is being written
                 yield batch

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.job_submission import JobSubmissionClient
 
-from serving.batches.batches import Batch, Batches
+from serving.batches.batches import Batch, open_batches
 from serving.batches.storage import Storage
 
 logger = logging.getLogger("ray.serve.bigbird")
@@ -36,7 +36,6 @@ class BatchJobs:
         self._storage = storage
         self._max_jobs = max_jobs
         self._wake = threading.Event()
-        self._ended: set[str] = set()
 
     def wake(self) -> None:
         """There is a new batch."""
@@ -54,7 +53,7 @@ class BatchJobs:
 
     def look(self) -> None:
         """Submits a job for each batch that needs one, the oldest first, as far as others have ended."""
-        open_ones = self._open_ones()
+        open_ones = list(open_batches(self._storage))
         if not open_ones:
             return
         client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
@@ -64,23 +63,15 @@ class BatchJobs:
             jobs.setdefault(str(job.submission_id).rpartition("-")[0], []).append(job)
         num_running = 0
         waiting = []
-        for batch in sorted(open_ones, key=lambda batch: batch.id):
+        for batch in open_ones:
             if batch.ended:
-                self._ended.add(batch.id)
+                batch.close()
             elif not all(job.status.is_terminal() for job in jobs.get(batch.id, [])):
                 num_running += 1
             elif not self.given_up(batch, jobs.get(batch.id, [])):
                 waiting.append(batch)
         for batch in waiting[: max(0, self._max_jobs - num_running)]:
             self._submit(client, batch, len(jobs.get(batch.id, [])))
-
-    def _open_ones(self) -> list[Batch]:
-        """Batches that are not known to have ended."""
-        return [
-            batch
-            for owner in self._storage.names("")
-            for batch in Batches(self._storage, owner).list(None, leave_out=self._ended)
-        ]
 
     @staticmethod
     def given_up(batch: Batch, jobs: list[Any]) -> bool:

@@ -2,12 +2,14 @@
 
 import io
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from object_store import s3_bucket
 from ray.job_submission import JobDetails, JobStatus, JobType
 
-from serving.batches.batches import Batches
+from serving.batches import jobs
+from serving.batches.batches import Batch, Batches
 from serving.batches.files import Files
 from serving.batches.jobs import BatchJobs
 from serving.batches.storage import Storage
@@ -79,3 +81,26 @@ def test_a_batch_whose_jobs_cannot_begin_fails_and_says_why_and_one_whose_jobs_a
     assert BatchJobs.given_up(batch, [ended_with(-9), *[ended_with(1)] * 3])
     assert batch.ended
     assert batch.read("state")["errors"]["data"][0]["message"] == "No module named batch_job"
+
+
+def test_the_oldest_batch_of_any_owner_comes_first_and_one_that_has_ended_is_not_read_again(storage, monkeypatch):
+    request = {"input_file_id": "file-1", "endpoint": "/v1/embeddings"}
+    first, second = (Batches(storage, owner).add(request, "a request") for owner in ("b", "a"))
+    Batch(storage, "a", "batch_" + "0" * 24).open()  # by a gateway that died before it wrote the request
+    submitted, read = [], []
+    client = SimpleNamespace(list_jobs=list, submit_job=lambda **job: submitted.append(job["submission_id"]))
+    monkeypatch.setattr(jobs, "JobSubmissionClient", lambda address: client)
+    monkeypatch.setattr(jobs.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="here", runtime_env={}))
+    look = BatchJobs(storage, max_jobs=1).look
+    look()
+    assert submitted == [f"{first.id}-1"]
+    first.to_state("completed")
+    look()
+    assert submitted == [f"{first.id}-1", f"{second.id}-1"]
+    monkeypatch.setattr(
+        Storage, "read", lambda storage, path, plain=Storage.read: read.append(path) or plain(storage, path)
+    )
+    BatchJobs(storage, max_jobs=1).look()
+    assert any(second.id in path for path in read)
+    assert not any(first.id in path for path in read)
+    assert [batch.id for batch in Batches(storage, "b").list(None)] == [first.id]

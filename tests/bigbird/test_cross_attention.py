@@ -153,6 +153,7 @@ def test_a_row_whose_states_are_all_masked_reads_nothing_whatever_stands_beside_
     ids, states = tokens(6, 2), torch.randn(2, 12, 32, generator=torch.Generator().manual_seed(6))
     mask = torch.ones(2, 12, dtype=torch.long)
     mask[1] = 0
+    found = []
     for attentions in (False, True):
         both = models[0](ids, encoder_hidden_states=states, encoder_attention_mask=mask, output_attentions=attentions)
         one = models[0](
@@ -163,6 +164,8 @@ def test_a_row_whose_states_are_all_masked_reads_nothing_whatever_stands_beside_
         )
         torch.testing.assert_close(both.logits[1], one.logits[0], atol=1e-5, rtol=1e-5)
         assert torch.isfinite(both.logits).all()
+        found.append(both.logits)
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)  # nothing is a context of zero, however it is computed
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from bigbird.predictors import (
     TextGenerationOptions,
     load_predictor,
 )
+from bigbird.predictors.tasks import check_checkpoint
 
 EXAMPLES = {
     "fill-mask": "Paris is the [MASK] of France",
@@ -100,3 +101,21 @@ def test_a_causal_model_goes_on_from_its_prompts(tiny_checkpoint):
     records = load_predictor("text-generation", directory, options=options)(["Paris is", None, "the capital"])
     assert [record.get("num_generated_tokens") for record in records] == [3, None, 3]
     assert "error" in records[1]
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("zero-shot-classification", {"id2label": {0: "yes", 1: "no"}}, "begins with 'entail' .* labels are yes, no"),
+        ("zero-shot-classification", {"id2label": {0: "entailment"}}, "labels are entailment$"),
+        (
+            "token-classification",
+            {"task_specific_params": {"token-classification": {"aggregation_strategy": "longest"}}},
+            "aggregation_strategy is 'longest', expected one of",
+        ),
+    ],
+)
+def test_what_a_task_asks_of_labels_is_known_from_the_configuration_alone(task, changes, message):
+    config = bigbird.BigBirdConfig(architectures=HEADS[task], **changes)
+    with pytest.raises((CheckpointError, InputError), match=message):
+        check_checkpoint(task, "model", config, None)

@@ -8,7 +8,7 @@ import threading
 import httpx
 import pytest
 from error_bodies import error_in
-from serving_cluster import LABELS, SERVED, START_TIMEOUT_S, deploy, replica_pids, served, status, wait_until
+from serving_cluster import LABELS, SERVED, deploy, replica_pids, served, wait_until, wait_until_ready
 
 from bigbird import BigBirdForTokenClassification
 
@@ -144,4 +144,4 @@ def test_a_head_that_cannot_start_again_is_503_and_recovers(url, checkpoint, key
         assert httpx.get(f"{url}/ready", timeout=90).status_code == 503
     finally:
         away.rename(checkpoint)
-    wait_until(lambda: status(f"{url}/ready") == 200, START_TIMEOUT_S)
+    wait_until_ready(url)

@@ -91,7 +91,26 @@ def served(arguments: dict[str, Any], *, include_dashboard: bool = False) -> Ite
 def deploy(url: str, arguments: dict[str, Any]) -> None:
     """Deploys (or updates) the application and waits until it is ready."""
     serve.run(build(ServeArguments.model_validate(arguments)), name=APP)
-    wait_until(lambda: status(f"{url}/ready") == 200, START_TIMEOUT_S)
+    wait_until_ready(url)
+
+
+def wait_until_ready(url: str) -> None:
+    """Waits as long as replicas may take to start on a busy machine, and fails with what the service last said."""
+    said: list[str] = []
+
+    def ready() -> bool:
+        try:
+            answer = httpx.get(f"{url}/ready", timeout=10)
+        except httpx.TransportError as error:
+            said.append(repr(error))
+            return False
+        said.append(f"{answer.status_code} {answer.text}")
+        return answer.status_code == 200
+
+    try:
+        wait_until(ready, START_TIMEOUT_S)
+    except AssertionError:
+        pytest.fail(f"not ready after {START_TIMEOUT_S:.0f} s: {said[-1]}\n{serve.status()}")
 
 
 def status(url: str) -> int | None:

@@ -12,7 +12,7 @@ import pytest
 import ray
 from endpoint_inputs import INPUTS, LONG, PARAMETERS, TEXT, close, post
 from error_bodies import error_in
-from serving_cluster import SERVED, replica_pids, status, wait_until
+from serving_cluster import SERVED, replica_pids, wait_until, wait_until_ready
 
 from bigbird.predictors import OPTIONS
 
@@ -172,7 +172,7 @@ def test_a_stream_whose_process_is_killed_ends_with_an_error_event(url, killed):
             if line:
                 lines.append(line.removeprefix("data: "))
     assert json.loads(lines[-1])["error"]["code"] == "service_unavailable"
-    wait_until(lambda: status(f"{url}/ready") == 200)
+    wait_until_ready(url)
 
 
 def test_info_tells_limits_and_labels(url, checkpoints):

@@ -25,7 +25,7 @@ from ray.serve.schema import LoggingConfig
 from serving import preflight
 from serving.batches.arguments import BatchArguments
 from serving.http.deployment import Gateway
-from serving.http.edge.proxy import PROXY_CALLBACK
+from serving.http.edge.proxy import SERVE_ENVIRONMENT
 from serving.names import GATEWAY
 from serving.replicas.generation import GenerationReplica
 from serving.replicas.pool import PoolReplica
@@ -56,9 +56,6 @@ _GATEWAY_REQUESTS = 1000
 
 # The proxy's own limit, answered with 408: above the gateway's, which answers with an error body.
 PROXY_TIMEOUT_S = 90
-
-# Serve gives a proxy five seconds to start, ends it then, and this command with it: a busy machine takes longer.
-_PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}
 
 
 def build(args: ServeArguments) -> serve.Application:
@@ -199,7 +196,7 @@ def _serve(arguments: ServeArguments, options: argparse.Namespace, stop_signals:
     serve.start(
         http_options={"host": options.host, "port": options.port, "request_timeout_s": PROXY_TIMEOUT_S},
         grpc_options=grpc_options(options.grpc_port),
-        controller_options={"runtime_env": {"env_vars": {**_PATIENCE, **PROXY_CALLBACK}}},
+        controller_options={"runtime_env": {"env_vars": SERVE_ENVIRONMENT}},
     )
     stop_signals.install()  # Ray has put handlers of its own in their place, which end the process at once
     if options.num_cpus is None:

@@ -17,7 +17,7 @@ from ray import serve
 from benchmarks.serving_parts.load import Answers, Body, closed_loop
 from bigbird import BigBirdConfig, BigBirdForCausalLM, BigBirdForTokenClassification, load_predictor
 from serving.app import PROXY_TIMEOUT_S, build
-from serving.http.edge.proxy import PROXY_CALLBACK
+from serving.http.edge.proxy import SERVE_ENVIRONMENT
 from serving.settings import HeadArguments, ServeArguments
 
 TASK = "token-classification"
@@ -57,7 +57,7 @@ class Bench:
         port = free_port()
         serve.start(
             http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": PROXY_TIMEOUT_S},
-            controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
+            controller_options={"runtime_env": {"env_vars": SERVE_ENVIRONMENT}},
         )
         self.address = f"http://127.0.0.1:{port}"
         self.url = f"{self.address}/v1/{TASK}"

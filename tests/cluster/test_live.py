@@ -19,7 +19,7 @@ from commands import TIMEOUT_S, run
 from local_cluster import ROOT, LocalCluster, Node, local_cluster
 
 from bigbird import BigBirdForMaskedLM
-from serving.http.edge.proxy import PROXY_CALLBACK
+from serving.http.edge.proxy import SERVE_ENVIRONMENT
 
 pytestmark = pytest.mark.ray
 
@@ -28,7 +28,7 @@ NUM_DOCUMENTS = 600
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with local_cluster([1, 1, 1], variables=PROXY_CALLBACK) as running:
+    with local_cluster([1, 1, 1], variables=SERVE_ENVIRONMENT) as running:
         yield running
 
 

@@ -9,7 +9,7 @@ from error_bodies import error_in
 from proxy_calls import ServesProxy, ask, body, start
 
 from serving.http.edge import proxy as proxy_module
-from serving.http.edge.proxy import PROXY_CALLBACK, Proxy, middlewares
+from serving.http.edge.proxy import SERVE_ENVIRONMENT, Proxy, middlewares
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 
@@ -228,6 +228,6 @@ def test_an_id_that_is_unfit_for_a_log_is_replaced_before_anything_logs_it(given
 def test_serve_finds_what_the_environment_names():
     from ray._common.utils import import_attr
 
-    (path,) = PROXY_CALLBACK.values()
+    path = SERVE_ENVIRONMENT["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
     assert import_attr(path) is middlewares
     assert [item.cls for item in middlewares()] == [Proxy]

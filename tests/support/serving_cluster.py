@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     from ray import serve
 
     from serving.app import build, grpc_options
-from serving.http.edge.proxy import PROXY_CALLBACK
+from serving.http.edge.proxy import SERVE_ENVIRONMENT
 from serving.settings import ServeArguments
 
 SERVED = [pytest.mark.ray, pytest.mark.xdist_group("served"), OF_RAY]
@@ -69,7 +69,7 @@ def serve_instance(*, include_dashboard: bool = False) -> Instance:
         serve.start(
             http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
             grpc_options=grpc_options(port + 1),
-            controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},
+            controller_options={"runtime_env": {"env_vars": SERVE_ENVIRONMENT}},
             # Only what a client's own trace asks for is recorded, into files beside the logs.
             tracing_config={"enabled": True, "sampling_ratio": 0.0},
         )

@@ -8,7 +8,7 @@
   refusal must not cost what an answer costs.
 
 It knows ASGI, this application's paths and the error table, not Ray. Serve calls `middlewares` where a proxy starts, if
-`PROXY_CALLBACK` stands in the proxy's environment.
+`SERVE_ENVIRONMENT` stands in the proxy's environment.
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ from serving.settings import ALL_HEADS
 
 logger = logging.getLogger("ray.serve.bigbird")
 
-PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.edge.proxy:middlewares"}
+# What Serve's controller, proxies and replicas read from their environment.
+SERVE_ENVIRONMENT = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.edge.proxy:middlewares",
+    # Not five seconds, after which Serve ends a proxy and this command with it: a busy machine takes longer.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    # One event loop for Serve's code and ours, which never holds it up: a tenth less processor time of a small request.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
 
 # Other applications behind the same proxy keep their own ways.
 _OURS = re.compile(

@@ -8,6 +8,7 @@ Knows no HTTP, no Ray and no threads; whoever calls `step` says when. Legend: R 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor
 from bigbird.attention.cached import CachedAttention, CachedCrossAttention
 from bigbird.attention.kv_cache import KVCache
 from bigbird.errors import InputError
-from bigbird.generation.choosing import choose
 from bigbird.generation.options import GenerationOptions, refuse_other_devices
-from bigbird.generation.request import GenerationChunk, Request, Tokenizer
+from bigbird.generation.request import GenerationChunk, Request
+from bigbird.generation.sampler import TokenLogprob, logprobs_of, sample, warp
 from bigbird.generation.scheduler import Scheduler
+from bigbird.generation.text_stream import Tokenizer
 
 DRAFT_ROWS = 16
 """Rows of a step, with drafts: so many cost little more than one, whose time goes into reading the weights."""
@@ -29,13 +31,12 @@ DRAFT_ROWS = 16
 class EngineStats:
     """A moment's load, and counts since the engine was made.
 
-    num_waiting: not admitted yet. num_prefilling, num_decoding: admitted. Cache sizes are in tokens.
+    num_waiting: not admitted yet. num_running: admitted. Cache sizes are in tokens.
     num_shared_tokens: prompt tokens that were not computed, since another request had.
     """
 
     num_waiting: int
-    num_prefilling: int
-    num_decoding: int
+    num_running: int
     num_used_cache_tokens: int
     num_free_cache_tokens: int
     num_steps: int
@@ -61,7 +62,7 @@ def run(model: Any, cache: KVCache, pieces: Sequence[Piece], cross: CachedCrossA
     """
     spans = [(piece.sequence, len(piece.token_ids)) for piece in pieces]
     attend = CachedAttention(cache, spans)
-    ids = torch.tensor([token for piece in pieces for token in piece.token_ids], device=attend.position_ids.device)
+    ids = torch.tensor([token for piece in pieces for token in piece.token_ids])
     hidden = model.bert.embeddings(ids, torch.zeros_like(ids), attend.position_ids)
     if cross is None:
         hidden = model.bert.encoder(hidden, attend)
@@ -74,17 +75,18 @@ def run(model: Any, cache: KVCache, pieces: Sequence[Piece], cross: CachedCrossA
         end += len(piece.token_ids)
         wanted += range(end - piece.num_answers, end)
     if not wanted:
-        return torch.empty(0, model.config.vocab_size, device=ids.device)
-    logits: Tensor = model.cls(hidden if len(wanted) == end else hidden[torch.tensor(wanted, device=ids.device)])
+        return torch.empty(0, model.config.vocab_size)
+    logits: Tensor = model.cls(hidden if len(wanted) == end else hidden[wanted])
     return logits.float()
 
 
 class Engine:
     """Serves many requests with one model.
 
-    model: a BigBirdForCausalLM with is_decoder, prepared for inference or not. tokenizer: None for token ids without
-    text. max_cache_tokens: what all admitted requests together may come to hold, prompt and new tokens.
-    max_streams: sequences admitted at a time. prefill_tokens: prompt tokens computed in a step at most.
+    model: a BigBirdForCausalLM with is_decoder, prepared for inference or not. tokenizer: of requests submitted; None
+    for token ids without text. max_cache_tokens: what all admitted requests together may come to hold, prompt and new
+    tokens; None for max_streams of the model's full length. max_streams: sequences admitted at a time.
+    prefill_tokens: prompt tokens computed in a step at most.
     cross: the encoder's states for a decoder with cross-attention; requests name their row of it.
 
     A step that raises (a model out of memory, say) leaves the engine unusable.
@@ -95,12 +97,14 @@ class Engine:
         model: Any,
         tokenizer: Tokenizer | None = None,
         *,
-        max_cache_tokens: int = 65536,
+        max_cache_tokens: int | None = None,
         max_streams: int = 32,
         prefill_tokens: int = 256,
         cross: CachedCrossAttention | None = None,
     ) -> None:
-        limits = {"max_cache_tokens": max_cache_tokens, "max_streams": max_streams, "prefill_tokens": prefill_tokens}
+        if max_cache_tokens is None:
+            max_cache_tokens = max_streams * model.config.max_position_embeddings
+        limits = {"max_streams": max_streams, "max_cache_tokens": max_cache_tokens, "prefill_tokens": prefill_tokens}
         for name, value in limits.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
@@ -150,68 +154,62 @@ class Engine:
 
     @property
     def stats(self) -> EngineStats:
-        running, cache = self._scheduler.running, self._cache
-        num_prefilling = sum(request.num_left > 0 for request in running)
         return EngineStats(
             num_waiting=len(self._scheduler.waiting),
-            num_prefilling=num_prefilling,
-            num_decoding=len(running) - num_prefilling,
-            num_used_cache_tokens=cache.num_used_pages * cache.page_size,
-            num_free_cache_tokens=cache.num_available_pages * cache.page_size,
+            num_running=len(self._scheduler.running),
+            num_used_cache_tokens=self._cache.num_used_pages * self._cache.page_size,
+            num_free_cache_tokens=self._cache.num_available_pages * self._cache.page_size,
             num_steps=self._num_steps,
             num_prompt_tokens=self._num_prompt_tokens,
             num_shared_tokens=self._scheduler.num_shared_tokens,
             num_generated_tokens=self._num_generated_tokens,
         )
 
-    @torch.inference_mode()
-    def step(self) -> list[GenerationChunk]:
-        """Serve everyone once. Returns what is new: a chunk a token, at the end of a beam search one for its text. The
-        last of a request has a finish_reason."""
-        cancelled = [request.end("cancelled") for request in self._by_id.values() if request.is_cancelled]
-        self._release(cancelled)
-        served = self._scheduler.schedule()
-        if not served:
-            return cancelled
-        max_draft = DRAFT_ROWS // len(served) - 1
-        pieces = {request: self._pieces(request, num_tokens, max_draft) for request, num_tokens in served}
-        if self._cross is not None:
-            self._cross.row_of = {s: request.encoder_row for request in pieces for s in request.sequences}
-        logits = run(self.model, self._cache, [piece for of_one in pieces.values() for piece in of_one], self._cross)
-        self._num_steps += 1
-
-        chunks: list[GenerationChunk] = []
-        answered: dict[Request, tuple[int, list[int]]] = {}  # its first row of logits, and the draft it tries out
-        row = 0
-        for request, its_pieces in pieces.items():
-            if not its_pieces[0].num_answers:
-                continue
-            num_rows = sum(piece.num_answers for piece in its_pieces)
-            if request.search is not None:
-                chunks += self._search(request, logits[row : row + num_rows])
-            elif request.token_ids:
-                answered[request] = row, its_pieces[0].token_ids[1:]
-            else:
-                if request.options.prompt_logprobs:
-                    request.score_prompt(logits[row : row + num_rows])
-                if not request.num_left and request.options.max_new_tokens:
-                    answered[request] = row + num_rows - 1, []
-                elif not request.num_left:
-                    chunks.append(request.end("length"))
-            row += num_rows
-        chunks += self._answer(logits, answered)
-        self._release(chunks)
-        return cancelled + chunks
-
     def run(self) -> Iterator[GenerationChunk]:
         """Step until nothing is left to do."""
         while self.has_work:
             yield from self.step()
 
+    @torch.inference_mode()
+    def step(self) -> list[GenerationChunk]:
+        """Serve everyone once. Returns what is new: a chunk a token, at the end of a beam search one for its text. The
+        last of a request has a finish_reason."""
+        chunks = [request.end("cancelled") for request in self._by_id.values() if request.is_cancelled]
+        self._release(chunks)
+        served = self._scheduler.schedule()
+        if not served:
+            return chunks
+        max_draft = DRAFT_ROWS // len(served) - 1
+        pieces = {request: self._pieces(request, num_tokens, max_draft) for request, num_tokens in served}
+        if self._cross is not None:
+            self._cross.row_of = {s: request.encoder_row for request in pieces for s in request.sequences}
+        logits = run(self.model, self._cache, list(chain(*pieces.values())), self._cross)
+        self._num_steps += 1
+
+        drawing: list[Request] = []
+        rows: list[int] = []  # of the logits: those that their next tokens are drawn from
+        end = 0
+        for request, its_pieces in pieces.items():
+            start, end = end, end + sum(piece.num_answers for piece in its_pieces)
+            if request.search is not None:
+                chunks += self._search(request, logits[start:end])
+                continue
+            if request.options.prompt_logprobs and not request.token_ids:
+                request.score_prompt(logits[start:end])
+            if not request.num_left and request.options.max_new_tokens:
+                drawing.append(request)
+                rows += range(end - 1 - len(request.drafted), end)
+            elif not request.num_left:
+                chunks.append(request.end("length"))
+        if drawing:
+            chunks += self._draw(logits if len(rows) == len(logits) else logits[rows], drawing)
+        self._release(chunks)
+        return chunks
+
     def _release(self, chunks: Sequence[GenerationChunk]) -> None:
         """Give back what requests hold whose last chunks are among these."""
         for chunk in chunks:
-            if chunk.finish_reason is not None:
+            if chunk.finish_reason is not None and chunk.request_id in self._by_id:
                 self._scheduler.remove(self._by_id.pop(chunk.request_id))
 
     def _pieces(self, request: Request, num_prompt_tokens: int, max_draft: int) -> list[Piece]:
@@ -224,50 +222,63 @@ class Engine:
             num_answers = len(ids) if request.options.prompt_logprobs else int(not request.num_left)
             return [Piece(request.sequences[0], ids, num_answers)]
         if request.search is not None:
-            lasts = zip(request.sequences, request.search.last_tokens, strict=True)
-            return [Piece(sequence, [token], 1) for sequence, token in lasts]
-        ids = [request.token_ids[-1], *request.draft(max_draft)]
+            beams = zip(request.sequences, request.search.beams, strict=True)
+            return [Piece(sequence, beam[-1:]) for sequence, beam in beams]
+        request.drafted = request.draft(max_draft)
+        ids = [request.token_ids[-1], *request.drafted]
         return [Piece(request.sequences[0], ids, len(ids))]
 
-    def _answer(self, logits: Tensor, answered: dict[Request, tuple[int, list[int]]]) -> list[GenerationChunk]:
-        """Choose each request's next token, and one after every token of its draft that was chosen as it stands."""
-        chunks = []
-        drafts = {request: draft for request, (_, draft) in answered.items() if draft}
-        place = 0
-        while answered:
-            rows = [row + place for row, _ in answered.values()]
-            of_all = rows == list(range(len(logits)))
-            chosen = choose(logits if of_all else logits[torch.tensor(rows, device=logits.device)], list(answered))
-            going_on = {}
-            for (request, (row, draft)), (token, logprob) in zip(answered.items(), chosen, strict=True):
-                chunks.append(request.accept(token, logprob))
-                if request.finish_reason is None and draft[place : place + 1] == [token]:
-                    going_on[request] = row, draft
-            self._num_generated_tokens += len(answered)
-            answered = going_on
-            place += 1
-        for request in drafts:
-            if request.finish_reason is None:  # what was computed of the draft's other tokens goes
+    def _draw(self, logits: Tensor, requests: Sequence[Request]) -> list[GenerationChunk]:
+        """Choose each request's next token, and one after every token of its draft that was chosen as it stands.
+
+        logits: (R, V), after the last token of each request and after every token of its draft.
+        """
+        turns = [(request, place) for request in requests for place in range(1 + len(request.drafted))]
+        scores = logits
+        if any(request.processors for request in requests):
+            each = zip(logits[:, None], turns, strict=True)
+            scores = torch.cat([request.process(row, place) for row, (request, place) in each])
+        tokens = sample(scores, [request.options for request, _ in turns], [r.chance(place) for r, place in turns])
+        logprobs: dict[int, TokenLogprob] = {}
+        for num_top in {request.options.num_top_logprobs for request in requests if request.options.logprobs}:
+            asked = [r.options.logprobs and r.options.num_top_logprobs == num_top for r, _ in turns]
+            rows = [row for row, is_asked in enumerate(asked) if is_asked]
+            logprobs.update(zip(rows, logprobs_of(logits[rows], [tokens[row] for row in rows], num_top), strict=True))
+        chunks: list[GenerationChunk] = []
+        done: set[Request] = set()
+        for row, (request, place) in enumerate(turns):
+            if request in done:
+                continue
+            if request.scores is not None:
+                kept = scores[row : row + 1]
+                request.scores.append(warp(kept, request.options) if request.options.temperature else kept.clone())
+            chunks.append(request.accept(tokens[row], logprobs.get(row)))
+            if request.finish_reason is not None or request.drafted[place : place + 1] != [tokens[row]]:
+                done.add(request)
+                # What was computed of the draft's other tokens goes.
                 self._cache.truncate(request.sequences[0], len(request.prompt_ids) + len(request.token_ids) - 1)
+        self._num_generated_tokens += len(chunks)
         return chunks
 
     def _search(self, request: Request, logits: Tensor) -> list[GenerationChunk]:
-        """Let a beam search go on; at its end, the best text."""
+        """Let a beam search go on; at its end, the best text. logits: (0, V) while the prompt is read."""
         search = request.search
-        assert search is not None
+        if search is None or not len(logits):
+            return []
         if len(logits) == 1:  # after the prompt all beams are one
             request.sequences *= request.options.num_beams
             logits = logits.expand(len(request.sequences), -1)
         parents = [request.sequences[parent] for parent in search.advance(logits)]
-        if not search.is_done:
-            for sequence in set(request.sequences) - set(parents):
-                self._cache.free(sequence)
-            # A parent's first child goes on with it, the others fork from it.
-            first = {parent: place for place, parent in reversed(list(enumerate(parents)))}
-            request.sequences = [
-                parent if first[parent] == place else self._cache.fork(parent) for place, parent in enumerate(parents)
-            ]
-            return []
-        last = [request.accept(token) for token in search.complete[0][1]][-1]
-        self._num_generated_tokens += len(request.token_ids)
-        return [replace(last, text=request.text)]
+        if request.scores is not None:
+            request.scores.append(search.scores)
+        if search.is_done:
+            last = [request.accept(token) for token in search.complete[0][1]][-1]
+            self._num_generated_tokens += len(request.token_ids)
+            return [replace(last, text=request.text)]
+        for sequence in set(request.sequences) - set(parents):
+            self._cache.free(sequence)
+        # A parent's first child goes on with it, the others fork from it.
+        request.sequences = [
+            self._cache.fork(parent) if parent in parents[:place] else parent for place, parent in enumerate(parents)
+        ]
+        return []

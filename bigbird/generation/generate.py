@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from bigbird.attention.cached import CachedCrossAttention
-from bigbird.attention.kv_cache import PAGE_SIZE
 from bigbird.attention.past import check_encoder_states
 from bigbird.errors import InputError
 from bigbird.generation.engine import Engine
 from bigbird.generation.options import GenerationOptions
-from bigbird.generation.request import GenerationChunk, Request, Tokenizer
-from bigbird.generation.sampling import TokenLogprob
+from bigbird.generation.request import GenerationChunk, Request
+from bigbird.generation.sampler import TokenLogprob
+from bigbird.generation.text_stream import Tokenizer
 
 __all__ = ["GenerationChunk", "GenerationOptions", "GenerationResult", "encode_prompt", "generate", "stream"]
 
@@ -73,16 +73,13 @@ def generate(
     """
     if isinstance(prompts, str):
         raise InputError("prompts must be a list of prompts, got one string")
+    options = options or GenerationOptions()
     requests = []
     for number, prompt in enumerate(prompts):
-        try:
-            requests += requests_of(
-                model, tokenizer, _ids(tokenizer, prompt), options or GenerationOptions(), encoder_row=number
-            )
-        except InputError as error:
-            raise InputError(f"prompt {number}: {error}") from None
-    cross = cross_attention(model.config, len(prompts), encoder_hidden_states, encoder_attention_mask)
-    complete(model, requests, cross=cross)
+        requests += requests_of(model, tokenizer, prompt, options, number)
+    check_encoder_states(model.config, len(prompts), encoder_hidden_states, encoder_attention_mask)
+    for _ in run(model, requests, encoder_hidden_states, encoder_attention_mask):
+        pass
     return [result for request in requests for result in results_of(model, tokenizer, request)]
 
 
@@ -97,58 +94,61 @@ def stream(
     for name in ("num_beams", "num_return_sequences"):
         if getattr(options, name) > 1:
             raise InputError(f"{name} must be 1 to stream, got {getattr(options, name)}")
-    try:
-        request = Request(model, tokenizer, _ids(tokenizer, prompt), options)
-    except InputError as error:
-        raise InputError(f"prompt 0: {error}") from None
-    return engine_for(model, [request]).run()
+    return run(model, requests_of(model, tokenizer, prompt, options))
 
 
 def requests_of(
-    model: Any, tokenizer: Tokenizer | None, prompt_ids: Sequence[int], options: GenerationOptions, **more: Any
+    model: Any,
+    tokenizer: Tokenizer | None,
+    prompt: str | Sequence[int],
+    options: GenerationOptions,
+    number: int = 0,
+    item: str = "prompt",
+    **more: Any,
 ) -> list[Request]:
-    """A prompt's requests: one, or one for each text to draw. more: as `Request` takes it."""
-    if options.num_beams > 1 or options.num_return_sequences == 1:
-        return [Request(model, tokenizer, prompt_ids, options, **more)]
-    drawn = []
-    for number in range(options.num_return_sequences):
-        seed = None if options.seed is None else options.seed + number
-        one = replace(options, seed=seed, num_return_sequences=1)
-        drawn.append(Request(model, tokenizer, prompt_ids, one, **more))
-    return drawn
+    """A prompt's requests: one, or one for each text to draw.
+
+    number: the prompt's, which is also that of the encoder's states it reads. item: what errors call it. more: as
+    `Request` takes it.
+    """
+    try:
+        if isinstance(prompt, str):
+            if tokenizer is None:
+                raise InputError("a text needs a tokenizer, got None")
+            prompt = encode_prompt(tokenizer, prompt)
+        of_each = [options]
+        if options.num_beams == 1 < options.num_return_sequences:
+            seeds = [
+                None if options.seed is None else options.seed + place for place in range(options.num_return_sequences)
+            ]
+            of_each = [replace(options, seed=seed, num_return_sequences=1) for seed in seeds]
+        return [Request(model, tokenizer, prompt, one, encoder_row=number, **more) for one in of_each]
+    except InputError as error:
+        raise InputError(f"{item} {number}: {error}") from None
 
 
-def complete(
+def run(
     model: Any,
     requests: Sequence[Request],
+    encoder_hidden_states: Tensor | None = None,
+    encoder_attention_mask: Tensor | None = None,
     *,
     max_cache_tokens: int | None = None,
-    cross: CachedCrossAttention | None = None,
-) -> None:
-    """Run requests to their ends, MAX_STREAMS sequences at a time."""
-    for _ in engine_for(model, requests, max_cache_tokens=max_cache_tokens, cross=cross).run():
-        pass
-
-
-def engine_for(
-    model: Any,
-    requests: Sequence[Request],
-    *,
-    max_cache_tokens: int | None = None,
-    cross: CachedCrossAttention | None = None,
-) -> Engine:
-    """An engine with nothing but these requests. max_cache_tokens: None for as many as run at a time can need."""
-    needed = sorted((request.num_tokens_at_most + PAGE_SIZE) * request.options.num_beams for request in requests)
+) -> Iterator[GenerationChunk]:
+    """Run requests to their ends in an engine of their own, MAX_STREAMS sequences at a time."""
+    cross = None
+    if encoder_hidden_states is not None:
+        cross = CachedCrossAttention(encoder_hidden_states, encoder_attention_mask)
     engine = Engine(
         model,
-        max_cache_tokens=max_cache_tokens or max(sum(needed[-MAX_STREAMS:]), 1),
-        max_streams=MAX_STREAMS,
+        max_cache_tokens=max_cache_tokens,
+        max_streams=max([MAX_STREAMS, *(request.options.num_beams for request in requests)]),
         prefill_tokens=PREFILL_TOKENS,
         cross=cross,
     )
     for request in requests:
         engine.add(request)
-    return engine
+    return engine.run()
 
 
 def results_of(model: Any, tokenizer: Tokenizer | None, request: Request) -> list[GenerationResult]:
@@ -172,19 +172,3 @@ def results_of(model: Any, tokenizer: Tokenizer | None, request: Request) -> lis
         )
         for text in texts
     ]
-
-
-def cross_attention(
-    config: Any, num_prompts: int, states: Tensor | None, mask: Tensor | None
-) -> CachedCrossAttention | None:
-    """Attention to an encoder's states, checked; None where there are none, which a decoder may run without."""
-    check_encoder_states(config, num_prompts, states, mask)
-    return None if states is None else CachedCrossAttention(states, mask)
-
-
-def _ids(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> Sequence[int]:
-    if not isinstance(prompt, str):
-        return prompt
-    if tokenizer is None:
-        raise InputError("a text needs a tokenizer, got None")
-    return encode_prompt(tokenizer, prompt)

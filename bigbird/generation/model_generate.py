@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bigbird.attention.past import check_encoder_states
 from bigbird.errors import InputError
-from bigbird.generation.generate import cross_attention, engine_for, requests_of
+from bigbird.generation.generate import requests_of, run
 from bigbird.generation.options import GenerationOptions
-from bigbird.generation.processors import Processor
 from bigbird.generation.request import Request
+from bigbird.generation.sampler import Processor
 from bigbird.loading.generation_config import GenerationConfig
 from bigbird.outputs import ModelOutput
 
@@ -113,24 +114,22 @@ class Generates:
             raise InputError(f"streamer needs one row, num_return_sequences=1 and num_beams=1, got {num_texts} texts")
         requests: list[Request] = []
         for row, (ids, attended) in enumerate(zip(input_ids, mask, strict=True)):
-            try:
-                requests += requests_of(
-                    self,
-                    None,
-                    ids[attended].tolist(),
-                    options[row],
-                    processors=logits_processor or (),
-                    stops=stopping_criteria or (),
-                    encoder_row=row,
-                    keep_scores=chosen["output_scores"],
-                )
-            except InputError as error:
-                raise InputError(f"row {row}: {error}") from None
-        cross = cross_attention(self.config, len(input_ids), encoder_hidden_states, encoder_attention_mask)
-        engine = engine_for(self, requests, cross=cross)
+            requests += requests_of(
+                self,
+                None,
+                ids[attended].tolist(),
+                options[row],
+                row,
+                "row",
+                processors=logits_processor or (),
+                stops=stopping_criteria or (),
+                keep_scores=chosen["output_scores"],
+            )
+        check_encoder_states(self.config, len(input_ids), encoder_hidden_states, encoder_attention_mask)
+        chunks = run(self, requests, encoder_hidden_states, encoder_attention_mask)
         if streamer is not None:
             streamer.put(input_ids.cpu())
-        for chunk in engine.run():
+        for chunk in chunks:
             if streamer is not None:
                 streamer.put(torch.tensor([chunk.token_id]))
         if streamer is not None:

@@ -5,7 +5,7 @@ Its options, its random numbers, its text, its end. What runs beside it is unkno
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,26 +13,11 @@ from torch import Tensor
 from bigbird.errors import InputError
 from bigbird.generation.beam_search import BeamSearch
 from bigbird.generation.options import GenerationOptions
-from bigbird.generation.processors import Processor, processors_of
-from bigbird.generation.sampling import TokenLogprob, logprobs_of
-from bigbird.generation.text_stream import Decoder, TextStream
+from bigbird.generation.sampler import Processor, TokenLogprob, logprobs_of, processors_of
+from bigbird.generation.text_stream import TextStream, Tokenizer
 
 _NGRAMS = (3, 2)
 """Tokens in a row that are looked up earlier in the text for a draft, the longest first."""
-
-
-class Tokenizer(Decoder, Protocol):
-    """What is needed of a tokenizer; BigBirdTokenizer has it."""
-
-    @property
-    def cls_token_id(self) -> int: ...
-
-    @property
-    def sep_token_id(self) -> int: ...
-
-    def __len__(self) -> int: ...
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +32,8 @@ class GenerationChunk:
     """
 
     request_id: int
-    token_id: int | None
-    text: str
+    token_id: int | None = None
+    text: str = ""
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
@@ -60,7 +45,7 @@ class Request:
 
     tokenizer: None for token ids without text. processors: beside those that the options ask for.
     stops: asked with all token ids (1, n) and None after every token; a true answer ends the text.
-    encoder_row: the row of an encoder's states that a decoder with cross-attention reads.
+    encoder_row: the row of an encoder's states that a decoder with cross-attention reads. keep_scores: of every token.
     Raises InputError when prompt and options exceed the model.
     """
 
@@ -79,30 +64,35 @@ class Request:
         self.prompt_ids = list(prompt_ids)
         self.options = options
         _check(model.config, tokenizer, self.prompt_ids, options)
-        self.eos_token_ids = _eos_token_ids(model, tokenizer, options)
+        if options.eos_token_ids is not None:
+            self.eos_token_ids = options.eos_token_ids
+        else:  # the model's, and [SEP], with which a tokenized text ends
+            ends = () if tokenizer is None else (tokenizer.sep_token_id,)
+            self.eos_token_ids = tuple(dict.fromkeys((*model.generation_config.eos_token_ids, *ends)))
         self.processors = [*processors_of(options, self.eos_token_ids, len(self.prompt_ids)), *processors]
         self.encoder_row = encoder_row
         self.token_ids: list[int] = []
+        self.text = ""
+        self.finish_reason: str | None = None
         self.logprobs: list[TokenLogprob] = []
         self.prompt_logprobs: list[TokenLogprob] = []
         self.scores: list[Tensor] | None = [] if keep_scores else None
-        """Where they are kept, the processed scores of every token, (1, V); of beams, log-probabilities (K, V)."""
-        self.finish_reason: str | None = None
-        self.text = ""
+        """The processed scores of every token, (1, V); of beams, log-probabilities (K, V)."""
         self.search: BeamSearch | None = None
         if options.num_beams > 1:
-            self.search = BeamSearch(self.prompt_ids, options, self.eos_token_ids, self.processors, self.scores)
-        # The engine's: its number there, its sequences in the cache, and how many prompt tokens those hold.
+            self.search = BeamSearch(self.prompt_ids, options, self.eos_token_ids, self.processors)
+        # The engine's: its number there, its sequences in the cache, how many of the prompt's tokens those hold, and
+        # which tokens the step under way tries out.
         self.id = -1
         self.sequences: list[int] = []
         self.num_computed = 0
+        self.drafted: list[int] = []
         self.is_cancelled = False
         self._stops = stops
         self._stream = None if tokenizer is None else TextStream(tokenizer, self.prompt_ids, options.stop)
-        self._num_known = 0 if tokenizer is None else len(tokenizer)
-        self._generator = torch.Generator()
-        if options.temperature > 0:
-            self._generator.seed() if options.seed is None else self._generator.manual_seed(options.seed)
+        generator = torch.Generator()
+        generator.seed() if options.seed is None else generator.manual_seed(options.seed)
+        self._chances = torch.rand(options.max_new_tokens, generator=generator, dtype=torch.float64)
         self._followers: dict[tuple[int, ...], int] = {}  # some tokens in a row: where the one after them stands
         self._num_looked_up = 0
 
@@ -116,25 +106,21 @@ class Request:
         """Prompt tokens still to compute."""
         return len(self.prompt_ids) - self.num_computed
 
-    @property
-    def all_ids(self) -> Tensor:
-        """Prompt and text, (1, n)."""
-        return torch.tensor([self.prompt_ids + self.token_ids])
+    def chance(self, place: int) -> float:
+        """From [0, 1), what draws the token after `place` of the draft's."""
+        return float(self._chances[len(self.token_ids) + place])
 
-    def process(self, scores: Tensor) -> Tensor:
-        """The next token's scores, (V,), as the request's processors change them."""
-        scores, ids = scores[None], self.all_ids.to(scores.device)
-        for processor in self.processors:
-            scores = processor(ids, scores)
-        return scores[0]
-
-    def uniform(self) -> float:
-        """The request's next random number from [0, 1)."""
-        return float(torch.rand((), generator=self._generator, dtype=torch.float64))
+    def process(self, scores: Tensor, place: int) -> Tensor:
+        """Scores (1, V) of the token after `place` of the draft's, as the request's processors change them."""
+        if self.processors:
+            ids = torch.tensor([self.prompt_ids + self.token_ids + self.drafted[:place]])
+            for processor in self.processors:
+                scores = processor(ids, scores)
+        return scores
 
     def draft(self, limit: int) -> list[int]:
         """Up to `limit` tokens that may come next: those after the last place where the last tokens stood before."""
-        limit = min(limit, self.options.prompt_lookup_num_tokens, self._num_new_left - 1)
+        limit = min(limit, self.options.prompt_lookup_num_tokens, self.options.max_new_tokens - len(self.token_ids) - 1)
         if limit < 1:
             return []
         ids = self.prompt_ids + self.token_ids
@@ -151,33 +137,29 @@ class Request:
         """Take the logits after the prompt tokens computed last, (R, V): those after the whole prompt score none."""
         first = self.num_computed - len(logits) + 1
         tokens = self.prompt_ids[first : first + len(logits)]
-        chosen = torch.tensor(tokens, dtype=torch.int64, device=logits.device)
-        self.prompt_logprobs += logprobs_of(logits[: len(tokens)], chosen, self.options.num_top_logprobs)
+        self.prompt_logprobs += logprobs_of(logits[: len(tokens)], tokens, self.options.num_top_logprobs)
 
     def end(self, reason: str) -> GenerationChunk:
         """The last chunk where no token is the last: after a prompt that asks for none, and of what is cancelled."""
         self.finish_reason = reason
         scored = tuple(self.prompt_logprobs) if reason == "length" else None
-        return GenerationChunk(request_id=self.id, token_id=None, text="", prompt_logprobs=scored, finish_reason=reason)
+        return GenerationChunk(request_id=self.id, prompt_logprobs=scored, finish_reason=reason)
 
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> GenerationChunk:
         """Take the next token; says what text is final and whether this was the last."""
         self.token_ids.append(token)
         if logprob is not None:
             self.logprobs.append(logprob)
-        text = ""
-        if token in self.eos_token_ids:
-            self.finish_reason = "stop"
-        elif self._stream is not None and token < self._num_known:  # models may have more rows than there are tokens
+        is_end, text = token in self.eos_token_ids, ""
+        if self._stream is not None and not is_end:
             text = self._stream.push(token)
-            if self._stream.stopped:
-                self.finish_reason = "stop"
-        if self._stops and any(bool(torch.as_tensor(stop(self.all_ids, None)).all()) for stop in self._stops):
-            self.finish_reason = "stop"
-        if self.finish_reason is None and not self._num_new_left:
-            self.finish_reason = "length"
-        if self.finish_reason is not None and self._stream is not None:
-            text += self._stream.finish()
+            is_end = self._stream.stopped
+        if self._stops:
+            ids = torch.tensor([self.prompt_ids + self.token_ids])
+            is_end |= any(bool(torch.as_tensor(stop(ids, None)).all()) for stop in self._stops)
+        if is_end or len(self.token_ids) == self.options.max_new_tokens:
+            self.finish_reason = "stop" if is_end else "length"
+            text += "" if self._stream is None else self._stream.finish()
         self.text += text
         with_prompt = self.options.prompt_logprobs and len(self.token_ids) == 1
         return GenerationChunk(
@@ -189,18 +171,6 @@ class Request:
             prompt_logprobs=tuple(self.prompt_logprobs) if with_prompt else None,
             finish_reason=self.finish_reason,
         )
-
-    @property
-    def _num_new_left(self) -> int:
-        return self.options.max_new_tokens - len(self.token_ids)
-
-
-def _eos_token_ids(model: Any, tokenizer: Tokenizer | None, options: GenerationOptions) -> tuple[int, ...]:
-    """The tokens that end a text: the options' own, or else the model's and [SEP], with which a tokenized text ends."""
-    if options.eos_token_ids is not None:
-        return options.eos_token_ids
-    ends: tuple[int, ...] = model.generation_config.eos_token_ids
-    return ends if tokenizer is None else tuple(dict.fromkeys((*ends, tokenizer.sep_token_id)))
 
 
 def _check(config: Any, tokenizer: Tokenizer | None, prompt_ids: Sequence[int], options: GenerationOptions) -> None:

@@ -1,6 +1,6 @@
 """From tokens, one at a time, to pieces of text that are final: no half characters, no half stop strings.
 
-The pieces put together are the tokens' text. Knows nothing of models; of the tokenizer it needs `decode` alone.
+The pieces put together are the tokens' text. Knows nothing of models; of the tokenizer it needs `decode` and `len`.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,15 @@ _LONGEST_INCOMPLETE = 3
 _CONTEXT_TOKENS = 8
 
 
-class Decoder(Protocol):
-    """What is needed of a tokenizer."""
+class Tokenizer(Protocol):
+    """What generation needs of a tokenizer; BigBirdTokenizer has it."""
 
+    @property
+    def cls_token_id(self) -> int: ...
+    @property
+    def sep_token_id(self) -> int: ...
+    def __len__(self) -> int: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str: ...
 
 
@@ -25,8 +31,9 @@ class TextStream:
     a text. stop: strings that end the text.
     """
 
-    def __init__(self, tokenizer: Decoder, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
+        self._num_known = len(tokenizer)
         self._stop = stop
         self._window: list[int] = []  # tokens decoded together: context, then what is not final
         for num_context in range(_CONTEXT_TOKENS, _CONTEXT_TOKENS + _LONGEST_INCOMPLETE + 1):
@@ -43,6 +50,8 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """The text that has become final with this token, possibly empty. Sets `stopped` at a stop string."""
+        if token >= self._num_known:  # models may have more rows than there are tokens
+            return ""
         self._window.append(token)
         self._num_recent += 1
         self._num_pending += 1
@@ -59,12 +68,8 @@ class TextStream:
 
     def finish(self) -> str:
         """What is left when no token follows; an unfinished character shows as U+FFFD."""
-        if self.stopped:
-            return ""
-        rest = self._release(self._decode()[self._num_final :])
-        if not self.stopped:
-            rest, self._held = rest + self._held, ""
-        return rest
+        rest = "" if self.stopped else self._release(self._decode()[self._num_final :])
+        return rest if self.stopped else rest + self._held
 
     def _decode(self) -> str:
         return self._tokenizer.decode(self._window, skip_special_tokens=True)
@@ -78,20 +83,13 @@ class TextStream:
             self._num_recent = 0
 
     def _release(self, fresh: str) -> str:
+        """Text that no stop string can begin in any more, up to the first stop string."""
         text = self._held + fresh
         found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
         if found:
             self.stopped = True
-            self._held = ""
             return text[: min(found)]
-        num_held = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - num_held :]
-        return text[: len(text) - num_held]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop` without being all of it."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
+        begun = (size for stop in self._stop for size in range(1, len(stop)) if text.endswith(stop[:size]))
+        num_final = len(text) - max(begun, default=0)
+        self._held = text[num_final:]
+        return text[:num_final]

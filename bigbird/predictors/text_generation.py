@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigbird.errors import InputError
-from bigbird.generation.generate import GenerationResult, complete, requests_of, results_of
+from bigbird.generation.generate import GenerationResult, requests_of, results_of, run
 from bigbird.generation.options import GenerationOptions
 from bigbird.predictors.examples import Failed, Prepared, Record, Row
 from bigbird.predictors.predictor import Predictor
@@ -76,7 +76,8 @@ class TextGenerationPredictor(Predictor[TextGenerationOptions, PreparedPrompt, l
         # One of full length, whatever the budget, and all of its beams.
         num_beams = max((request.options.num_beams for request in of_all), default=1)
         room = max(self.max_tokens_per_batch, self.config.max_position_embeddings * num_beams)
-        complete(self.model, of_all, max_cache_tokens=room)
+        for _ in run(self.model, of_all, max_cache_tokens=room):
+            pass
         return [
             [result for request in of_one for result in results_of(self.model, self.tokenizer, request)] or None
             for of_one in requests

@@ -118,7 +118,7 @@ class EngineLoop:
         num_waiting = stats.num_waiting + len(self._submissions)
         if not num_waiting:
             return
-        num_running = max(1, stats.num_prefilling + stats.num_decoding)
+        num_running = max(1, stats.num_running)
         wait_s = (num_waiting + 1) * (self._held_s or 0.0) / num_running
         reason = None
         if num_waiting >= self._max_waiting:

@@ -107,7 +107,7 @@ class GenerationReplica(TokenLists, TokenStreams):
                 "device": self._arguments.device,
                 "dtype": self._engine.model.precision,
                 "max_slots": self._arguments.max_slots,
-                "num_running": stats.num_prefilling + stats.num_decoding,
+                "num_running": stats.num_running,
                 "num_waiting": stats.num_waiting,
                 "num_used_cache_tokens": stats.num_used_cache_tokens,
                 "num_generated_tokens": stats.num_generated_tokens,
@@ -241,7 +241,7 @@ class GenerationReplica(TokenLists, TokenStreams):
         stats = self._engine.stats
         self._metrics.generated(
             num_tokens,
-            running=stats.num_prefilling + stats.num_decoding,
+            running=stats.num_running,
             waiting=stats.num_waiting,
             num_shared_tokens=stats.num_shared_tokens - self._num_shared_tokens,
             cache_used_share=stats.num_used_cache_tokens

@@ -75,14 +75,11 @@ class Beginnings:
         from bigbird.generation.text_stream import TextStream
 
         self._stream = TextStream(tokenizer, prompt_ids)
-        self._num_known = len(tokenizer)
         self._names = names
         self._end = start
 
     def of(self, token: int) -> int:
         """Where this token, the next one, begins; one without a whole character, where the next character does."""
-        if token >= self._num_known:
-            return self._end
         piece = self._stream.push(token)
         name = self._names.name(token)
         begin = self._end

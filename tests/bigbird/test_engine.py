@@ -37,7 +37,7 @@ def tokens(events: list[GenerationChunk]) -> list[int]:
 
 def assert_empty(engine: Engine) -> None:
     stats = engine.stats
-    assert stats.num_waiting == stats.num_prefilling == stats.num_decoding == 0
+    assert stats.num_waiting == stats.num_running == 0
     assert stats.num_used_cache_tokens == 0
     assert engine._cache.num_available_pages == engine._cache.num_pages
     assert engine._cache.num_sequences == 0
@@ -148,7 +148,7 @@ def test_a_long_prompt_is_read_in_chunks_between_the_steps_of_others():
     for _ in range(10):
         assert [event.request_id for event in engine.step()][:1] == [running]
     assert model.most_tokens == 101
-    assert engine.stats.num_prefilling == 0
+    assert engine.stats.num_prompt_tokens == 1001
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one():

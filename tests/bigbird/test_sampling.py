@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigbird.generation.options import GenerationOptions
-from bigbird.generation.processors import penalise_repetition
-from bigbird.generation.sampling import draw, sample, warp
+from bigbird.generation.sampler import draw, penalise_repetition, sample, warp
 
 transformers = pytest.importorskip("transformers")
 
@@ -67,10 +66,12 @@ def test_a_row_does_not_depend_on_the_others():
     logits[1:] *= 0.01  # these need the whole vocabulary, the first row does not
     options = GenerationOptions(temperature=0.8, top_p=0.95, min_p=0.001)
     assert torch.equal(warp(logits, options)[:1], warp(logits[:1], options))
-    uniforms = torch.rand(5, dtype=torch.float64)
+    other = GenerationOptions(temperature=1.5, top_k=50)
+    asked = [options, other, options, GenerationOptions(), other]
+    chances = torch.rand(5, dtype=torch.float64).tolist()
+    together = sample(logits, asked, chances)
     for row in range(5):
-        alone = sample(logits[row : row + 1], options, uniforms[row : row + 1])
-        assert torch.equal(sample(logits, options, uniforms)[row : row + 1], alone)
+        assert sample(logits[row : row + 1], asked[row : row + 1], chances[row : row + 1]) == together[row : row + 1]
 
 
 @pytest.mark.parametrize("options", [{"top_k": 7}, {"top_p": 0.7}, {"top_k": 9, "top_p": 0.7}, {"min_p": 0.1}, {}])
@@ -78,7 +79,8 @@ def test_draws_among_candidates_follow_transformers_distribution(options: dict[s
     logits = random_logits(1, 40, seed=8, scale=1.0)
     uniforms = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     asked = GenerationOptions(temperature=0.9, **options)
-    counts = sample(logits.expand(20_000, 40), asked, uniforms).bincount(minlength=40)
+    drawn = sample(logits.expand(20_000, 40), [asked] * 20_000, uniforms.tolist())
+    counts = torch.tensor(drawn).bincount(minlength=40)
     torch.testing.assert_close(counts / 20_000, their_probabilities(logits, asked)[0], atol=2e-4, rtol=0)
 
 

@@ -21,6 +21,9 @@ class Decoding:
         self.tokenizer = tokenizer
         self.vocab_size = tokenizer.get_vocab_size()
 
+    def __len__(self):
+        return self.vocab_size
+
     def decode(self, token_ids, skip_special_tokens=False):
         return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
@@ -151,6 +154,9 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text():
     original = decoding.decode
 
     class Counting:
+        def __len__(self):
+            return len(decoding)
+
         def decode(self, ids, *, skip_special_tokens=True):
             decoded.append(len(ids))
             return original(ids, skip_special_tokens=skip_special_tokens)

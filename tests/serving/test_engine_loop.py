@@ -55,7 +55,7 @@ class FakeEngine:
 
     @property
     def stats(self) -> Any:
-        return SimpleNamespace(num_waiting=len(self.waiting), num_decoding=len(self.running), num_prefilling=0)
+        return SimpleNamespace(num_waiting=len(self.waiting), num_running=len(self.running))
 
     def step(self) -> list[Event]:
         with self.stepping:

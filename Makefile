@@ -7,6 +7,9 @@ BENCHMARKS := encoder mixed predictors memory precision generation pipelines fin
 # transformers 4.37 cannot be installed beside 5: it has an environment of its own, on the same torch.
 OLD_VENV := .venv-transformers437
 OLD      := $(OLD_VENV)/.installed
+# LlamaIndex cannot be installed beside openai 3.
+LLAMA_VENV := .venv-llama-index
+LLAMA      := $(LLAMA_VENV)/.installed
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 PINNED_INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt
@@ -17,7 +20,7 @@ COMPILE = $(PY) -m compileall -qq -j 0 "$$($(PY) -c 'import ray; print(*ray.__pa
 new_environment = $(PYTHON) -m venv $(1) >/dev/null 2>&1 || { \
   $(PYTHON) -m venv --clear --without-pip $(1) && $(PYTHON) -m pip --python $(1)/bin/python install --quiet pip; }
 
-.PHONY: help install demo serve submit test lint types bench gpu-check gpu-bench parity hub-check pictures chaos clean
+.PHONY: help install demo serve submit test lint types bench gpu-check gpu-bench parity clients hub-check pictures chaos clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,6 +46,8 @@ gpu-bench: $(DEV) ## every head against the CPU, then tokens/s, on this machine'
 	@$(PY) -m benchmarks.gpu
 parity: $(DEV) $(OLD) ## the whole parity suite, against transformers 5.23 and 4.37
 	@TRANSFORMERS_437_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python $(PY) -m pytest tests/bigbird
+clients: $(DEV) $(LLAMA) ## the programs that speak to the service, LlamaIndex in an environment of its own among them
+	@LLAMA_INDEX_PYTHON=$(CURDIR)/$(LLAMA_VENV)/bin/python $(PY) -m pytest tests/serving/test_harness_clients.py
 hub-check: $(DEV) ## published checkpoints against transformers, on a machine with internet
 	@$(PY) tests/support/hub_check.py $(HUB_IDS)
 pictures: $(DEV) ## README's pictures, taken anew with headless Chromium
@@ -74,5 +79,11 @@ $(OLD): constraints.txt | $(VENV)/bin/python
 	@$(OLD_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
 	  "transformers==4.37.2" "numpy<2" $$(grep -E '^(torch|safetensors|sentencepiece)==' constraints.txt)
 	@touch $@
+$(LLAMA): constraints.txt | $(VENV)/bin/python
+	@echo "installing LlamaIndex into $(LLAMA_VENV): once, about a minute"
+	@$(call new_environment,$(LLAMA_VENV))
+	@$(LLAMA_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
+	  "llama-index-llms-openai-like==0.8.1" "llama-index-embeddings-openai-like==0.4.0" "openai==2.54.0"
+	@touch $@
 clean: ## remove what was built or written here, the environment included
-	rm -rf $(VENV) $(OLD_VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLD_VENV) $(LLAMA_VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

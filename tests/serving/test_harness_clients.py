@@ -1,15 +1,21 @@
-"""Programs that score and complete texts over OpenAI's protocol, unmodified: lm-eval, LangChain, litellm.
+"""Programs that score and complete texts over OpenAI's protocol, unmodified: lm-eval, LangChain, litellm, LlamaIndex.
 
 A gateway and a replica over real HTTP, without Ray. What is not installed is skipped, and says so.
 """
 
+import json
+import os
+import subprocess
+
+import numpy as np
 import pytest
 import torch
 from direct_server import DirectServer
 
 from bigbird import BigBirdTokenizer, load_model
 from bigbird.generation.generate import GenerationOptions, generate
-from serving.settings import GENERATION, GatewayArguments, HeadArguments
+from bigbird.predictors import load_predictor
+from serving.settings import EMBEDDING, GENERATION, GatewayArguments, HeadArguments
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -19,13 +25,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 CHECKPOINT = "checkpoints/text-generation"
+ENCODER = "checkpoints/fill-mask"
 CONTEXT = "def read_lines(path):\n    with open(path) as file:\n        return"
 INSTALL = "install the extra named clients"
 
 
 @pytest.fixture(scope="module")
 def url():
-    server = DirectServer({GENERATION: HeadArguments(task=GENERATION, checkpoint=CHECKPOINT)}, GatewayArguments())
+    heads = {GENERATION: CHECKPOINT, EMBEDDING: ENCODER}
+    server = DirectServer(
+        {task: HeadArguments(task=task, checkpoint=checkpoint) for task, checkpoint in heads.items()},
+        GatewayArguments(),
+    )
     yield server.url
     server.close()
 
@@ -102,6 +113,31 @@ def test_litellm_completes_and_streams(url, model, tokenizer, monkeypatch):
     assert litellm.text_completion(**asked).choices[0].text == wanted
     chunks = litellm.text_completion(**asked, stream=True)
     assert "".join(chunk.choices[0].text or "" for chunk in chunks) == wanted
+
+
+LLAMA_INDEX = """
+import json, sys
+from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+from llama_index.llms.openai_like import OpenAILike
+url, prompt, *texts = sys.argv[1:]
+server = {"api_base": url, "api_key": "none", "max_retries": 0}
+llm = OpenAILike(model="text-generation", is_chat_model=False, max_tokens=8, temperature=0, **server)
+embedding = OpenAILikeEmbedding(model_name="feature-extraction", **server)
+streamed = "".join(part.delta for part in llm.stream_complete(prompt))
+print(json.dumps([llm.complete(prompt).text, streamed, embedding.get_text_embedding_batch(texts)]))
+"""
+
+
+def test_llama_index_completes_streams_and_embeds(url, model, tokenizer):
+    python = os.environ.get("LLAMA_INDEX_PYTHON")
+    if not python:
+        pytest.skip("LLAMA_INDEX_PYTHON names no python with LlamaIndex (`make clients` sets it)")
+    texts = ["a lake", "Paris is a city."]
+    asked = [python, "-c", LLAMA_INDEX, f"{url}/v1", CONTEXT, *texts]
+    whole, streamed, embeddings = json.loads(subprocess.check_output(asked, text=True, timeout=120))
+    assert whole == streamed == greedy(model, tokenizer, CONTEXT, 8)
+    wanted = np.array([record["embedding"] for record in load_predictor(EMBEDDING, ENCODER)(texts)])
+    np.testing.assert_allclose(embeddings, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-4)
 
 
 def test_openai_s_documented_loop_over_the_models_leads_to_one_that_completes(url):

@@ -1,6 +1,6 @@
 """One job from start to finish: plan what is left, score it, account for it.
 
-    plan      plan_job -> open_output -> units left
+    plan      plan_job -> look -> change_output
     score     UnitSource (read tasks) -> ScoreUnit (actors, each writes files)
     account   every row is there once -> report, summary
 
@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -22,8 +22,7 @@ from ray.data import DataContext
 
 from bigbird.errors import InputError
 from pipelines.command_line import counted
-from pipelines.ray_cluster import join_ray
-from pipelines.scoring.actors.pool import Cluster, job_pool, reader_cpus
+from pipelines.scoring.actors.pool import Pool, reader_cpus
 from pipelines.scoring.actors.probe import Seen, blind_nodes, look_on_nodes
 from pipelines.scoring.actors.score_unit import ScoreUnit
 from pipelines.scoring.actors.stages import add_scoring
@@ -31,15 +30,14 @@ from pipelines.scoring.actors.watch import start_watch
 from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.failures import ErrorCount
 from pipelines.scoring.inputs.source import UnitSource
-from pipelines.scoring.inputs.units import Unit
 from pipelines.scoring.ledger.lease import Lease
-from pipelines.scoring.ledger.ledger import Ledger
+from pipelines.scoring.ledger.ledger import Ledger, change_output
 from pipelines.scoring.ledger.records import LEASE_FILE
 from pipelines.scoring.plan import Job, Plan, plan_job
 from pipelines.scoring.progress import Progress
 from pipelines.scoring.proof.receipt import computed_with, write_receipt
 from pipelines.scoring.report.report import write_report
-from pipelines.scoring.work import open_ledger
+from pipelines.scoring.work import Work, look
 
 # Reports of progress that one watching actor is asked to take; actors of large pools report less often.
 REPORTS_PER_S = 500
@@ -88,15 +86,18 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
     plan = plan_job(job, load, inspect, say)
     with ThreadPoolExecutor(1) as beside, Lease(plan.output, plan.schema, say) as lease:
         start = beside.submit(computed_with, job, plan)  # reads every file of the models
-        ledger = open_ledger(job, plan)
-        before, units = ledger.num_done, ledger.units_left(plan.listing, limit=job.limit)
-        rows = sum(unit.rows for unit in units)
+        work = look(job, plan)
+        ledger, before = work.ledger, work.ledger.num_done
+        looking = look_on_nodes(_seen_by_all(plan)) if work.units else {}
+        if work.changes.stale:  # nothing is taken out of an output by a start that is refused then
+            _refuse_blind_nodes(looking)
+        change_output(ledger, work.changes, plan.listing)
         files = f"{counted(len(plan.listing.files), 'file')}, {counted(plan.listing.rows, 'row')}"
         scores = ", ".join(score.title for score in plan.stage.scores)
-        say(f"{scores}: {files}; {before:,} done before, {rows:,} to score")
+        say(f"{scores}: {files}; {before:,} done before, {work.rows:,} to score")
         for note in (*plan.listing.notes, *ledger.notes):
             say(f"  {note}")
-        summaries = _score(job, plan, ledger, units, lease, out) if units else {}
+        summaries = _score(job, work, work.pool, looking, lease, out) if work.pool else {}
         ledger.finish(plan.listing, job.limit)
         digests = {name: summary["sha256"] for name, summary in summaries.items() if "sha256" in summary}
         write_receipt(job, plan, ledger, start.result(), digests)
@@ -114,16 +115,14 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
 
 
 def _score(
-    job: Job, plan: Plan, ledger: Ledger, units: Sequence[Unit], lease: Lease, out: TextIO
+    job: Job, work: Work, pool: Pool, looking: Mapping[Any, str], lease: Lease, out: TextIO
 ) -> dict[str, dict[str, Any]]:
-    """Score units; returns the summary of each file that was written."""
+    """Score what is left; returns the summary of each file that was written."""
+    plan, ledger, units = work.plan, work.ledger, work.units
     errors = ErrorCount(job.max_error_share, plan.listing.rows)
     for name, footer in ledger.parts.items():
         errors.add(name, footer.summary)
-    join_ray()
-    looking = look_on_nodes(_seen_by_all(plan))
     watch = start_watch()
-    pool = job_pool(job.options, len(units), plan.model.actor_bytes, Cluster.running())
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # an actor that counts uses, and a second of every start
     context = DataContext.get_current()
     context.enable_progress_bars = out.isatty()
@@ -140,8 +139,7 @@ def _score(
     parts = add_scoring(rows, plan.stage, pool, ScoreUnit, *target, watch, report_interval_s, watch=watch)
     _refuse_blind_nodes(looking)
     summaries: dict[str, dict[str, Any]] = {}
-    num_rows = sum(unit.rows for unit in units)
-    with Progress(watch, num_rows, {"CPU": pool.declared_cpus, "GPU": pool.gpus}, out):
+    with Progress(watch, work.rows, {"CPU": pool.declared_cpus, "GPU": pool.gpus}, out):
         batch: Any
         for batch in parts.iter_batches(batch_size=None, batch_format="pyarrow"):
             for name, text in zip(batch["part"].to_pylist(), batch["summary"].to_pylist(), strict=True):

@@ -120,12 +120,14 @@ def names_in(place: Place) -> list[str]:
     return sorted(info.base_name for info in place.filesystem.get_file_info(selector) if info.is_file)
 
 
-def make_writable(place: Place) -> None:
-    """Create a folder and prove that it can be written to. Raises InputError naming it."""
+def make_writable(place: Place) -> bool:
+    """Create a folder and prove that it can be written to; whether it was not there. Raises InputError naming it."""
     probe = place.child(f".probe-{uuid.uuid4().hex[:8]}")
     try:
+        created = place.filesystem.get_file_info(place.path).type == pafs.FileType.NotFound
         place.filesystem.create_dir(place.path, recursive=True)
         write_whole(probe, b"")
         place.filesystem.delete_file(probe.path)
-    except OSError as error:
+        return bool(created)
+    except (OSError, ValueError) as error:  # of a name that the filesystem does not take, as of a hub
         raise InputError(f"output {place.name!r} cannot be written: {error}") from error

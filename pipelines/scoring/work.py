@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bigbird.errors import InputError
 from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, Pool, job_pool
 from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.inputs.units import Unit, size_of_units
 from pipelines.scoring.ledger.lease import holder
-from pipelines.scoring.ledger.ledger import Changes, Ledger, open_output, read_output
+from pipelines.scoring.ledger.ledger import Changes, Ledger, read_output
 from pipelines.scoring.ledger.records import RUN_FILE, read_record
 from pipelines.scoring.plan import Job, Plan, fingerprint, plan_job
 
@@ -33,27 +34,19 @@ class Work:
         return sum(unit.rows for unit in self.units)
 
 
-def open_ledger(job: Job, plan: Plan) -> Ledger:
-    """The output of a job, opened for a start. Raises InputError as `ledger.ledger.open_output`."""
-    return open_output(
-        plan.output,
-        fingerprint=fingerprint(job, plan),
-        listing=plan.listing,
-        schema=plan.schema,
-        unit_bytes=_unit_bytes(job, plan),
-        overwrite=job.overwrite,
-    )
-
-
-def look(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo], say: Callable[[str], None]) -> Work:
+def look(job: Job, plan: Plan) -> Work:
     """What a start of the job would find and do. Writes nothing; starts Ray where it is not running.
 
-    Raises InputError or CheckpointError for whatever a start would refuse.
+    Raises InputError for whatever a start would refuse of the output and the cluster.
     """
-    plan = plan_job(job, load, inspect, say)
     ledger, changes = read_output(
         plan.output, fingerprint(job, plan), plan.listing, plan.schema, _unit_bytes(job, plan), job.overwrite
     )
+    if job.unit_bytes and job.unit_bytes != ledger.unit_bytes:
+        raise InputError(
+            f"target_file_size is {job.unit_bytes:,} bytes; output {plan.output.name!r} was begun with "
+            f"{ledger.unit_bytes:,}: leave it out, or choose another directory"
+        )
     units = ledger.units_left(plan.listing, limit=job.limit)
     pool = None
     if units:
@@ -65,8 +58,11 @@ def look(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo
 def dry_run(
     job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelInfo], say: Callable[[str], None]
 ) -> list[str]:
-    """What a start of the job would do, as lines for a person. Raises as `look`."""
-    work = look(job, load=load, inspect=inspect, say=say)
+    """What a start of the job would do, as lines for a person.
+
+    Raises InputError or CheckpointError for whatever a start would refuse.
+    """
+    work = look(job, plan_job(job, load, inspect, say))
     listing, ledger, changes = work.plan.listing, work.ledger, work.changes
     size = sum(file.size for file in listing.files)
     lines = [

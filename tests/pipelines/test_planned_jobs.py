@@ -78,12 +78,18 @@ def test_a_dry_run_says_what_a_start_would_do_and_touches_nothing(stand_in, tmp_
 def parts_of_a_start(monkeypatch):
     """Seconds until a start knows its work, and then until its actors are ready; filled while an estimate is made."""
     parts_s = []
-    look, timed = estimate.look, estimate._timed
+    plan_job, look, timed = estimate.plan_job, estimate.look, estimate._timed
 
-    def looks(*arguments, **keywords):
+    def plans(*arguments):
+        began = time.monotonic()
+        plan = plan_job(*arguments)
+        parts_s.append(time.monotonic() - began)
+        return plan
+
+    def looks(*arguments):
         began = time.monotonic()
         time.sleep(2.0)  # as where Ray has to be started first
-        found = look(*arguments, **keywords)
+        found = look(*arguments)
         parts_s.append(time.monotonic() - began)
         return found
 
@@ -92,6 +98,7 @@ def parts_of_a_start(monkeypatch):
         parts_s.append(loading_s)
         return rates, loading_s
 
+    monkeypatch.setattr(estimate, "plan_job", plans)
     monkeypatch.setattr(estimate, "look", looks)
     monkeypatch.setattr(estimate, "_timed", times)
     return parts_s

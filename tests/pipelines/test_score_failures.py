@@ -140,15 +140,25 @@ def test_a_model_that_no_actor_can_load_is_the_cause_and_starting_again_is_not_a
     assert "start it again" not in said
 
 
-def test_a_repeated_id_with_overwrite_is_refused_before_anything_is_deleted(stand_in, tmp_path, capsys):
+def test_what_is_refused_with_overwrite_is_refused_before_anything_is_deleted(stand_in, tmp_path, capsys, monkeypatch):
     write_corpus(tmp_path / "in" / "a.parquet", ["one", "two"])
     assert score.main(command(tmp_path)) == 0
     before = parts(tmp_path)
     write_corpus(tmp_path / "in" / "b.parquet", ["one", "two"])
-    assert score.main(command(tmp_path, "--overwrite", "--id-column", "id")) == 2
-    assert "id 0 occurs twice" in capsys.readouterr().err
-    assert parts(tmp_path) == before
+    model = [(str(tmp_path / "model"), 7)]
+    for change, message in (
+        (["--id-column", "id"], "id 0 occurs twice"),
+        (["--num-actors", "50"], "50 actors of 1 CPUs"),
+        (["--columns"], "has no model at"),
+    ):
+        blind = lambda *args: dataclasses.replace(model_info(*args), files=tuple(model))  # noqa: E731
+        monkeypatch.setattr(score, "inspect_model", blind if message == "has no model at" else model_info)
+        assert score.main(command(tmp_path, "--overwrite", *change)) == 2
+        assert message in capsys.readouterr().err
+        assert parts(tmp_path) == before
     assert not (tmp_path / "out.replaced").exists()
+    assert score.main(command(tmp_path, "--output", str(tmp_path / "new"), "--num-actors", "50")) == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_another_model_or_other_options_are_another_run(stand_in, tmp_path, capsys):
@@ -159,6 +169,7 @@ def test_another_model_or_other_options_are_another_run(stand_in, tmp_path, caps
         (["--option", "num_passes=3"], "task_options was {"),
         (["--dtype", "bfloat16"], 'dtype was "float32"'),
         (["--columns", "id"], 'output_columns lost ["text: string"]'),
+        (["--target-file-size", "1K"], "was begun with 150"),
     ):
         assert score.main([*command(tmp_path), *change]) == 2
         assert difference in capsys.readouterr().err

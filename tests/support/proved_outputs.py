@@ -10,11 +10,13 @@ from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.actors.score_rows import ScoreRows
 from pipelines.scoring.checks import inspect_model
 from pipelines.scoring.inputs.reading import READ_ERROR, read_unit
+from pipelines.scoring.ledger.ledger import change_output
 from pipelines.scoring.ledger.parts import Footer, part_name, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.plan import Job, plan_job
 from pipelines.scoring.proof.receipt import computed_with, write_receipt
-from pipelines.scoring.work import open_ledger
+from pipelines.scoring.storage import make_writable
+from pipelines.scoring.work import look
 
 
 def finished_output(folder, task, model, examples, options=None, scores=()):
@@ -35,8 +37,11 @@ def finished_output(folder, task, model, examples, options=None, scores=()):
         unit_bytes=1 << 20,
     )
     plan = plan_job(job, load_predictor, inspect_model, print)
-    ledger = open_ledger(job, plan)
-    for unit in ledger.units_left(plan.listing):
+    make_writable(plan.output)
+    work = look(job, plan)
+    ledger = work.ledger
+    change_output(ledger, work.changes, plan.listing)
+    for unit in work.units:
         table = read_unit(unit, plan.listing.filesystem, plan.read_schema)
         scored = ScoreRows(plan.stage)(table.drop_columns([READ_ERROR])).select(plan.schema.names).cast(plan.schema)
         ranges = tuple(ranges_of(scored["source_file"], scored["source_row"]))

@@ -27,7 +27,7 @@ from pipelines.scoring.actors.tokenize_rows import of_each, pack
 from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.estimate.sample import Sample, Stratum, draw
 from pipelines.scoring.inputs.units import PREPARED, UNITS_PER_ACTOR
-from pipelines.scoring.plan import Job
+from pipelines.scoring.plan import Job, plan_job
 from pipelines.scoring.report.cost import ESTIMATE_SUFFIX
 from pipelines.scoring.storage import write_whole
 from pipelines.scoring.work import look
@@ -99,13 +99,13 @@ def estimate(
     Raises InputError or CheckpointError for whatever a start would refuse.
     """
     asked, began = job.options.num_actors, time.monotonic()
+    plan = plan_job(job, load, inspect, say)
     try:
-        work = look(job, load=load, inspect=inspect, say=say)
+        work = look(job, plan)
     except InputError:
         if asked is None:
             raise
-        began = time.monotonic()
-        work = look(_without_number(job), load=load, inspect=inspect, say=say)
+        work = look(_without_number(job), plan)
     looking_s = time.monotonic() - began  # a start looks too, and starts Ray where it is not running
     if work.pool is None:
         return ["nothing is left to score"]

@@ -44,7 +44,7 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> "Lease":
-        make_writable(self._output)
+        self._created = make_writable(self._output)
         self._wait_for_the_holder()
         self._write()
         self._thread.start()
@@ -54,7 +54,10 @@ class Lease:
         self._stop.set()
         self._thread.join()
         self.check()  # rather than the KeyboardInterrupt by which the thread said so
-        self._output.filesystem.delete_file(self._output.child(LEASE_FILE).path)
+        filesystem = self._output.filesystem
+        filesystem.delete_file(self._output.child(LEASE_FILE).path)
+        if self._created and kind and not filesystem.get_file_info(pafs.FileSelector(self._output.path)):
+            filesystem.delete_dir(self._output.path)  # of a start that was refused
 
     def check(self) -> None:
         """Raises InputError when another driver has taken the lease."""

@@ -145,6 +145,13 @@ def open_output(
     """
     make_writable(output)
     ledger, changes = read_output(output, fingerprint, listing, schema, unit_bytes, overwrite)
+    change_output(ledger, changes, listing)
+    return ledger
+
+
+def change_output(ledger: Ledger, changes: Changes, listing: Listing) -> None:
+    """Make of an output what a start needs, as `open_output` says."""
+    output, schema = ledger.output, ledger.schema
     _set_aside(output, changes.stale)
     for name in changes.leftovers:
         output.filesystem.delete_file(output.child(name).path)
@@ -153,7 +160,6 @@ def open_output(
     if changes.begins:
         write_record(output, RUN_FILE, changes.begins, schema)
     renew_former(output, schema)
-    return ledger
 
 
 def read_output(

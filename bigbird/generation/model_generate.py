@@ -8,7 +8,7 @@ Legend: B rows, L tokens a row, N num_return_sequences, K beams, V vocabulary.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from bigbird.generation.options import GenerationOptions
 from bigbird.generation.request import Request
 from bigbird.generation.sampler import Processor
 from bigbird.loading.generation_config import GenerationConfig
+from bigbird.loading.keywords import refuse_unknown
 from bigbird.outputs import ModelOutput
 
 NEW_TOKENS = 20
@@ -48,7 +49,6 @@ _DEFAULTS: dict[str, Any] = {
     "output_scores": False,
     **_AS_OPTIONS,
 }
-_OTHERS = ("input_ids", "attention_mask", "generation_config", "logits_processor", "stopping_criteria", "streamer")
 _OF_THE_FILE = ("_from_model_config", "transformers_version")
 
 
@@ -93,9 +93,11 @@ class Generates:
         streamer: has `put` and `end`; for one row. settings: those of `_DEFAULTS`, as transformers names them, else
         the checkpoint's generation_config.json; drawn tokens follow `torch.manual_seed`, and are not transformers' own.
 
-        Raises InputError for an argument that is not offered, out of range, or without effect beside the others.
+        Raises TypeError for an argument that it does not have, InputError for one out of range or without effect
+        beside the others.
         """
-        chosen = self._settings(generation_config, settings)
+        refuse_unknown("generate", settings, _DEFAULTS)
+        chosen = _chosen((self.generation_config, generation_config), settings)
         if input_ids is None:
             if chosen["bos_token_id"] is None:
                 raise InputError("input_ids must be given to a model without bos_token_id, got None")
@@ -104,21 +106,19 @@ class Generates:
             raise InputError(f"input_ids must be (batch, seq_len) with a token at least, got {tuple(input_ids.shape)}")
         if token_type_ids is not None and bool((token_type_ids != 0).any()):
             raise InputError("token_type_ids must be 0 everywhere: generated tokens have no other type")
-        mask = _mask(input_ids, attention_mask, chosen)
-        options = _options(chosen, input_ids.shape[1], len(input_ids))
-        num_beams = chosen["num_beams"]
+        num_beams, num_texts = chosen["num_beams"], len(input_ids) * chosen["num_return_sequences"]
         if num_beams > 1 and stopping_criteria:
             raise InputError(f"stopping_criteria need num_beams=1, got num_beams={num_beams}")
-        num_texts = len(input_ids) * chosen["num_return_sequences"]
         if streamer is not None and (num_texts > 1 or num_beams > 1):
             raise InputError(f"streamer needs one row, num_return_sequences=1 and num_beams=1, got {num_texts} texts")
+        mask = _mask(input_ids, attention_mask, chosen)
         requests: list[Request] = []
-        for row, (ids, attended) in enumerate(zip(input_ids, mask, strict=True)):
+        for row, options in enumerate(_options(chosen, input_ids.shape[1], len(input_ids))):
             requests += requests_of(
                 self,
                 None,
-                ids[attended].tolist(),
-                options[row],
+                input_ids[row][mask[row]].tolist(),
+                options,
                 row,
                 "row",
                 processors=logits_processor or (),
@@ -136,44 +136,39 @@ class Generates:
             streamer.end()
         return _answer(input_ids, requests, chosen)
 
-    def _settings(self, generation_config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-        for name in given:
+
+def _chosen(configs: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults, what the configurations say, and over them what was given; those without a part left out."""
+    chosen = dict(_DEFAULTS)
+    for config in configs:
+        # A GenerationConfig of transformers has every default as well, what it is not asked for included.
+        diff = getattr(config, "to_diff_dict", None)
+        for name, value in (diff() if diff else vars(config) if config else {}).items():
+            if value is None or name in _OF_THE_FILE:
+                continue
             if name not in _DEFAULTS:
-                near = get_close_matches(name, [*_DEFAULTS, *_OTHERS], n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join([*_OTHERS, *_DEFAULTS])}"
-                raise InputError(f"generate has no argument {name}{hint}")
-        chosen = dict(_DEFAULTS)
-        for config in (self.generation_config, generation_config):
-            # A GenerationConfig of transformers has every default as well, what it is not asked for included.
-            diff = getattr(config, "to_diff_dict", None)
-            values = {} if config is None else vars(config) if diff is None else diff()
-            for name, value in values.items():
-                if value is None or name in _OF_THE_FILE:
-                    continue
-                if name not in _DEFAULTS:
-                    raise InputError(f"generation_config has {name}={value!r}, which generate does not offer")
-                chosen[name] = value
-        asked = {name: value for name, value in given.items() if value is not None}
-        chosen |= asked
-        if not chosen["use_cache"]:
-            raise InputError("use_cache must be True: generate has no other way")
-        if asked.get("output_scores") and not chosen["return_dict_in_generate"]:
-            raise InputError("output_scores needs return_dict_in_generate=True")
-        # What a checkpoint recommends for sampling says nothing of a call that does not sample; a caller's own would.
-        for needed, holds, names in (
-            ("do_sample=True", chosen["do_sample"], _SAMPLING),
-            ("num_beams above 1", chosen["num_beams"] != 1, _BEAMS),
-        ):
-            if not holds:
-                for name, neutral in names.items():
-                    if asked.get(name, neutral) != neutral:
-                        raise InputError(f"{name} needs {needed}, got {name}={asked[name]!r} without")
-                    del chosen[name]
-        if chosen["do_sample"] and chosen["num_beams"] != 1:
-            raise InputError(f"num_beams must be 1 with do_sample=True, got {chosen['num_beams']}")
-        if chosen["do_sample"] and chosen["temperature"] == 0:
-            raise InputError("temperature must be above 0 with do_sample=True, got 0")
-        return chosen
+                raise InputError(f"generation_config has {name}={value!r}, which generate does not offer")
+            chosen[name] = value
+    asked = {name: value for name, value in given.items() if value is not None}
+    chosen |= asked
+    # What a checkpoint recommends for sampling says nothing of a call that does not sample; a caller's own would.
+    for needed, holds, names in (
+        ("do_sample=True", chosen["do_sample"], _SAMPLING),
+        ("num_beams above 1", chosen["num_beams"] != 1, _BEAMS),
+    ):
+        for name, neutral in names.items() if not holds else ():
+            if asked.get(name, neutral) != neutral:
+                raise InputError(f"{name} needs {needed}, got {name}={asked[name]!r} without")
+            del chosen[name]
+    if not chosen["use_cache"]:
+        raise InputError("use_cache must be True: generate has no other way")
+    if asked.get("output_scores") and not chosen["return_dict_in_generate"]:
+        raise InputError("output_scores needs return_dict_in_generate=True")
+    if chosen["do_sample"] and chosen["num_beams"] != 1:
+        raise InputError(f"num_beams must be 1 with do_sample=True, got {chosen['num_beams']}")
+    if chosen["do_sample"] and chosen["temperature"] == 0:
+        raise InputError("temperature must be above 0 with do_sample=True, got 0")
+    return chosen
 
 
 def _mask(input_ids: Tensor, attention_mask: Tensor | None, chosen: Mapping[str, Any]) -> Tensor:
@@ -210,29 +205,21 @@ def _options(chosen: Mapping[str, Any], width: int, num_rows: int) -> list[Gener
 
 
 def _answer(input_ids: Tensor, requests: Sequence[Request], chosen: Mapping[str, Any]) -> Tensor | GenerateOutput:
-    texts = [request.token_ids for request in requests]
-    totals: list[float] | None = None
-    if chosen["num_beams"] > 1:
-        found = [request.search.complete for request in requests if request.search is not None]
-        best = [pair for complete in found for pair in complete[: chosen["num_return_sequences"]]]
-        texts, totals = [tokens for _, tokens in best], [score for score, _ in best]
+    several = chosen["num_return_sequences"]
+    texts, totals = [request.token_ids for request in requests], None
+    if searches := [request.search for request in requests if request.search is not None]:
+        best = [pair for search in searches for pair in search.complete[:several]]
+        texts, totals = [tokens for _, tokens in best], torch.tensor([total for total, _ in best])
     longest = max(map(len, texts))
     fill = chosen["pad_token_id"]
     if fill is None:
         fill = (*_tokens(chosen["eos_token_id"]), 0)[0]
-    new = torch.tensor([text + [fill] * (longest - len(text)) for text in texts], dtype=input_ids.dtype)
-    given = input_ids.repeat_interleave(chosen["num_return_sequences"], dim=0)
-    sequences = torch.cat([given, new.to(input_ids.device)], dim=1)
+    new = torch.tensor([text + [fill] * (longest - len(text)) for text in texts]).to(input_ids)
+    sequences = torch.cat([input_ids.repeat_interleave(several, dim=0), new], dim=1)
     if not chosen["return_dict_in_generate"]:
         return sequences
     if not chosen["output_scores"]:
         return GenerateOutput(sequences=sequences)
     kept = [request.scores or [] for request in requests]
-    nothing = torch.zeros_like(kept[0][0])
-    scores = tuple(
-        torch.cat([of_one[step] if step < len(of_one) else nothing for of_one in kept])
-        for step in range(max(map(len, kept)))
-    )
-    return GenerateOutput(
-        sequences=sequences, sequences_scores=None if totals is None else torch.tensor(totals), scores=scores
-    )
+    steps = zip_longest(*kept, fillvalue=torch.zeros_like(kept[0][0]))
+    return GenerateOutput(sequences=sequences, sequences_scores=totals, scores=tuple(map(torch.cat, steps)))

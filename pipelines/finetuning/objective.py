@@ -27,7 +27,7 @@ class Objective:
     def num_targets(self, row: TokenRow) -> int:
         """How many terms the row adds to the loss."""
         if self.task == "token-classification":
-            return sum(target != IGNORED for target in row.targets)
+            return int((row.targets != IGNORED).sum())
         if self.task in ("masked-lm", "causal-lm"):
             return len(row.ids) - 1 if self.task == "causal-lm" else len(self._hidden(row, 0))
         return 1
@@ -35,7 +35,7 @@ class Objective:
     def loss_sum(self, rows: Sequence[TokenRow], step: int) -> Tensor:
         """The summed loss of some rows, a scalar. `step` decides which tokens masked-lm hides."""
         device = self.model.device
-        ids = [list(row.ids) for row in rows]
+        ids = [row.ids.tolist() for row in rows]
         places: list[int] = []
         if self.task == "masked-lm":
             start = 0
@@ -46,12 +46,12 @@ class Objective:
                 start += len(shown)
         packed = pack(
             [part for row, shown in zip(rows, ids, strict=True) for part in _by_lengths(row, shown)],
-            [part for row in rows for part in _by_lengths(row, row.token_type_ids)],
+            [part for row in rows for part in _by_lengths(row, row.token_type_ids.tolist())],
             device=device,
         )
         hidden = self.model.bert.encode(packed)
         if self.task == "token-classification":
-            targets = torch.tensor([t for row in rows for t in row.targets], device=device).long()
+            targets = torch.from_numpy(np.concatenate([row.targets for row in rows])).to(device).long()
             logits = self.model.classifier(self.model.dropout(hidden)).float()
             return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
         if self.task == "text-classification":
@@ -61,7 +61,7 @@ class Objective:
             return self._choice(self.model.classifier(self.model.dropout(pooled))[:, 0].float(), rows)
         if self.task == "question-answering":
             return self._answer(self.model.qa_classifier(hidden).float(), packed, rows)
-        original = torch.tensor([token for row in rows for token in row.ids], device=device)
+        original = torch.from_numpy(np.concatenate([row.ids for row in rows])).to(device).long()
         if self.task == "masked-lm":
             index = torch.tensor(places, device=device)
             return cross_entropy(self.model.cls(hidden[index]).float(), original[index], reduction="sum")
@@ -72,7 +72,7 @@ class Objective:
         return cross_entropy(self.model.cls(hidden[index]).float(), original[index + 1], reduction="sum")
 
     def _classification(self, logits: Tensor, rows: Sequence[TokenRow]) -> Tensor:
-        targets = torch.tensor([row.targets for row in rows], device=logits.device)
+        targets = torch.from_numpy(np.stack([row.targets for row in rows])).to(logits.device, torch.float32)
         problem = self.model.config.problem_type
         if problem == REGRESSION:
             return mse_loss(logits, targets, reduction="sum")
@@ -94,7 +94,7 @@ class Objective:
         logits = logits - in_question[:, None] * QUESTION_PENALTY
         losses = []
         for of_row, row in zip(logits.split([len(row.ids) for row in rows]), rows, strict=True):
-            places = torch.tensor(row.targets, device=logits.device).long()
+            places = torch.from_numpy(row.targets).to(logits.device).long()
             losses.append(cross_entropy(of_row.T, places, reduction="mean"))
         return torch.stack(losses).sum()
 
@@ -109,7 +109,7 @@ class Objective:
         count = min(inside, max(1, round(inside * self.options.mask_share)))
         places = 1 + draw.choice(inside, size=count, replace=False)
         kinds, drawn = draw.random(count), draw.integers(self.model.config.vocab_size, size=count)
-        shown = np.where(kinds < 0.8, self.mask_token_id, np.where(kinds < 0.9, drawn, np.array(row.ids)[places]))
+        shown = np.where(kinds < 0.8, self.mask_token_id, np.where(kinds < 0.9, drawn, row.ids[places]))
         return dict(sorted(zip(places.tolist(), shown.tolist(), strict=True)))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.options import TrainingOptions
-from pipelines.finetuning.token_rows import TokenRow
+from pipelines.finetuning.token_rows import TokenRow, in_order
 
 
 def plan_steps(rows: Sequence[TokenRow], options: TrainingOptions) -> list[list[int]]:
@@ -59,7 +59,7 @@ class Run:
         if options.freeze_encoder:
             self.model.bert.requires_grad_(False)
         self.options = options
-        self.rows = sorted(rows, key=lambda row: (row.key, row.targets))
+        self.rows = in_order(rows)
         self.steps = plan_steps(self.rows, options)
         self.losses: list[float] = []
         self.parameters = parameters = [p for p in self.model.parameters() if p.requires_grad]

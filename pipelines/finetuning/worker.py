@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,11 @@ from pipelines.finetuning.folder import Folder
 from pipelines.finetuning.metrics import LOSS, best_of, is_stale, measure
 from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.plan import Job, Plan, make_rows, new_model, read_documents
-from pipelines.finetuning.token_rows import TokenRow
+from pipelines.finetuning.token_rows import TokenRow, from_table, in_order, to_table
 from pipelines.finetuning.training import Run
 from pipelines.scoring.checks import check_same
 from pipelines.scoring.storage import locate
 
-ROW_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("ids", pa.list_(pa.int32())),
-        ("token_type_ids", pa.list_(pa.int8())),
-        ("lengths", pa.list_(pa.int32())),
-        ("targets", pa.list_(pa.float64())),
-    ]
-)
 STATE = "state.pt"
 """The file of a reported checkpoint."""
 OF_THE_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
@@ -55,17 +45,15 @@ class ToTokenRows:
         plan = self.plan
         documents = [plan.formats[self.part].document(row, self.part) for row in table.to_pylist()]
         rows, _ = make_rows(self.job, plan.labels, plan.problem_type, plan.max_length).rows(documents)
-        return pa.Table.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA)
+        return to_table(rows)
 
 
 def shard_rows(name: str) -> list[TokenRow]:
     """All rows of a dataset, in the worker's memory: labelled data is small beside the model's states."""
     rows: list[TokenRow] = []
     for batch in train.get_dataset_shard(name).iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in batch.to_pylist():
-            lists = {name: tuple(values) for name, values in row.items() if name != "key"}
-            rows.append(TokenRow(key=row["key"], **lists))
-    return sorted(rows, key=lambda row: (row.key, row.targets))
+        rows += from_table(batch)
+    return in_order(rows)
 
 
 def work(config: dict[str, Any]) -> None:

@@ -187,7 +187,7 @@ def test_the_masked_lm_loss_is_that_of_the_padded_forward(tiny_checkpoint: Any, 
     objective = Objective(model, "masked-lm", OPTIONS, tokenizer.mask_token_id)
     hidden = objective._hidden(row, 4)
     places = list(hidden)
-    shown, labels = torch.tensor([row.ids]), torch.full((1, len(row.ids)), -100)
+    shown, labels = torch.tensor(row.ids.tolist())[None], torch.full((1, len(row.ids)), -100)
     labels[0, places] = shown[0, places]
     shown[0, places] = torch.tensor(list(hidden.values()))
     expected = model(shown, labels=labels).loss * len(places)

@@ -82,8 +82,8 @@ def test_a_language_model_expects_more_than_frequent_tokens(
 ) -> None:
     documents = [{"text": row["text"]} for row in tagged(ROWS, lengths=2)]
     figures, train, held_out = learn(task, documents, encoder, tmp_path)
-    counts = Counter(token for row in train for token in row.ids[1:])
-    seen = [token for row in held_out for token in row.ids[1:]]
+    counts = Counter(token for row in train for token in row.ids[1:].tolist())
+    seen = [token for row in held_out for token in row.ids[1:].tolist()]
     share = {token: (counts[token] + 1) / (counts.total() + 512) for token in set(seen)}
     unigram = math.exp(-sum(math.log(share[token]) for token in seen) / len(seen))
     assert figures[figure] < unigram / 2
@@ -112,7 +112,7 @@ def test_causal_rows_begin_with_cls_and_only_the_end_of_a_text_has_sep(
     rows, _ = make_rows(job, (), None, 16).rows([{"text": "reads the block " * 9}])
     assert len(rows) > 1
     assert all(row.ids[0] == 4 for row in rows)
-    assert [row.ids.count(5) for row in rows] == [0] * (len(rows) - 1) + [1]
+    assert [row.ids.tolist().count(5) for row in rows] == [0] * (len(rows) - 1) + [1]
     assert rows[-1].ids[-1] == 5
     found = new_model(job, plan_job(job)).generation_config
     assert (found.bos_token_id, found.eos_token_id, found.eos_token_ids) == (4, [5, eos], (5, eos))

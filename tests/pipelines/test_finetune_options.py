@@ -1,6 +1,8 @@
 """Fine-tuning's options, schedule, masks, and the file that says what an output directory was begun with."""
 
 import json
+import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.plan import Job, plan_job
 from pipelines.finetuning.run_file import claim
-from pipelines.finetuning.token_rows import TokenRow
+from pipelines.finetuning.token_rows import SCHEMA, TokenRow, from_table, to_table
 from pipelines.finetuning.training import Run
 from pipelines.scoring.storage import locate
 
@@ -96,11 +98,29 @@ def test_a_rate_that_is_not_given_grows_as_models_get_narrower() -> None:
     assert TrainingOptions(learning_rate=1e-4).settled(128).learning_rate == 1e-4
 
 
+def token_row(key: str, ids: Sequence[int], targets: Sequence[int] = ()) -> TokenRow:
+    row = {"key": key, "ids": ids, "token_type_ids": [0] * len(ids), "lengths": [len(ids)], "targets": targets}
+    return from_table(pa.Table.from_pylist([row], schema=SCHEMA))[0]
+
+
+def test_rows_come_out_of_their_table_as_they_went_in_and_take_few_bytes_a_token() -> None:
+    rows = [token_row(f"{number:012d}", range(number, number + 3000), range(number)) for number in range(20)]
+    tables = [to_table(rows[:7]), to_table(rows[7:])]
+    table = pa.concat_tables(tables).slice(1)  # chunks, the first of which begins in the middle
+    tracemalloc.start()
+    found = from_table(table)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [(row.key, row.ids.tolist(), row.token_type_ids.tolist(), row.lengths.tolist(), row.targets.tolist())
+            for row in found] == [tuple(row.values()) for row in table.to_pylist()]  # fmt: skip
+    assert held < 8 * sum(len(row.ids) for row in found)
+
+
 def test_of_hidden_tokens_four_in_five_are_masked_and_one_in_ten_is_drawn(tiny_checkpoint: Any) -> None:
     model = load_model(tiny_checkpoint(BigBirdForMaskedLM))
     objective = Objective(model, "masked-lm", TrainingOptions(mask_share=0.5), mask_token_id=6)
     ids = tuple(range(10, 510))
-    row = TokenRow(key="0123456789ab", ids=ids, token_type_ids=(0,) * 500, lengths=(500,), targets=())
+    row = token_row("0123456789ab", ids)
     kinds = {"mask": 0, "same": 0, "drawn": 0}
     for step in range(40):
         for place, shown in objective._hidden(row, step).items():
@@ -115,7 +135,7 @@ def test_held_out_rows_are_measured_without_dropout(tiny_checkpoint: Any) -> Non
     checkpoint = tiny_checkpoint(BigBirdForTokenClassification, num_labels=3, hidden_dropout_prob=0.5)
     model, options = load_model(checkpoint, dtype=torch.float32), TrainingOptions(learning_rate=1e-3)
     ids = tuple(range(10, 50))
-    row = TokenRow(key="ab", ids=ids, token_type_ids=(0,) * 40, lengths=(40,), targets=tuple(i % 3 for i in ids))
+    row = token_row("ab", ids, [i % 3 for i in ids])
     found = Run(Objective(model.train(), "token-classification", options, None), [row], options).evaluate([row])
     expected = load_model(checkpoint, dtype=torch.float32).eval()(
         torch.tensor([ids]), labels=torch.tensor([[i % 3 for i in ids]])
@@ -126,7 +146,7 @@ def test_held_out_rows_are_measured_without_dropout(tiny_checkpoint: Any) -> Non
 def test_a_frozen_encoder_stays_as_it_was_and_the_head_learns(tiny_checkpoint: Any) -> None:
     model = load_model(tiny_checkpoint(BigBirdForTokenClassification, num_labels=3), dtype=torch.float32)
     options = TrainingOptions(learning_rate=1e-2, freeze_encoder=True, epochs=3, warmup=0)
-    row = TokenRow(key="ab", ids=(4, 10, 11, 5), token_type_ids=(0,) * 4, lengths=(4,), targets=(0, 1, 2, 0))
+    row = token_row("ab", [4, 10, 11, 5], [0, 1, 2, 0])
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     run = Run(Objective(model, "token-classification", options, None), [row], options)
     while not run.is_finished:

@@ -61,7 +61,7 @@ def test_an_answer_lies_on_its_tokens_in_every_window_that_holds_it(tokenizer: B
     assert counts.rows == len(rows) > 1
     first, last = map(int, rows[0].targets)
     assert tokenizer.decode(list(rows[0].ids[first : last + 1])).strip() == "Zürich"
-    assert rows[-1].targets == (0, 0)
+    assert rows[-1].targets.tolist() == [0, 0]
 
 
 def test_pairs_are_trained_with_the_token_types_that_the_tokenizer_gives(tiny_tokenizer_dir: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_answer_that_cuts_a_token_is_given_the_whole_token_and_counted(tokeni
     document = {"question": "who?", "context": "blocks", "answers": {"text": ["lock"], "answer_start": [1]}}
     (row,), counts = to_rows("question-answering", tokenizer).rows([document])
     assert counts.cut_tokens == 1
-    assert row.targets[0] >= row.token_type_ids.index(1)
+    assert row.targets[0] >= row.token_type_ids.tolist().index(1)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_the_loss_of_choices_and_answers_is_that_of_the_padded_forward(
     rows, _ = to_rows("multiple-choice", tokenizer).rows(choices(2))
     expected = torch.zeros(())
     for row in rows:
-        width, parts = max(row.lengths), torch.tensor(row.ids).split(list(row.lengths))
-        types = torch.tensor(row.token_type_ids).split(list(row.lengths))
+        width, parts = max(row.lengths), torch.tensor(row.ids).split(row.lengths.tolist())
+        types = torch.tensor(row.token_type_ids.tolist()).split(row.lengths.tolist())
         ids, kinds, mask = (
             torch.stack([torch.nn.functional.pad(p, (0, width - len(p))) for p in values])[None]
             for values in (parts, types, [torch.ones_like(p) for p in parts])
@@ -132,7 +132,7 @@ def test_the_loss_of_choices_and_answers_is_that_of_the_padded_forward(
     expected = torch.zeros(())
     for row in rows:
         first, last = (torch.tensor([int(place)]) for place in row.targets)
-        expected += model(torch.tensor([row.ids]), start_positions=first, end_positions=last).loss
+        expected += model(torch.tensor(row.ids.tolist())[None], start_positions=first, end_positions=last).loss
     found = Objective(model, "question-answering", TrainingOptions(), None).loss_sum(rows, 0)
     torch.testing.assert_close(found, expected)
 
@@ -165,7 +165,7 @@ def test_fifty_steps_have_the_losses_of_a_transformers_training_loop(
         mean = 0.0
         for row in batch:  # one at a time: padding changes what transformers computes
             theirs.bert.set_attention_type("block_sparse")  # which it forgets after a short row
-            logits = theirs(torch.tensor([row.ids])).logits[0]
+            logits = theirs(torch.tensor(row.ids.tolist())[None]).logits[0]
             targets = torch.tensor(row.targets).long()
             loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / total
             loss.backward()

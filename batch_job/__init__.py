@@ -1,8 +1,8 @@
-"""The job behind a batch: requests of a file answered by the scoring job, in the words of the service.
+"""The job that answers a batch: the requests of its input file are scored by scoring jobs, and each answer is what the
+HTTP endpoint gives.
 
     python -m batch_job STORAGE OWNER BATCH
 
-Joins the two applications, which never import each other: `serving` says what a request asks for and how an answer
-looks, `pipelines` scores. `serving.batches.jobs` submits it to the cluster; whatever stops it, the same command goes on
-where it was.
+It joins the two applications, which never import each other: `serving` reads requests and writes answers, `pipelines`
+scores. `serving.batches.jobs` submits the command to the cluster. After a job was stopped, the same command goes on.
 """

@@ -9,15 +9,14 @@ from serving.batches.storage import Storage
 
 
 def main(argv: Sequence[str]) -> None:
-    """Raises what stopped the job, once the batch's failure.json says it."""
+    """Raises what stopped the job; last_error.json of the batch then has it."""
     root, owner, batch_id = argv
     batch = Batch(Storage(root), owner, batch_id)
+    batch.delete("last_error")
     try:
         BatchRun(batch).run()
     except Exception as error:
-        before = batch.read("failure") or {"number": 0}
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
-        batch.write("failure", {"number": before["number"] + 1, "message": message})
+        batch.write("last_error", {"message": f"{type(error).__name__}: {' '.join(str(error).split())}"})
         raise
 
 

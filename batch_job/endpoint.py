@@ -1,10 +1,13 @@
-"""An endpoint of the service without HTTP: the same code reads the body, checks it and shapes the answer.
+"""An endpoint of the service without HTTP and without models: the service's code reads and checks the body of a
+request, and shapes the answer.
 
-Its heads have no model. What they are asked goes to `Take`, which either keeps it for scoring or gives the records.
+The model's part is done by `Score`: it gives the records of a request that was scored, or raises where there are none
+yet.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -14,7 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from bigbird.config import BigBirdConfig
-from bigbird.errors import InputError
+from bigbird.errors import CheckpointError, InputError
 from bigbird.predictors import OPTIONS, LengthOptions
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from serving.errors import ServingError
@@ -26,29 +29,31 @@ from serving.http.routing.routes import routes_to
 from serving.replicas.scoring import text_of, with_changes
 from serving.settings import EMBEDDING, GatewayArguments, HeadArguments, RouteArguments
 
-Take = Callable[["JobHead", list[Any], Any], list[dict[str, Any]]]
-"""A head, the examples of one request and the task's options -> their records."""
+logger = logging.getLogger(__name__)
+
+Score = Callable[["BatchHead", list[Any], Any], list[dict[str, Any]]]
+"""A head, the examples of one request and the options of the task -> their records."""
 
 
-class JobHead:
-    """Stands for a head whose model runs in the actors of the scoring job. Does not wait for torch."""
+class BatchHead:
+    """A head of the server, for an endpoint of a batch. It reads configuration and tokenizer, not the weights."""
 
-    def __init__(self, name: str, arguments: HeadArguments, take: Take) -> None:
+    def __init__(self, name: str, arguments: HeadArguments, score: Score) -> None:
         self.name = name
         self.task = arguments.task
-        self.arguments = arguments
-        self._take = take
+        self._checkpoint = arguments.checkpoint
+        self._score = score
 
     @cached_property
     def _config(self) -> BigBirdConfig:
-        return BigBirdConfig.from_pretrained(self.arguments.checkpoint)
+        return BigBirdConfig.from_pretrained(self._checkpoint)
 
     @cached_property
     def _tokenizer(self) -> BigBirdTokenizer:
-        return BigBirdTokenizer.from_pretrained(self.arguments.checkpoint)
+        return BigBirdTokenizer.from_pretrained(self._checkpoint)
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        """What a replica does before and after its model. Raises ServingError, and what `take` raises."""
+        """As a replica answers. Raises ServingError, and what `Score` raises."""
         assert method == "score", method
         options = with_changes(OPTIONS[self.task](), request["options"])
         given = enumerate(request["inputs"])
@@ -58,12 +63,12 @@ class JobHead:
                 options.length_limit(self._config.max_position_embeddings)
         except InputError as error:
             raise ServingError("invalid_input", f"inputs.0: {error}", param="inputs.0") from None
-        records = self._take(self, examples, options)
+        records = self._score(self, examples, options)
         failed = [(index, record["error"]) for index, record in enumerate(records) if "error" in record]
         # As in a replica: what cannot be read is found before what cannot be computed.
-        for index, told in sorted(failed, key=lambda one: one[1]["type"] != "InputError"):
-            is_input = told["type"] == "InputError"
-            message, param = f"inputs.{index}: {told['message']}", f"inputs.{index}" if is_input else None
+        for index, failure in sorted(failed, key=lambda one: one[1]["type"] != "InputError"):
+            is_input = failure["type"] == "InputError"
+            message, param = f"inputs.{index}: {failure['message']}", f"inputs.{index}" if is_input else None
             raise ServingError("invalid_input" if is_input else "internal", message, param=param)
         return {"records": records, "timings_s": {}}
 
@@ -78,11 +83,10 @@ class JobHead:
 
 
 class Endpoint:
-    """The endpoint at `path`, of a service with these models and limits: `served` is the batch's record of them."""
+    """The endpoint at `path` of a server. served: its models and limits, as request.json of the batch has them."""
 
-    def __init__(self, served: Mapping[str, Any], path: str, take: Take) -> None:
-        given = {name: HeadArguments.model_validate(head) for name, head in served["heads"].items()}
-        heads = {name: JobHead(name, head, take) for name, head in given.items()}
+    def __init__(self, served: Mapping[str, Any], path: str, score: Score) -> None:
+        heads = {name: BatchHead(name, head, score) for name, head in heads_of(served).items()}
         routes = {name: RouteArguments.model_validate(route) for name, route in served["routes"].items()}
         unwatched = {name: route.model_copy(update={"shadow": None}) for name, route in routes.items()}
         found = routes_to(heads, unwatched, lambda *compared: None)
@@ -101,13 +105,29 @@ class Endpoint:
         return self._arguments.max_body_bytes
 
     async def answer(self, body: Any, request_id: str) -> tuple[int, bytes]:
-        """Status and body, as a client that sends `body` gets them."""
+        """Status and body, as a client that sends `body` gets them.
+
+        Raises what `Score` raises beside ServingError, and CheckpointError or OSError for a checkpoint that cannot be
+        read, which is no fault of the request.
+        """
         state = {"request_id": request_id, **({} if self._model is None else {"model": self._model})}
         scope = {"type": "http", "method": "POST", "path": self.path, "headers": [], "state": state}
         try:
             response = await self._route.endpoint(body=self._body.model_validate(body), request=Request(scope))
+            return response.status_code, bytes(response.body)
         except ValidationError as error:
-            response = error_response(from_validation(error.errors(), body), self.path)
+            refused = from_validation(error.errors(), body)
         except ServingError as error:
-            response = error_response(error, self.path)
+            refused = error
+        except (CheckpointError, OSError):
+            raise
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            refused = ServingError("internal", "unexpected failure; the log of the batch's job has the reason")
+        response = error_response(refused, self.path)
         return response.status_code, bytes(response.body)
+
+
+def heads_of(served: Mapping[str, Any]) -> dict[str, HeadArguments]:
+    """The heads of a server by name. served: as `Endpoint` takes it."""
+    return {name: HeadArguments.model_validate(head) for name, head in served["heads"].items()}

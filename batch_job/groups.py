@@ -1,7 +1,7 @@
-"""Requests as rows of scoring jobs: those of one head and the same options together, each group a job.
+"""The inputs of requests as rows of scoring jobs: requests to one head with equal options are a group.
 
-GROUP/input.parquet    line, index (of the input in its request), and the columns that the task reads
-GROUP/scored/          the job's output
+work/KEY/input.parquet    line of the input file, index of the input in its request, and the columns of the task
+work/KEY/scored/          the output of the group's scoring job
 """
 
 from __future__ import annotations
@@ -9,112 +9,114 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from functools import lru_cache
 from typing import Any, TextIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batch_job.endpoint import JobHead
+from batch_job.endpoint import BatchHead
+from bigbird.errors import BigBirdError, CheckpointError
+from bigbird.predictors import OPTIONS
 from pipelines.scoring.actors.pool import ScoreOptions
 from pipelines.scoring.actors.score_rows import load_predictor
-from pipelines.scoring.checks import inspect_model
-from pipelines.scoring.inputs.units import SOURCE_ROW
+from pipelines.scoring.checks import ModelInfo, inspect_model
 from pipelines.scoring.job import run_job
-from pipelines.scoring.ledger.parts import PART_PREFIX, read_footer, read_part, read_parts
+from pipelines.scoring.ledger.parts import PART_PREFIX, read_footer, rows_in_order
 from pipelines.scoring.plan import Job
 from pipelines.scoring.schemas import InputColumns, record_of
 from pipelines.scoring.storage import locate, names_in
 from serving.batches.storage import Storage
 from serving.errors import ServingError
+from serving.settings import HeadArguments
 
 Row = tuple[int, int, dict[str, Any]]
 """Line, index of the input in its request, and its record."""
 
-# Each is a job with a start of its own.
+# Each is a scoring job with a start of its own.
 MAX_GROUPS = 32
 
-_PLACE = {"line": pa.int64(), "index": pa.int32()}
-# A row group of the input.
+_ORIGIN = {"line": pa.int64(), "index": pa.int32()}
+# One row group of input.parquet.
 _BUFFERED_ROWS = 10_000
 _BUFFERED_CHARACTERS = 8 * 2**20
-_DECODED_ROWS = 256
 
 
 class Group:
-    """Rows that one scoring job scores. folder: of the storage."""
+    """The rows of one scoring job. folder: of the storage. pair: texts come in pairs."""
 
-    def __init__(self, storage: Storage, folder: str, head: JobHead, options: Any, pair: bool) -> None:
+    def __init__(self, storage: Storage, folder: str, name: str, head: HeadArguments, options: Any, pair: bool) -> None:
+        self.name = name
         self.head = head
         self.num_rows = 0
-        self._storage, self._folder, self._options = storage, folder, options
+        self._input = f"{folder}/input.parquet"
+        self._output = storage.location(f"{folder}/scored")
+        self._storage, self._options = storage, options
         self._columns = InputColumns(text_pair="text_pair" if pair else None)
-        texts = {role: pa.list_(pa.string()) if role == "choices" else pa.string() for role in self._roles}
-        self._schema = pa.schema(_PLACE | texts)
+        self._fields = list(self._columns.of_task(head.task))
+        texts = {name: pa.list_(pa.string()) if name == "choices" else pa.string() for name in self._fields}
+        self._schema = pa.schema(_ORIGIN | texts)
         self._rows: list[dict[str, Any]] = []
-        self._characters = 0
+        self._num_characters = 0
         self._writer: pq.ParquetWriter | None = None
         self._rows_of_parts: dict[str, int] = {}
 
-    @property
-    def _roles(self) -> list[str]:
-        return list(self._columns.of_task(self.head.task))
-
     def open(self, stack: ExitStack) -> None:
-        """Before rows are added. Where an earlier job has written them all, they are only counted."""
-        path = f"{self._folder}/input.parquet"
-        if self._storage.size(path) is None:
-            stream = stack.enter_context(self._storage.writing(path))
-            self._writer = stack.enter_context(pq.ParquetWriter(stream, self._schema))
+        """Before rows are added. The file is there once the stack is left without an exception."""
+        stream = stack.enter_context(self._storage.writing(self._input))
+        self._writer = stack.enter_context(pq.ParquetWriter(stream, self._schema))
+        stack.callback(self._flush)
 
     def add(self, line: int, index: int, example: Any) -> None:
         self.num_rows += 1
-        if self._writer is None:
-            return
-        texts = example if isinstance(example, dict) else {self._roles[0]: example}
+        texts = example if isinstance(example, dict) else {self._fields[0]: example}
         self._rows.append({"line": line, "index": index, **texts})
-        self._characters += sum(len(text) for value in texts.values() for text in value)
-        if len(self._rows) >= _BUFFERED_ROWS or self._characters >= _BUFFERED_CHARACTERS:
-            self.flush()
+        self._num_characters += sum(len(text) for value in texts.values() for text in value)
+        if len(self._rows) >= _BUFFERED_ROWS or self._num_characters >= _BUFFERED_CHARACTERS:
+            self._flush()
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         if self._rows and self._writer is not None:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows, self._characters = [], 0
+        self._rows, self._num_characters = [], 0
 
-    def score(self, max_actors: int, out: TextIO) -> None:
-        """Scores what is left."""
-        given = self.head.arguments
+    def score(self, model: Mapping[str, str] | None, max_actors: int, out: TextIO) -> None:
+        """Scores the rows that are left. model: digest and location of the checkpoint that the batch began with.
+
+        Raises what stops a scoring job, and CheckpointError for other files than those.
+        """
+        checkpoint = self.head.checkpoint if model is None else model["location"]
+
+        def inspect(*arguments: Any, **more: Any) -> ModelInfo:
+            found = inspect_model(*arguments, **more)
+            if model is not None and found.digest != model["digest"]:
+                raise CheckpointError(f"{checkpoint}: its files changed after the batch began")
+            return found
+
         options = ScoreOptions(
             columns=self._columns,
             task_options=self._options,
-            dtype=given.dtype or "",
+            dtype=self.head.dtype or "",
             min_actors=1,
             max_actors=max_actors,
-            num_cpus_per_actor=given.num_cpus,
-            num_gpus_per_actor=given.num_gpus,
-            max_tokens_per_batch=given.max_tokens_per_batch,
+            num_cpus_per_actor=self.head.num_cpus,
+            num_gpus_per_actor=self.head.num_gpus,
+            max_tokens_per_batch=self.head.max_tokens_per_batch,
         )
         job = Job(
             task=self.head.task,
-            model=given.checkpoint,
-            inputs=[self._storage.place(f"{self._folder}/input.parquet")],
+            model=checkpoint,
+            inputs=[self._storage.location(self._input)],
             output=self._output,
             options=options,
-            keep=list(_PLACE),
+            keep=list(_ORIGIN),
             max_error_share=1.0,  # a request that fails is answered with its error
         )
-        run_job(job, load=load_predictor, inspect=inspect_model, out=out)
-
-    @property
-    def _output(self) -> str:
-        return self._storage.place(f"{self._folder}/scored")
+        run_job(job, load=load_predictor, inspect=inspect, out=out)
 
     def count_scored(self) -> int:
-        """Rows scored so far. Only part files that are new since the last time are read."""
+        """Rows scored so far. Only part files that are new since the last call are read."""
         output = locate(self._output)
         for name in names_in(output):
             if name.startswith(PART_PREFIX) and name not in self._rows_of_parts:
@@ -123,41 +125,84 @@ class Group:
         return sum(self._rows_of_parts.values())
 
     def scored(self) -> Iterator[Row]:
-        """The rows that are scored, in the order of the input."""
-        output = locate(self._output)
-
-        @lru_cache(maxsize=2)
-        def part(name: str) -> pa.Table:
-            return read_part(output.child(name))
-
-        parts = read_parts(output)
-        ranges = sorted((start, stop, name) for name, footer in parts.items() for _, start, stop in footer.ranges)
-        for start, stop, name in ranges:
-            rows = part(name).filter((pc.field(SOURCE_ROW) >= start) & (pc.field(SOURCE_ROW) < stop))
-            for batch in rows.to_batches(max_chunksize=_DECODED_ROWS):
-                for row in batch.to_pylist():
-                    yield row["line"], row["index"], record_of(row, self.head.task)
+        """The rows that are scored, in the order of the input file."""
+        for row in rows_in_order(locate(self._output)):
+            yield row["line"], row["index"], record_of(row, self.head.task)
 
 
 class Groups:
-    """The groups of a batch, in the order in which its requests first asked for them."""
+    """The groups of a batch, in the order in which its requests first asked for them. heads: of the server."""
 
-    def __init__(self, storage: Storage, folder: str, on_new: Callable[[Group], None]) -> None:
-        self._storage, self._folder, self._on_new = storage, folder, on_new
+    def __init__(self, storage: Storage, folder: str, heads: Mapping[str, HeadArguments]) -> None:
+        self._storage, self._folder, self._heads = storage, folder, heads
         self._groups: dict[str, Group] = {}
+        self._models: dict[str, Mapping[str, str] | None] = {}
+        self._stack: ExitStack | None = None
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self._groups.values())
 
-    def of(self, head: JobHead, example: Any, options: Any) -> Group:
-        """Raises ServingError for one more set of options than a batch may have."""
+    @property
+    def num_rows(self) -> int:
+        return sum(group.num_rows for group in self)
+
+    def open(self, stack: ExitStack) -> None:
+        """Before rows are added to any of them: `Group.open`."""
+        self._stack = stack
+
+    def find(self, head: BatchHead, example: Any, options: Any) -> Group:
+        """The group of an input, a new one where there was none like it.
+
+        Raises ServingError for one more set of options than a batch may have.
+        """
         pair = isinstance(example, dict) and "text_pair" in example
         key = json.dumps([head.name, dataclasses.asdict(options), pair], sort_keys=True)
         if key not in self._groups:
             if len(self._groups) == MAX_GROUPS:
                 message = f"parameters: the requests of a batch have {MAX_GROUPS} different sets of them, the limit"
                 raise ServingError("invalid_input", message, param="parameters")
-            folder = f"{self._folder}/{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-            self._groups[key] = Group(self._storage, folder, head, options, pair)
-            self._on_new(self._groups[key])
+            group = self._make(key, options)
+            assert self._stack is not None, "all requests were read before"
+            group.open(self._stack)
         return self._groups[key]
+
+    def record(self) -> dict[str, Any]:
+        """What `restore` needs, once all rows are added. Reads the checkpoints of the heads that were asked for."""
+        asked = {group.name: group.head for group in self}
+        self._models = {name: _model(head) for name, head in asked.items()}
+        return {"num_rows": {key: group.num_rows for key, group in self._groups.items()}, "models": self._models}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """The groups of an earlier job, whose input files are written."""
+        self._models = record["models"]
+        for key, num_rows in record["num_rows"].items():
+            name, options, _ = json.loads(key)
+            given = {field: tuple(value) if isinstance(value, list) else value for field, value in options.items()}
+            self._make(key, OPTIONS[self._heads[name].task](**given)).num_rows = num_rows
+
+    def score(self, max_actors: int, out: TextIO) -> None:
+        """Scores one group after another. What stops one is raised once the others are scored."""
+        stopped = None
+        for group in self:
+            try:
+                group.score(self._models[group.name], max_actors, out)
+            except Exception as error:
+                print(f"{group.name}: {error}", file=out, flush=True)
+                stopped = stopped or error
+        if stopped is not None:
+            raise stopped
+
+    def _make(self, key: str, options: Any) -> Group:
+        name, _, pair = json.loads(key)
+        folder = f"{self._folder}/{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        self._groups[key] = Group(self._storage, folder, name, self._heads[name], options, pair)
+        return self._groups[key]
+
+
+def _model(head: HeadArguments) -> dict[str, str] | None:
+    """Which checkpoint a head has now. None where it cannot be read: scoring its rows then says why."""
+    try:
+        found = inspect_model(head.task, head.checkpoint)
+    except (BigBirdError, OSError):
+        return None
+    return {"digest": found.digest, "location": found.location or head.checkpoint}

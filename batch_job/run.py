@@ -1,11 +1,11 @@
-"""One batch from its file to its answers.
+"""One batch from its input file to its output file and its error file.
 
-    validating    every line is read: requests become rows of groups
+    validating    every line of the input file is read, and the inputs of requests become rows of groups
     in_progress   the groups are scored, one after another
-    finalizing    every line is read again, and answered from its rows
+    finalizing    every line is read again by the same code, and answered with the records of its rows
 
-The lines are read twice by the same code, so nothing need be remembered of them. What is scored stays scored; all else
-is done again by a job that goes on.
+A job that goes on after another one does not read the lines for validation again and keeps what is scored. It writes
+both files from the beginning.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from batch_job.endpoint import Endpoint, JobHead
-from batch_job.groups import Group, Groups, Row
+from batch_job.endpoint import BatchHead, Endpoint, heads_of
+from batch_job.groups import Groups, Row
 from batch_job.lines import Line, read_lines
 from batch_job.watch import Watch
+from serving.batches import batches
 from serving.batches.batches import Batch
 from serving.batches.files import Files
 
 _MAX_ERRORS = 50
-_UNANSWERED = {
-    "cancelled": ("batch_cancelled", "not answered before the batch was cancelled"),
-    "expired": ("batch_expired", "not answered before the batch's completion window was over"),
-}
 
 
-class _Taken(Exception):
-    """The inputs of a request were taken; they are scored later."""
+class _ToBeScored(BaseException):
+    """Ends the answer to a valid request: its inputs are scored later. No Exception, which would be its answer."""
+
+    def __init__(self, head: BatchHead, examples: list[Any], options: Any) -> None:
+        self.head, self.examples, self.options = head, examples, options
 
 
-class _NotScored(Exception):
-    """An input of a request was not scored."""
+class _NotScored(BaseException):
+    """Ends the answer to a request of which an input was not scored. No Exception, which would be its answer."""
 
 
-@dataclass
-class _Found:
-    """What the lines are."""
+@dataclass(kw_only=True)
+class _Lines:
+    """What was found in the input file. errors: of lines that are no requests, the first of num_errors."""
 
     num_lines: int = 0
-    num_taken: int = 0
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    num_to_score: int = 0
     num_errors: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
 
     def counts(self, completed: int) -> dict[str, int]:
-        """OpenAI's request_counts, of a batch that is not answered yet."""
-        return {"total": self.num_lines, "completed": completed, "failed": self.num_lines - self.num_taken}
+        """OpenAI's request_counts before the answers are written."""
+        return {"total": self.num_lines, "completed": completed, "failed": self.num_lines - self.num_to_score}
 
 
 class BatchRun:
@@ -62,149 +62,167 @@ class BatchRun:
     def __init__(self, batch: Batch) -> None:
         self._batch, self._request = batch, batch.request
         self._files = Files(batch.storage, batch.owner)
-        self._work = f"{batch.folder}/work"
-        self._line = 0
+        self._groups = Groups(batch.storage, batch.work, heads_of(self._request["served"]))
 
     def run(self) -> None:
         """Does what is left. Raises whatever stops it on the way."""
         if self._batch.ended:
             return
-        with ExitStack() as stack:
-            groups = Groups(self._batch.storage, self._work, lambda group: group.open(stack))
-            found = asyncio.run(self._take(groups))
-            for group in groups:
-                group.flush()
-        if refusal := self._refusal(found):
-            self._batch.to_state("failed", errors={"object": "list", "data": refusal})
-            self._batch.storage.delete_folder(self._work)
-            return
-        self._batch.to_state("in_progress", request_counts=found.counts(0))
-        reason = self._score(list(groups), found)
-        self._batch.to_state("finalizing")
-        self._batch.to_state(reason or "completed", **asyncio.run(self._answer(groups, reason)))
-        self._batch.storage.delete_folder(self._work)
+        with Watch(self._batch) as watch:
+            lines = self._restored() or asyncio.run(self._read(watch))
+            if lines is None:
+                assert watch.ending is not None
+                self._batch.end_unread(watch.ending)
+                return
+            if refusal := self._refusal(lines):
+                self._batch.end("failed", errors=batches.errors(*refusal))
+                return
+            self._score(watch, lines)
+            self._batch.to_state("finalizing")
+            written = asyncio.run(self._answer(watch))
+        self._batch.end(watch.ending or "completed", **written)
 
     def _lines(self, stream: Any, endpoint: Endpoint) -> Iterator[Line]:
-        for line in read_lines(stream, self._batch.id, self._request["endpoint"], endpoint.max_bytes):
-            self._line = line.number
-            yield line
+        return read_lines(stream, self._batch.id, self._request["endpoint"], endpoint.max_bytes)
 
-    async def _take(self, groups: Groups) -> _Found:
-        def take(head: JobHead, examples: list[Any], options: Any) -> list[dict[str, Any]]:
-            chosen = [groups.of(head, example, options) for example in examples]
-            for index, (group, example) in enumerate(zip(chosen, examples, strict=True)):
-                group.add(self._line, index, example)
-            raise _Taken
+    def _restored(self) -> _Lines | None:
+        """What an earlier job found in the input file, None where none came to its end."""
+        record = self._batch.read("work/lines")
+        if record is None:
+            return None
+        self._groups.restore(record["groups"])
+        return _Lines(**record["lines"])
 
-        found = _Found()
-        endpoint = Endpoint(self._request["served"], self._request["endpoint"], take)
-        with self._files.open(self._request["input_file_id"]) as stream:
+    async def _read(self, watch: Watch) -> _Lines | None:
+        """Reads the input file and writes the rows of the groups. None where the batch has to end before its end."""
+
+        def score(head: BatchHead, examples: list[Any], options: Any) -> list[dict[str, Any]]:
+            for example in examples:
+                self._groups.find(head, example, options)
+            raise _ToBeScored(head, examples, options)
+
+        found = _Lines()
+        endpoint = Endpoint(self._request["served"], self._request["endpoint"], score)
+        with ExitStack() as stack, self._files.open(self._request["input_file_id"]) as stream:
+            self._groups.open(stack)
             for line in self._lines(stream, endpoint):
+                if watch.ending is not None:
+                    return None
                 found.num_lines += 1
                 if found.num_lines > self._request["max_requests"]:
-                    break
+                    return found
                 if line.error is not None:
                     found.num_errors += 1
                     if len(found.errors) < _MAX_ERRORS:
-                        code, message = line.error
-                        found.errors.append({"code": code, "message": message, "param": None, "line": line.number})
+                        found.errors.append(batches.error(*line.error, line.number))
                     continue
                 try:
                     await endpoint.answer(line.body, line.id)
-                except _Taken:
-                    found.num_taken += 1
+                except _ToBeScored as request:
+                    found.num_to_score += 1
+                    for index, example in enumerate(request.examples):
+                        group = self._groups.find(request.head, example, request.options)
+                        group.add(line.number, index, example)
+        self._batch.write("work/lines", {"lines": asdict(found), "groups": self._groups.record()})
         return found
 
-    def _refusal(self, found: _Found) -> list[dict[str, Any]]:
+    def _refusal(self, lines: _Lines) -> list[dict[str, Any]]:
         """Why the batch as a whole is not answered; empty where it is."""
         most = self._request["max_requests"]
-        if found.num_lines > most:
-            message = f"the file has more than {most} requests, the limit"
-            return [{"code": "too_many_requests", "message": message, "param": None, "line": most + 1}]
-        if not found.num_lines:
-            return [{"code": "empty_file", "message": "the file has no requests", "param": None, "line": None}]
-        return found.errors if found.num_errors == found.num_lines else []
+        if lines.num_lines > most:
+            return [batches.error("too_many_requests", f"the file has more than {most} requests, the limit", most + 1)]
+        if not lines.num_lines:
+            return [batches.error("empty_file", "the file has no requests")]
+        return lines.errors if lines.num_errors == lines.num_lines else []
 
-    def _score(self, groups: list[Group], found: _Found) -> str | None:
-        """Why it ended before everything was scored, None where it did not."""
-        num_rows = sum(group.num_rows for group in groups)
-        told = 0
+    def _score(self, watch: Watch, lines: _Lines) -> None:
+        """Scores what is left, until the batch has to end."""
 
         def tell() -> None:
-            nonlocal told
-            done = sum(group.count_scored() for group in groups)
-            if done != told:
-                told = done
-                # Exact where every request has one input.
-                counts = found.counts(found.num_taken * done // num_rows)
-                self._batch.to_state("in_progress", request_counts=counts)
+            num_scored = sum(group.count_scored() for group in self._groups)
+            # `completed` is exact where every request has one input.
+            counts = lines.counts(lines.num_to_score * num_scored // max(1, self._groups.num_rows))
+            if num_scored != self._batch.state.get("num_scored"):
+                self._batch.to_state("in_progress", request_counts=counts, num_scored=num_scored)
 
-        with Watch(self._batch, tell) as watch:
-            for group in groups:
-                if (reason := watch.must_end()) is not None:
-                    return reason
-                group.score(self._request["max_actors"], sys.stdout)
-        return watch.reason
+        tell()
+        watch.run(lambda: self._groups.score(self._request["max_actors"], sys.stdout), tell)
 
-    async def _answer(self, groups: Groups, reason: str | None) -> dict[str, Any]:
-        """Writes the files of answers and of errors; what the batch's state says of them."""
-        scored = _by_line(heapq.merge(*(group.scored() for group in groups), key=lambda row: row[:2]))
+    async def _answer(self, watch: Watch) -> dict[str, Any]:
+        """Writes the output file and the error file. Gives their ids and the counts, as the batch's state has them."""
+        records: list[dict[str, Any]] = []
 
-        def take(head: JobHead, examples: list[Any], options: Any) -> list[dict[str, Any]]:
+        def score(head: BatchHead, examples: list[Any], options: Any) -> list[dict[str, Any]]:
             for example in examples:
-                groups.of(head, example, options)
-            records = scored(self._line)
+                self._groups.find(head, example, options)
             if len(records) < len(examples):
                 raise _NotScored
             return records
 
-        endpoint = Endpoint(self._request["served"], self._request["endpoint"], take)
+        scored = _by_line(heapq.merge(*(group.scored() for group in self._groups), key=lambda row: row[:2]))
+        endpoint = Endpoint(self._request["served"], self._request["endpoint"], score)
         counts = {"total": 0, "completed": 0, "failed": 0}
+        was_ending = watch.ending is not None
         with ExitStack() as stack:
-            lines = self._lines(stack.enter_context(self._files.open(self._request["input_file_id"])), endpoint)
-            writing = self._batch.storage.writing
-            ids = {what: self._file_id(what) for what in ("output", "error")}
+            stream = stack.enter_context(self._files.open(self._request["input_file_id"]))
+            ids = {kind: self._file_id(kind) for kind in ("output", "error")}
             output, errors = (
-                stack.enter_context(writing(self._files.content_path(ids[what]))) for what in ("output", "error")
+                stack.enter_context(self._batch.storage.writing(self._files.content_path(ids[kind]))) for kind in ids
             )
-            for line in lines:
+            for line in self._lines(stream, endpoint):
                 counts["total"] += 1
+                records = scored(line.number)
                 error, status, body = line.error, 0, b""
-                if error is None:
+                # A batch that ends now stops here; of one that ended before, all that is scored is answered.
+                if error is None and watch.ending is not None and not (was_ending and records):
+                    error = self._unanswered(watch.ending)
+                elif error is None:
                     try:
                         status, body = await endpoint.answer(line.body, line.id)
                     except _NotScored:
-                        assert reason is not None, f"line {line.number} was not scored"
-                        error = _UNANSWERED[reason]
+                        error = self._unanswered(watch.ending)
                 good = status == 200
                 counts["completed" if good else "failed"] += 1
                 (output if good else errors).write(_answered(line, error, status, body))
-        told = {"output": counts["completed"], "error": counts["failed"]}
-        for what, number in told.items():
+        for kind, number in (("output", counts["completed"]), ("error", counts["failed"])):
             if number:
-                self._files.written(ids[what], f"{self._batch.id}_{what}.jsonl", "batch_output")
+                self._files.publish(ids[kind], f"{self._batch.id}_{kind}.jsonl", "batch_output")
             else:
-                self._batch.storage.delete(self._files.content_path(ids[what]))
-        ids_there = {f"{what}_file_id": ids[what] if number else None for what, number in told.items()}
-        return {**ids_there, "request_counts": counts}
+                self._batch.storage.delete(self._files.content_path(ids[kind]))
+        return {
+            "output_file_id": ids["output"] if counts["completed"] else None,
+            "error_file_id": ids["error"] if counts["failed"] else None,
+            "request_counts": counts,
+        }
 
-    def _file_id(self, what: str) -> str:
+    def _unanswered(self, ending: str | None) -> tuple[str, str]:
+        """Code and message for a request without an answer."""
+        if ending is None:
+            return "not_scored", "it could not be scored; the log of the batch's job has the reason"
+        if ending == "failed":
+            failure = self._batch.read("failure") or {}
+            return "batch_failed", f"not answered before the batch failed: {failure.get('message')}"
+        why = {"cancelled": "it was cancelled", "expired": "its completion window was over"}[ending]
+        return f"batch_{ending}", f"the batch ended before the request was answered: {why}"
+
+    def _file_id(self, kind: str) -> str:
         """Always the same, so that a job that goes on writes the same file."""
         own = self._batch.id.removeprefix("batch_")
-        return f"file-{own[:16]}{sha256(f'{own} {what}'.encode()).hexdigest()[:8]}"
+        return f"file-{own[:16]}{sha256(f'{own} {kind}'.encode()).hexdigest()[:8]}"
 
 
 def _answered(line: Line, error: tuple[str, str] | None, status: int, body: bytes) -> bytes:
+    """The line of the output file or error file."""
     names = json.dumps({"id": line.id, "custom_id": line.custom_id})[:-1].encode()
     if error is not None:
-        told = {"code": error[0], "message": error[1], "line": line.number}
-        return names + b', "response": null, "error": ' + json.dumps(told).encode() + b"}\n"
+        shown = {"code": error[0], "message": error[1], "line": line.number}
+        return names + b', "response": null, "error": ' + json.dumps(shown).encode() + b"}\n"
     head = json.dumps({"status_code": status, "request_id": line.id})[:-1].encode()
     return names + b', "response": ' + head + b', "body": ' + body + b'}, "error": null}\n'
 
 
 def _by_line(rows: Iterator[Row]) -> Callable[[int], list[dict[str, Any]]]:
-    """Of rows in the order of lines: a function that gives those of a line, which is asked for lines in order."""
+    """A function that gives the records of a line. It is asked for lines in order, as `rows` has them."""
     ahead = next(rows, None)
 
     def of_line(number: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Looks, while rows are scored, whether the batch was cancelled or its time is over."""
+"""Looks, while a job works on a batch, whether the batch has to end: cancelled, given up, or past its time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
+from typing import Any
 
 from serving.batches.batches import Batch
 
@@ -15,49 +15,55 @@ _LOOK_S = 3.0
 
 
 class Watch:
-    """Ends what runs while it is entered, when the batch has to end; afterwards `reason` is `cancelled` or `expired`.
+    """Looks every few seconds, on a thread, while it is entered. ending: the status to end with, None before that."""
 
-    on_look: called now and then, for progress. Entered in the main thread, which gets the signal of a Ctrl-C.
-    """
-
-    def __init__(self, batch: Batch, on_look: Callable[[], None]) -> None:
-        self.reason: str | None = None
-        self._batch, self._on_look = batch, on_look
-        self._expires_at = batch.request["expires_at"]
+    def __init__(self, batch: Batch) -> None:
+        self.ending: str | None = None
+        self._batch = batch
+        self._on_look: Callable[[], None] | None = None
         self._lock = threading.Lock()
-        self._left = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
 
-    def must_end(self) -> str | None:
-        """Why the batch has to end, None where it may go on."""
-        if self._batch.read("cancel") is not None:
-            return "cancelled"
-        return "expired" if time.time() > self._expires_at else None
-
     def __enter__(self) -> Watch:
+        self.ending = self._batch.must_end()
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        with self._lock:
-            self._left.set()
-        if self.reason is not None and kind is None:
-            with suppress(KeyboardInterrupt):  # which is on its way
-                time.sleep(1.0)
+    def __exit__(self, *exc: Any) -> None:
+        self._stop.set()
         self._thread.join()
-        return self.reason is not None
+
+    def run(self, work: Callable[[], None], on_look: Callable[[], None]) -> None:
+        """Runs `work` in the main thread, and stops it as Ctrl-C does once the batch has to end.
+
+        on_look: called at each look. Its exceptions are dropped: storage that fails stops `work` as well.
+        """
+        try:
+            with self._lock:
+                if self.ending is not None:
+                    return
+                self._on_look = on_look
+            work()
+            with self._lock:
+                self._on_look = None
+            if self.ending is not None:
+                time.sleep(1.0)  # the signal may still be on its way
+        except KeyboardInterrupt:
+            if self.ending is None:
+                raise
+        finally:
+            with self._lock:
+                self._on_look = None
 
     def _look(self) -> None:
-        while not self._left.wait(_LOOK_S):
-            try:
-                reason = self.must_end()
-                self._on_look()
-            except Exception:
-                continue  # of the storage; what is scored cannot be written either, and says why
-            with self._lock:
-                if reason is not None and not self._left.is_set():
-                    self.reason = reason
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                    return
+        while self.ending is None and not self._stop.wait(_LOOK_S):
+            with suppress(Exception), self._lock:
+                if self._on_look is not None:
+                    self._on_look()
+            with suppress(Exception):
+                ending = self._batch.must_end()
+                with self._lock:
+                    self.ending = ending
+                    if ending is not None and self._on_look is not None:
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -1,13 +1,16 @@
-"""Batches of one owner, as /v1/batches shows them: what is kept of each, by whom it is written, how it is told.
+"""Batches of one owner, as /v1/batches shows them, and the records that the storage has of each.
 
-    open/ID.OWNER                   by the gateway, before all else; deleted once the batch has ended
-    OWNER/batches/ID/request.json   by the gateway, once: what is asked for, and which models answer
-    OWNER/batches/ID/cancel.json    by the gateway, once
-    OWNER/batches/ID/state.json     by the batch's job while it runs; by the gateway where it cannot run
-    OWNER/batches/ID/failure.json   by a job that failed: how often, and why the last time
-    OWNER/batches/ID/work/          the job's own
+    record                             written by
+    open/ID.OWNER                      the gateway, before all else; deleted once the batch has ended
+    OWNER/batches/ID/request.json      the gateway, once: the request, and the models and limits of the server
+    OWNER/batches/ID/cancel.json       the gateway, once: the client cancelled it
+    OWNER/batches/ID/failure.json      a gateway, once: it is given up, and why
+    OWNER/batches/ID/tries.json        a gateway: how many jobs had ended when one last got further
+    OWNER/batches/ID/last_error.json   the batch's job: what stopped it
+    OWNER/batches/ID/state.json        the batch's job; a gateway, where the batch ends before its file is read
+    OWNER/batches/ID/work/             the batch's job: what it needs to go on
 
-Whatever dies, nothing else need be known to go on. It knows neither HTTP nor Ray.
+A gateway or job that starts anew reads these records and needs nothing else. This knows neither HTTP nor Ray.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -27,7 +31,7 @@ ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _OPEN = "open"
 _ID = re.compile(r"batch_[0-9a-f]{24}")
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
-# A request that the proxy sends again is the same batch.
+# The proxy sends a request again whose gateway died: within this time, that makes no second batch.
 _SENT_AGAIN_NS = 600 * 10**9
 
 
@@ -39,6 +43,7 @@ class Batch:
         self.owner = owner
         self.id = batch_id
         self.folder = f"{owner}/batches/{batch_id}"
+        self.work = f"{self.folder}/work"
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record NAME.json."""
@@ -47,38 +52,65 @@ class Batch:
     def write(self, name: str, record: dict[str, Any]) -> None:
         self.storage.write(f"{self.folder}/{name}.json", record)
 
-    @property
+    def delete(self, name: str) -> None:
+        self.storage.delete(f"{self.folder}/{name}.json")
+
+    @cached_property
     def request(self) -> dict[str, Any]:
-        """What is asked for, of a batch that there is."""
+        """request.json of a batch that exists."""
         found = self.read("request")
         assert found is not None
         return found
 
     @property
+    def state(self) -> dict[str, Any]:
+        """state.json; empty before the file is read."""
+        return self.read("state") or {}
+
+    @property
     def ended(self) -> bool:
-        return (self.read("state") or {}).get("status") in ENDED
+        return self.state.get("status") in ENDED
+
+    def must_end(self) -> str | None:
+        """The status that the batch has to end with: failed, cancelled or expired. None where it may go on."""
+        if self.read("failure") is not None:
+            return "failed"
+        if self.read("cancel") is not None:
+            return "cancelled"
+        return "expired" if time.time() > self.request["expires_at"] else None
 
     def open(self) -> None:
         """Makes it one of `open_batches`."""
         self.storage.write(self._mark, {})
 
     def close(self) -> None:
-        """Once it has ended: nobody need look after it."""
+        """The opposite, once it has ended."""
+        self.storage.delete_folder(self.work)
         self.storage.delete(self._mark)
 
     @property
     def _mark(self) -> str:
         return f"{_OPEN}/{self.id}.{self.owner}"
 
-    def to_state(self, status: str, **changes: Any) -> dict[str, Any]:
-        """Writes state.json with a status, which begins now where it was not there before, and other changes."""
-        state = {f"{status}_at": int(time.time()), **(self.read("state") or {}), "status": status, **changes}
-        self.write("state", state)
-        return state
+    def to_state(self, status: str, **changes: Any) -> None:
+        """Writes state.json with a new status and other changes. A status keeps the time of its first beginning."""
+        self.write("state", {f"{status}_at": int(time.time()), **self.state, "status": status, **changes})
 
-    def told(self) -> dict[str, Any]:
+    def end(self, status: str, **changes: Any) -> None:
+        """The last state. Of a batch that was given up, its `errors` say why."""
+        if (failure := self.read("failure")) is not None:
+            changes.setdefault("errors", errors(failure))
+        self.to_state(status, **changes)
+        self.storage.delete_folder(self.work)
+
+    def end_unread(self, status: str) -> None:
+        """Ends a batch that has to end before its file is read: it has no output file and no error file."""
+        message = f"{status} before the file was read: no request of it was answered"
+        self.end(status, **({} if status == "failed" else {"errors": errors(error(f"batch_{status}", message))}))
+
+    def as_openai(self) -> dict[str, Any]:
         """OpenAI's batch object."""
-        request, state, cancel = self.request, self.read("state") or {}, self.read("cancel")
+        request, state, cancel = self.request, self.state, self.read("cancel")
         status = state.get("status", "validating")
         if cancel is not None and status not in ENDED:
             status = "cancelling"
@@ -95,8 +127,18 @@ class Batch:
         return {**shown, **(cancel or {})}
 
 
+def error(code: str, message: str, line: int | None = None) -> dict[str, Any]:
+    """One of a batch's `errors`. line: of the input file, the first is 1."""
+    return {"code": code, "message": message, "param": None, "line": line}
+
+
+def errors(*found: dict[str, Any]) -> dict[str, Any]:
+    """The `errors` of a batch."""
+    return {"object": "list", "data": list(found)}
+
+
 def open_batches(storage: Storage) -> Iterator[Batch]:
-    """Of all owners, those that are not known to have ended, the oldest first."""
+    """The batches of all owners that are not known to have ended, the oldest first."""
     for mark in storage.names(_OPEN):
         batch_id, _, owner = mark.partition(".")
         batch = Batch(storage, owner, batch_id)
@@ -113,7 +155,7 @@ class Batches:
         self._folder = f"{owner}/batches"
 
     def add(self, request: dict[str, Any], request_id: str) -> Batch:
-        """A new batch, or, of a request that is sent again, the one that it made."""
+        """A new batch; for an HTTP request that is sent again, the batch that it made the first time."""
         digest = sha256(f"{request_id} {request['input_file_id']} {request['endpoint']}".encode()).hexdigest()[:8]
         batch_id = f"batch_{new_id(digest)}"
         for known in self._storage.names(self._folder):
@@ -137,6 +179,13 @@ class Batches:
             batch = Batch(self._storage, self._owner, batch_id)
             if batch.read("request") is not None:  # else it is being written
                 yield batch
+
+    def check_unused(self, file_id: str) -> None:
+        """Raises ServingError `invalid_input` for the input file of a batch that has not ended."""
+        for batch in open_batches(self._storage):
+            if batch.owner == self._owner and batch.request["input_file_id"] == file_id and not batch.ended:
+                message = f"id: the input file of {batch.id}, which has not ended; cancel that batch first"
+                raise ServingError("invalid_input", message, param="id")
 
 
 def _nanoseconds(batch_id: str) -> int:

@@ -1,9 +1,9 @@
 """Files of one owner, as /v1/files shows them.
 
     OWNER/files/ID/content
-    OWNER/files/ID/meta.json     written last: what has none is no file yet
+    OWNER/files/ID/meta.json     the file object, written last: clients do not see a file without one
 
-An owner is whoever has the same API key. It knows neither HTTP nor what is in a file.
+An owner is an API key, or everybody where there are none. It knows neither HTTP nor what is in a file.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Files:
         with self._storage.writing(f"{self._folder}/{file_id}/content") as stream:
             while chunk := content.read(_CHUNK_BYTES):
                 stream.write(chunk)
-        return self.written(file_id, filename, purpose)
+        return self.publish(file_id, filename, purpose)
 
-    def written(self, file_id: str, filename: str, purpose: str) -> dict[str, Any]:
-        """Makes what was written to `content_path` a file."""
+    def publish(self, file_id: str, filename: str, purpose: str) -> dict[str, Any]:
+        """Shows what was written to `content_path` to clients. Gives the file object."""
         record = {
             "id": file_id,
             "object": "file",
@@ -69,7 +69,7 @@ class Files:
     def get(self, file_id: str) -> dict[str, Any]:
         found = self._storage.read(f"{self._folder}/{file_id}/meta.json") if _ID.fullmatch(file_id) else None
         if found is None:
-            raise ServingError("unknown_object", f"no file {file_id[:100]!r}", param="id")
+            raise _no_file(file_id)
         return found
 
     def list(self, after: str | None, *, newest_first: bool) -> Iterator[dict[str, Any]]:
@@ -79,11 +79,18 @@ class Files:
                 yield record
 
     def open(self, file_id: str) -> BinaryIO:
-        """The content of a file that there is."""
-        stream: BinaryIO = self._storage.open(self.content_path(file_id))
-        return stream
+        """The content as a stream."""
+        try:
+            stream: BinaryIO = self._storage.open(self.content_path(file_id))
+            return stream
+        except FileNotFoundError:
+            raise _no_file(file_id) from None
 
     def delete(self, file_id: str) -> None:
         self.get(file_id)
         self._storage.delete(f"{self._folder}/{file_id}/meta.json")
         self._storage.delete_folder(f"{self._folder}/{file_id}")
+
+
+def _no_file(file_id: str) -> ServingError:
+    return ServingError("unknown_object", f"no file {file_id[:100]!r}", param="id")

@@ -1,8 +1,8 @@
-"""Keeps a Ray job running for every batch that has not ended, on the cluster that the service runs on.
+"""Gives every batch that has not ended a running Ray job, on the cluster of the service.
 
-The job is `python -m batch_job`, which goes on where an earlier one was stopped. Its submission id follows from the
-batch and the number of jobs before it, so that of two gateways that both submit it one is refused by Ray. It knows
-Ray's jobs and what a batch says of itself, not what a job does.
+The job is `python -m batch_job`. A new job goes on where the one before it was stopped. Its submission id is the
+batch's id and the number of the job: where two gateways submit the same job, Ray refuses the second. This knows Ray's
+jobs and the records of a batch, not what a job does.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import Any
 import ray
 from ray.job_submission import JobSubmissionClient
 
-from serving.batches.batches import Batch, open_batches
+from serving.batches.batches import Batch, error, errors, open_batches
 from serving.batches.storage import Storage
 
 logger = logging.getLogger("ray.serve.bigbird")
 
 _LOOK_S = 10.0
-# A job that ends with an error is tried again, in case a node or the storage was the reason. One that was killed is
-# not counted: it goes on where it was. One that cannot even begin is known by its exit code alone.
-_MAX_FAILURES = 3
-# Of the environment of a replica, what a job needs to run the same code.
+# A node or the storage may be the reason why a job ends early, so there is another one: until so many in a row, failed
+# or killed, got the batch no further.
+MAX_TRIES = 3
+# The parts of a replica's runtime environment that a job needs to run the same code.
 _CODE = ("working_dir", "py_modules", "pip", "uv", "conda", "container", "image_uri", "env_vars")
+_MAX_MESSAGE = 1000
 
 
 class BatchJobs:
@@ -38,7 +39,7 @@ class BatchJobs:
         self._wake = threading.Event()
 
     def wake(self) -> None:
-        """There is a new batch."""
+        """A batch was created or cancelled."""
         self._wake.set()
 
     def watch(self) -> None:
@@ -46,48 +47,76 @@ class BatchJobs:
         while True:
             try:
                 self.look()
-            except Exception as error:  # the storage or the dashboard: both come back
-                logger.warning("batches cannot be looked after: %s", " ".join(str(error).split())[:500])
+            except Exception as failed:  # the storage or the dashboard: both come back
+                logger.warning("batches cannot be looked after: %s", " ".join(str(failed).split())[:500])
             self._wake.wait(_LOOK_S)
             self._wake.clear()
 
     def look(self) -> None:
-        """Submits a job for each batch that needs one, the oldest first, as far as others have ended."""
-        open_ones = list(open_batches(self._storage))
-        if not open_ones:
+        """Ends batches that have to end and were not begun, and submits jobs: the oldest batches first."""
+        left = [batch for batch in open_batches(self._storage) if not self._is_done_without_a_job(batch)]
+        if not left:
             return
         client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
-        # Before the batches are read: a job that has ended by now has said how.
         jobs: dict[str, list[Any]] = {}
         for job in client.list_jobs():
             jobs.setdefault(str(job.submission_id).rpartition("-")[0], []).append(job)
+        # Only now: the state of a batch whose job has ended by then is its last.
+        ending: list[tuple[Batch, int]] = []
+        waiting: list[tuple[Batch, int]] = []
         num_running = 0
-        waiting = []
-        for batch in open_ones:
+        for batch in left:
+            own = sorted(jobs.get(batch.id, []), key=lambda job: int(job.submission_id.rpartition("-")[2]))
             if batch.ended:
-                batch.close()
-            elif not all(job.status.is_terminal() for job in jobs.get(batch.id, [])):
+                continue
+            if not all(job.status.is_terminal() for job in own):
                 num_running += 1
-            elif not self.given_up(batch, jobs.get(batch.id, [])):
-                waiting.append(batch)
-        for batch in waiting[: max(0, self._max_jobs - num_running)]:
-            self._submit(client, batch, len(jobs.get(batch.id, [])))
+            elif self._may_try(batch, own):
+                (waiting if batch.must_end() is None else ending).append((batch, len(own)))
+        # A batch that has to end does not wait: its job only writes the answers that there are.
+        for batch, num_before in ending + waiting[: max(0, self._max_jobs - num_running)]:
+            self._submit(client, batch, num_before)
 
     @staticmethod
-    def given_up(batch: Batch, jobs: list[Any]) -> bool:
-        """Whether a batch has failed for good, by its own word or by what Ray says of its jobs."""
-        failed = [job for job in jobs if 0 < (job.driver_exit_code or 0) < 128]  # above: by a signal
-        told: dict[str, Any] = {"number": len(failed), "message": failed[-1].message if failed else ""}
-        failure = batch.read("failure") or told
-        if max(failure["number"], len(failed)) < _MAX_FAILURES:
+    def _is_done_without_a_job(batch: Batch) -> bool:
+        state = batch.state
+        if not state and (status := batch.must_end()) is not None:
+            batch.end_unread(status)
+        elif not batch.ended:
             return False
-        error = {"code": "job_failed", "message": failure["message"], "param": None, "line": None}
-        batch.to_state("failed", errors={"object": "list", "data": [error]})
+        batch.close()
         return True
+
+    @staticmethod
+    def _may_try(batch: Batch, jobs: list[Any]) -> bool:
+        """Whether the batch gets another job after these. One that does not is given up: its failure is recorded.
+
+        A batch with answers that is given up gets jobs again, which write them; if those end early too, it just ends.
+        """
+        state, status = batch.state, batch.must_end()
+        progress = [status, *(state.get(name) for name in ("in_progress_at", "finalizing_at", "num_scored"))]
+        tries = batch.read("tries")
+        # There are fewer jobs than before where the cluster is a new one.
+        if tries is None or tries["progress"] != progress or tries["num_jobs"] > len(jobs):
+            tries = {"progress": progress, "num_jobs": len(jobs)}
+            batch.write("tries", tries)
+        if len(jobs) - tries["num_jobs"] < MAX_TRIES:
+            return True
+        told = batch.read("last_error") or {"message": jobs[-1].message or "no reason is known"}
+        reason = " ".join(told["message"].split())[-_MAX_MESSAGE:]
+        failure = error("job_failed", f"{MAX_TRIES} jobs in a row got no further, the last of them: {reason}")
+        if status is None:
+            batch.write("failure", failure)
+            if not state:
+                batch.end_unread("failed")
+            return bool(state)
+        known = batch.read("failure")
+        batch.end(status, errors=errors(*([known] if known else []), failure))
+        return False
 
     def _submit(self, client: JobSubmissionClient, batch: Batch, num_before: int) -> None:
         own = dict(ray.get_runtime_context().runtime_env)
-        # Ray itself may tell a job of any cluster that it finds running on the machine.
+        # Otherwise Ray may take another cluster that it finds running on the machine.
         cluster = f"RAY_ADDRESS={ray.get_runtime_context().gcs_address}"
         command = ["env", cluster, sys.executable, "-m", "batch_job", self._storage.root, batch.owner, batch.id]
         try:
@@ -97,8 +126,8 @@ class BatchJobs:
                 runtime_env={name: own[name] for name in _CODE if name in own},
                 metadata={"batch": batch.id},
             )
-        except RuntimeError as error:
-            if "already exists" not in str(error):
+        except RuntimeError as refused:
+            if "already exists" not in str(refused):
                 raise
         else:
             logger.info("batch %s: job %d submitted", batch.id, num_before + 1)

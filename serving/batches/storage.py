@@ -1,7 +1,7 @@
 """A folder that every node sees, on a disk or in an object store: JSON records, and contents that are streamed.
 
-It knows nothing of files, batches or clients. What is written appears whole or not at all, and every record has one
-writer at a time, so nothing is locked.
+What is written appears whole or not at all. Nothing is locked: every record has one writer at a time. It knows nothing
+of files, batches or clients.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Storage:
         self._base = base.rstrip("/")
         self._is_local = self._filesystem.type_name == "local"
 
-    def place(self, path: str) -> str:
-        """How other programs name it: an absolute path or a URI."""
-        where, mark, query = self.root.partition("?") if "://" in self.root else (self.root, "", "")
-        return f"{where.rstrip('/')}/{path}{mark}{query}"
+    def location(self, path: str) -> str:
+        """The absolute path or URI of `path`, for programs that do not know this storage."""
+        root, mark, query = self.root.partition("?") if "://" in self.root else (self.root, "", "")
+        return f"{root.rstrip('/')}/{path}{mark}{query}"
 
     def read(self, path: str) -> dict[str, Any] | None:
         """A record, None where there is none."""
@@ -48,15 +48,15 @@ class Storage:
 
     def open(self, path: str) -> Any:
         """The content as a binary stream. Raises FileNotFoundError."""
-        return self._filesystem.open_input_stream(self._at(path), compression=None)
+        return self._filesystem.open_input_stream(self._full(path), compression=None)
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Any]:
         """A binary stream; what is written is there once it is left without an exception."""
-        place = temporary = self._at(path)
+        target = temporary = self._full(path)
         if self._is_local:
-            os.makedirs(os.path.dirname(place), exist_ok=True)
-            temporary = f"{place}.{uuid.uuid4().hex[:8]}{_TEMPORARY}"
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            temporary = f"{target}.{uuid.uuid4().hex[:8]}{_TEMPORARY}"
         stream = self._filesystem.open_output_stream(temporary)
         try:
             yield stream
@@ -66,27 +66,27 @@ class Storage:
             raise
         stream.close()
         if self._is_local:
-            os.replace(temporary, place)
+            os.replace(temporary, target)
 
     def size(self, path: str) -> int | None:
         """Bytes of a content, None where there is none."""
-        size: int | None = self._filesystem.get_file_info(self._at(path)).size
+        size: int | None = self._filesystem.get_file_info(self._full(path)).size
         return size
 
     def names(self, folder: str) -> list[str]:
         """What is directly in a folder, sorted; nothing where there is no such folder."""
-        found = self._filesystem.get_file_info(pafs.FileSelector(self._at(folder), allow_not_found=True))
+        found = self._filesystem.get_file_info(pafs.FileSelector(self._full(folder), allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.endswith(_TEMPORARY))
 
     def delete(self, path: str) -> None:
         """Deletes a record or content, where there is one."""
         with suppress(FileNotFoundError):
-            self._filesystem.delete_file(self._at(path))
+            self._filesystem.delete_file(self._full(path))
 
     def delete_folder(self, folder: str) -> None:
         """Deletes a folder with all that is in it, where there is one."""
         with suppress(FileNotFoundError):
-            self._filesystem.delete_dir(self._at(folder))
+            self._filesystem.delete_dir(self._full(folder))
 
-    def _at(self, path: str) -> str:
+    def _full(self, path: str) -> str:
         return f"{self._base}/{path}".rstrip("/")

@@ -142,7 +142,11 @@ class HeadInfo(BaseModel):
     task: str
     default: bool = Field(description="Whether it answers requests to its task that name no model.")
     model: str = Field(description="The checkpoint this head was started with.")
-    ready: bool
+    ready: bool = Field(description="Whether a replica has it loaded.")
+    state: str = Field(
+        description="ready; asleep: the next request starts or loads it; cannot be loaded: `details` say why; or why "
+        "it does not answer."
+    )
     limits: dict[str, Any]
     details: dict[str, Any] | None = Field(description="What the model says of itself; null while it has no replica.")
 

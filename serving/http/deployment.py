@@ -138,7 +138,7 @@ def _batch_service(
         "defaults": sorted(defaults),
         "gateway": arguments.model_dump(mode="json", include=limits),
     }
-    return BatchService(storage=storage, arguments=batches, served=served, on_created=jobs.wake)
+    return BatchService(storage=storage, arguments=batches, served=served, on_change=jobs.wake)
 
 
 def _versions() -> dict[str, str]:

@@ -26,7 +26,7 @@ from serving.http.edge.auth import ApiKeys
 from serving.http.edge.requests import Edge, RequestMetrics
 from serving.http.error_handlers import responses
 from serving.http.limits import COST_HEADERS
-from serving.http.probes import Probes
+from serving.http.probes import ASLEEP, NOT_LOADABLE, READY, Probes
 from serving.http.routing.heads import Head
 from serving.http.routing.models import ModelPaths, Models
 from serving.http.routing.routes import Route
@@ -143,10 +143,10 @@ def _operations(
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @router.get("/ready", summary="Every head answers.", responses=responses("head_unavailable"))
+    @router.get("/ready", summary="Every replica answers.", responses=responses("head_unavailable"))
     async def ready() -> dict[str, dict[str, str]]:
         states = await probes.states()
-        broken = {name: state for name, (state, _) in states.items() if state not in ("ready", "asleep")}
+        broken = {name: state for name, (state, _) in states.items() if state not in (READY, ASLEEP, NOT_LOADABLE)}
         if broken:
             message = "; ".join(f"{name}: {state}" for name, state in broken.items())
             raise ServingError("head_unavailable", message, retry_after_s=5)
@@ -159,7 +159,8 @@ def _operations(
             task=head.task,
             default=models.is_default(head),
             model=_shown(given.checkpoint),
-            ready=state == "ready",
+            ready=state == READY,
+            state=state,
             limits=given.model_dump(include={"max_tokens_per_batch", "max_tokens_per_request", "max_queued_requests"}),
             details=details,
         )

@@ -13,12 +13,16 @@ from serving.http.routing.heads import Head
 _TIMEOUT_S = 3.0
 _KEPT_S = 1.0
 
+READY, ASLEEP, NOT_LOADABLE = "ready", "asleep", "cannot be loaded"
 # Of each head by its name, its state and what it says of itself.
 States = dict[str, tuple[str, dict[str, Any] | None]]
 
 
 class Probes:
-    """The states of all heads: `ready`, `asleep`, or why a head does not answer."""
+    """The states of all heads: one of those above, or why a head does not answer.
+
+    NOT_LOADABLE is a head of a pool whose checkpoint is at fault: the pool answers for its others.
+    """
 
     def __init__(self, heads: Iterable[Head]) -> None:
         self._heads = tuple(heads)
@@ -39,11 +43,12 @@ class Probes:
 async def _probe(head: Head) -> tuple[str, dict[str, Any] | None]:
     # A sleeping head is not woken.
     if head.asleep():
-        return "asleep", None
+        return ASLEEP, None
     try:
         details = (await head.call("describe", {}, timeout_s=_TIMEOUT_S))["details"]
-        # Of a head in a pool that is not loaded, which a request would change.
-        state = "ready" if details.get("loaded", True) else details.get("error", "asleep")
-        return state, details
+        if details.get("loaded", True):
+            return READY, details
+        # Of a pool, which loads it when a request asks for it.
+        return (NOT_LOADABLE if "error" in details else ASLEEP), details
     except ServingError as error:
         return error.message, None

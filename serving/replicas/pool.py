@@ -1,14 +1,17 @@
 """The replica of a pool: scoring heads with small checkpoints share it, and it keeps a few of them loaded.
 
-It knows which head a request is for, which `request["head"]` says, and leaves the rest to that head's `ScoringReplica`.
+Every request names its head (`request["head"]`). That head's `ScoringReplica` does the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-import weakref
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 from ray import serve
 
@@ -21,27 +24,45 @@ from serving.settings import HeadArguments, PoolArguments
 _FAILED_S = 30.0
 
 
+def _not_loaded() -> None:
+    return None
+
+
+@dataclass
+class _Head:
+    """What a replica knows of a head.
+
+    loaded: a weak reference; encoder: the digest of what is loaded. loading: while it runs. configuration: as it was
+    read. failed_until: of the clock `time.monotonic`; failure: why it could not be loaded.
+    """
+
+    loaded: Callable[[], ScoringReplica | None] = _not_loaded
+    encoder: str = ""
+    loading: asyncio.Task[ScoringReplica] | None = None
+    configuration: dict[str, Any] | None = None
+    failed_until: float = 0.0
+    failure: str = ""
+
+
 class PoolReplica:
     """Loads a head where a request asks for it, and then drops the one that was asked longest ago.
 
     `max_models` heads are loaded; beside them are one that is being loaded and dropped ones that still answer. A head
-    that cannot be loaded drops nobody and fails its own requests only. Heads whose encoders are equal hold one.
+    that cannot be loaded drops nobody and fails its own requests only. Heads with equal encoders share one in memory.
 
     Every request has `head`: its name, its arguments, and an id that is another one where either or its files are.
     """
 
     def __init__(self, name: str, arguments: PoolArguments) -> None:
-        self._alive: weakref.WeakValueDictionary[str, ScoringReplica] = weakref.WeakValueDictionary()
-        self._encoders: dict[str, str] = {}
-        self._loads: dict[str, asyncio.Task[ScoringReplica]] = {}
+        self._heads: defaultdict[str, _Head] = defaultdict(_Head)
         self._one_load = asyncio.Lock()
-        self._failed: dict[str, tuple[float, str]] = {}
-        self._in_files: dict[str, dict[str, Any]] = {}
 
         # Serve's part: it holds what this returns, drops what was asked longest ago, and tells routers and metrics.
         @serve.multiplexed(max_num_models_per_replica=arguments.max_models)  # type: ignore[untyped-decorator]
         async def keep(identity: str) -> ScoringReplica:
-            return self._alive[identity]
+            replica = self._heads[identity].loaded()
+            assert replica is not None, "it is loaded first"
+            return replica
 
         self._keep = keep
 
@@ -62,24 +83,27 @@ class PoolReplica:
         return await self._answer("decode", request)
 
     async def describe(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the request's head is. Asking loads none: of one that is not loaded, what its configuration says."""
-        head = request["head"]
-        identity = head["id"]
-        if (replica := self._alive.get(identity)) is not None:
+        """What the request's head is. Asking loads none: of one that is not loaded, what its configuration says.
+
+        `error` is there while it cannot be loaded.
+        """
+        given = request["head"]
+        head = self._heads[given["id"]]
+        if (replica := head.loaded()) is not None:
             details = (await replica.describe(request))["details"]
-            return {"details": {**details, "loaded": True, "encoder": self._encoders[identity]}}
+            return {"details": {**details, "loaded": True, "encoder": head.encoder}}
+        error = _failure(head)
         try:
-            if identity not in self._in_files:
-                self._in_files[identity] = await asyncio.to_thread(_in_files, HeadArguments(**head["arguments"]))
-            error = self._failure(head)
+            if head.configuration is None:
+                head.configuration = await asyncio.to_thread(_configuration, HeadArguments(**given["arguments"]))
         except Exception as caught:
-            return failure(_cannot_be_loaded(head, caught))
+            error = _cannot_be_loaded(given["name"], caught)
         told = {"error": error.message} if error is not None else {}
-        return {"details": {**self._in_files[identity], "loaded": False, **told}}
+        return {"details": {**(head.configuration or {}), "loaded": False, **told}}
 
     def check_health(self) -> None:
         """Serve replaces the replica where the process is at fault; one head's own failures are its own."""
-        for replica in list(self._alive.values()):
+        for replica in self._loaded():
             replica.check_health(of_process=True)
 
     async def _answer(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -92,58 +116,60 @@ class PoolReplica:
         answer: dict[str, Any] = await getattr(replica, method)({**request, "timeout_s": max(left_s, 1e-3)})
         return answer
 
-    async def _replica(self, head: dict[str, Any]) -> ScoringReplica:
+    async def _replica(self, given: dict[str, Any]) -> ScoringReplica:
         """The head, loaded. Raises ServingError."""
-        identity = head["id"]
-        if (replica := self._alive.get(identity)) is not None:
-            await self._keep(identity)
+        head = self._heads[given["id"]]
+        if (replica := head.loaded()) is not None:
+            await self._keep(given["id"])
             return replica
-        load = self._loads.get(identity)
-        if load is None:
-            load = self._loads[identity] = asyncio.create_task(self._load(head))
-            load.add_done_callback(lambda _: self._loads.pop(identity))
+        if head.loading is None:
+            head.loading = asyncio.create_task(self._load(given, head))
         # A client that leaves does not stop the load, whose thread would go on all the same.
-        return await asyncio.shield(load)
+        return await asyncio.shield(head.loading)
 
-    async def _load(self, head: dict[str, Any]) -> ScoringReplica:
-        identity = head["id"]
-        async with self._one_load:
-            if (error := self._failure(head)) is not None:
-                raise error
-            try:
-                replica, digest = await asyncio.to_thread(self._loaded, head)
-            except Exception as caught:
-                error = _cannot_be_loaded(head, caught)
-                self._failed[identity] = (time.monotonic() + _FAILED_S, error.message)
-                raise error from caught
-            self._failed.pop(identity, None)
-            self._alive[identity], self._encoders[identity] = replica, digest
-            await self._keep(identity)
-        return replica
+    async def _load(self, given: dict[str, Any], head: _Head) -> ScoringReplica:
+        try:
+            async with self._one_load:
+                if (error := _failure(head)) is not None:
+                    raise error
+                try:
+                    replica, encoder = await asyncio.to_thread(self._made, given)
+                except Exception as caught:
+                    error = _cannot_be_loaded(given["name"], caught)
+                    head.failed_until, head.failure = time.monotonic() + _FAILED_S, error.message
+                    raise error from caught
+                head.failed_until, head.loaded, head.encoder = 0.0, ref(replica), encoder
+                await self._keep(given["id"])
+            return replica
+        finally:
+            head.loading = None
 
-    def _loaded(self, head: dict[str, Any]) -> tuple[ScoringReplica, str]:
-        """The head and its encoder's digest."""
+    def _made(self, given: dict[str, Any]) -> tuple[ScoringReplica, str]:
+        """A replica of the head, and the digest of its encoder."""
         from bigbird.checkpoint import encoder_digest
 
-        arguments = HeadArguments(**head["arguments"])
+        arguments = HeadArguments(**given["arguments"])
         digest = encoder_digest(arguments.checkpoint).digest[:16]
-        alike = (one for identity, one in list(self._alive.items()) if self._encoders[identity] == digest)
-        shared = next((one.encoder for one in alike), None)
-        return ScoringReplica(head["name"], arguments, encoder=shared), digest
+        alike = (known.loaded() for known in list(self._heads.values()) if known.encoder == digest)
+        shared = next((one.encoder for one in alike if one is not None), None)
+        return ScoringReplica(given["name"], arguments, encoder=shared), digest
 
-    def _failure(self, head: dict[str, Any]) -> ServingError | None:
-        """Why the head is not even tried now."""
-        until, reason = self._failed.get(head["id"], (0.0, ""))
-        left_s = until - time.monotonic()
-        return ServingError("head_unavailable", reason, retry_after_s=left_s) if left_s > 0 else None
+    def _loaded(self) -> list[ScoringReplica]:
+        return [replica for head in list(self._heads.values()) if (replica := head.loaded()) is not None]
 
 
-def _cannot_be_loaded(head: dict[str, Any], error: Exception) -> ServingError:
+def _failure(head: _Head) -> ServingError | None:
+    """Why the head is not even tried now."""
+    left_s = head.failed_until - time.monotonic()
+    return ServingError("head_unavailable", head.failure, retry_after_s=left_s) if left_s > 0 else None
+
+
+def _cannot_be_loaded(name: str, error: Exception) -> ServingError:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    return ServingError("head_unavailable", f"{head['name']} cannot be loaded: {reason}", retry_after_s=_FAILED_S)
+    return ServingError("head_unavailable", f"{name} cannot be loaded: {reason}", retry_after_s=_FAILED_S)
 
 
-def _in_files(arguments: HeadArguments) -> dict[str, Any]:
+def _configuration(arguments: HeadArguments) -> dict[str, Any]:
     """What a head's configuration says. Raises what reading it raises."""
     from bigbird.config import BigBirdConfig
 

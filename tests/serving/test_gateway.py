@@ -239,7 +239,16 @@ def test_a_head_that_does_not_answer_makes_the_server_not_ready(server):
     assert_error(response, "head_unavailable")
     assert error_in(response.json())["message"] == "fill-mask: no replica"
     assert server.heads["question-answering"].calls == [], "a sleeping head is not woken by a probe"
-    assert server.ask("GET", "/info").json()["heads"][0]["ready"] is False
+    heads = {head["name"]: head for head in server.ask("GET", "/info").json()["heads"]}
+    assert (heads["fill-mask"]["ready"], heads["fill-mask"]["state"]) == (False, "no replica")
+    assert (heads["question-answering"]["ready"], heads["question-answering"]["state"]) == (False, "asleep")
+
+
+def test_a_head_of_a_pool_that_cannot_be_loaded_leaves_the_server_ready_and_info_says_why(server):
+    server.heads["fill-mask"].answers["describe"] = {"details": {"loaded": False, "error": "no weights"}}
+    assert server.ask("GET", "/ready").json()["heads"]["fill-mask"] == "cannot be loaded"
+    told = server.ask("GET", "/info").json()["heads"][0]
+    assert (told["name"], told["state"], told["details"]["error"]) == ("fill-mask", "cannot be loaded", "no weights")
 
 
 def test_only_named_origins_may_call_from_a_page():

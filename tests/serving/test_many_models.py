@@ -179,9 +179,11 @@ def test_heads_of_a_pool_share_a_replica_that_keeps_as_many_loaded_as_it_may(url
     answer = post(url, f"/v1/models/broken/{RANK}", {"inputs": TEXT})
     assert answer.status_code == 503
     assert answer.json()["error"].startswith("broken cannot be loaded: ")
-    wait_until(lambda: status(f"{url}/ready") == 503)
-    failed = httpx.get(f"{url}/ready", timeout=90).json()["error"]
-    assert failed.startswith("broken: broken cannot be loaded"), "and of no other head"
+    wait_until(lambda: states()["broken"] == "cannot be loaded")
+    assert status(f"{url}/ready") == 200, "its neighbours answer"
+    heads = {head["name"]: head for head in httpx.get(f"{url}/info", timeout=90).json()["heads"]}
+    assert (heads["p0"]["state"], heads["broken"]["state"]) == ("asleep", "cannot be loaded")
+    assert heads["broken"]["details"]["error"].startswith("broken cannot be loaded: ")
     assert close(tags(url, f"/v1/models/p2/{NER}"), expected["a"])
     ranked = post(url, "/rerank", {"query": "q", "documents": [TEXT]}).json()
     assert ranked["model"] == "rank", "known by its configuration"

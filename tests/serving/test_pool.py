@@ -66,8 +66,12 @@ def request(head, **changes):
     return {"head": head, "inputs": [TEXT], "options": {}, "timeout_s": 60.0, **changes}
 
 
+def replica(pool, name):
+    return pool._heads[f"{name}@1"].loaded()
+
+
 async def loaded(pool, heads):
-    told = {name: await pool.describe({"head": head}) for name, head in heads.items() if name != "unread"}
+    told = {name: await pool.describe({"head": head}) for name, head in heads.items()}
     return {name for name, answer in told.items() if answer["details"]["loaded"]}
 
 
@@ -100,13 +104,13 @@ def test_each_head_answers_as_alone_whatever_is_asked_at_once_and_no_more_stay_t
 
 def test_heads_of_one_encoder_hold_its_weights_once_for_as_long_as_one_of_them_is_loaded(pool, heads):
     def words(name):
-        return pool._alive[f"{name}@1"].encoder.embeddings.word_embeddings.weight.data_ptr()
+        return replica(pool, name).encoder.embeddings.word_embeddings.weight.data_ptr()
 
     async def main():
         for name in ("a", "b"):
             await pool.score(request(heads[name]))
         assert words("a") == words("b")
-        model = weakref.ref(pool._alive["a@1"].encoder)
+        model = weakref.ref(replica(pool, "a").encoder)
         kept = words("b")
         await pool.score(request(heads["vectors"]))
         assert model() is None, "a is dropped, and its memory free"
@@ -147,8 +151,7 @@ def test_a_head_that_cannot_be_loaded_fails_its_own_requests_drops_nobody_and_is
         assert answer["failure"]["retry_after_s"] > 0
         assert f"{name} cannot be loaded: " in answer["failure"]["message"]
         assert said in answer["failure"]["message"]
-    error = told["failure"]["message"] if "failure" in told else told["details"]["error"]
-    assert error == answers[0]["failure"]["message"]
+    assert told["details"]["error"] == answers[0]["failure"]["message"]
 
 
 def test_a_client_that_leaves_while_its_head_loads_stops_nothing_and_the_next_finds_it_loaded(pool, heads, monkeypatch):
@@ -180,7 +183,7 @@ def test_a_client_that_leaves_while_its_head_loads_stops_nothing_and_the_next_fi
         assert "records" in await pool.score(request(heads["a"])), "a neighbour does not wait for a load"
         leaves.cancel()
         gate.set()
-        while pool._loads:
+        while pool._heads["b@1"].loading:
             await asyncio.sleep(0.01)
         assert await loaded(pool, heads) == {"a", "b"}
 
@@ -200,7 +203,7 @@ def test_failures_of_one_head_in_a_row_do_not_make_the_replica_of_all_unhealthy(
         def broken(prepared):
             raise error
 
-        bad = pool._alive["b@1"]
+        bad = replica(pool, "b")
         monkeypatch.setattr(bad._predictor, "forward", broken)
         for _ in range(6):
             with pytest.raises(ValueError, match="odd"):

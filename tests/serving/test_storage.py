@@ -2,16 +2,12 @@
 
 import io
 from contextlib import ExitStack
-from types import SimpleNamespace
 
 import pytest
 from object_store import s3_bucket
-from ray.job_submission import JobDetails, JobStatus, JobType
 
-from serving.batches import jobs
-from serving.batches.batches import Batch, Batches
+from serving.batches.batches import Batches
 from serving.batches.files import Files
-from serving.batches.jobs import BatchJobs
 from serving.batches.storage import Storage
 from serving.errors import ServingError
 
@@ -54,6 +50,25 @@ def test_what_fails_while_it_is_written_is_not_there(storage):
     assert storage.names("a") == storage.names("nowhere") == []
 
 
+def test_a_file_whose_content_is_gone_is_no_file(storage):
+    files = Files(storage, "a")
+    made = files.add(io.BytesIO(b"{}"), "a.jsonl", "batch")
+    storage.delete(files.content_path(made["id"]))
+    with pytest.raises(ServingError, match="no file"):
+        files.open(made["id"])
+
+
+def test_the_input_file_of_a_batch_can_be_deleted_once_the_batch_has_ended(storage):
+    batches, asked = Batches(storage, "a"), {"input_file_id": "file-1", "endpoint": "/v1/embeddings"}
+    batch = batches.add(asked, "one request")
+    with pytest.raises(ServingError, match=f"id: the input file of {batch.id}, which has not ended"):
+        batches.check_unused("file-1")
+    for others in (Batches(storage, "b"), batches):
+        others.check_unused("file-1" if others is not batches else "file-2")
+    batch.end("cancelled")
+    batches.check_unused("file-1")
+
+
 def test_a_request_that_is_sent_again_is_the_same_batch(storage):
     batches = Batches(storage, "a")
     asked = {"input_file_id": "file-1", "endpoint": "/v1/embeddings"}
@@ -61,46 +76,3 @@ def test_a_request_that_is_sent_again_is_the_same_batch(storage):
     assert batches.add(asked, "one request").id == first
     other = batches.add(asked, "another request").id
     assert [batch.id for batch in batches.list(None)] == sorted((first, other), reverse=True)
-
-
-def test_a_batch_whose_jobs_cannot_begin_fails_and_says_why_and_one_whose_jobs_are_killed_goes_on(storage):
-    request = {"input_file_id": "file-1", "endpoint": "/v1/embeddings"}
-    batch = Batches(storage, "a").add(request, "request-1")
-
-    def ended_with(exit_code):
-        return JobDetails(
-            type=JobType.SUBMISSION,
-            status=JobStatus.FAILED,
-            entrypoint="python -m batch_job",
-            message="No module named batch_job",
-            driver_exit_code=exit_code,
-        )
-
-    assert not BatchJobs.given_up(batch, [ended_with(-9), ended_with(137), ended_with(1), ended_with(1)])
-    assert not batch.ended
-    assert BatchJobs.given_up(batch, [ended_with(-9), *[ended_with(1)] * 3])
-    assert batch.ended
-    assert batch.read("state")["errors"]["data"][0]["message"] == "No module named batch_job"
-
-
-def test_the_oldest_batch_of_any_owner_comes_first_and_one_that_has_ended_is_not_read_again(storage, monkeypatch):
-    request = {"input_file_id": "file-1", "endpoint": "/v1/embeddings"}
-    first, second = (Batches(storage, owner).add(request, "a request") for owner in ("b", "a"))
-    Batch(storage, "a", "batch_" + "0" * 24).open()  # by a gateway that died before it wrote the request
-    submitted, read = [], []
-    client = SimpleNamespace(list_jobs=list, submit_job=lambda **job: submitted.append(job["submission_id"]))
-    monkeypatch.setattr(jobs, "JobSubmissionClient", lambda address: client)
-    monkeypatch.setattr(jobs.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="here", runtime_env={}))
-    look = BatchJobs(storage, max_jobs=1).look
-    look()
-    assert submitted == [f"{first.id}-1"]
-    first.to_state("completed")
-    look()
-    assert submitted == [f"{first.id}-1", f"{second.id}-1"]
-    monkeypatch.setattr(
-        Storage, "read", lambda storage, path, plain=Storage.read: read.append(path) or plain(storage, path)
-    )
-    BatchJobs(storage, max_jobs=1).look()
-    assert any(second.id in path for path in read)
-    assert not any(first.id in path for path in read)
-    assert [batch.id for batch in Batches(storage, "b").list(None)] == [first.id]

@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI
 from proxy_calls import ServesProxy, ask
 
 from serving.batches.arguments import BatchArguments
+from serving.batches.batches import Batches
 from serving.batches.files import Files
 from serving.batches.storage import Storage
 from serving.http import error_handlers
@@ -48,12 +49,12 @@ def test_an_upload_that_does_not_arrive_is_given_up(monkeypatch):
     assert proxy.bodies == [b"half"], "and Serve's proxy hears that the client is gone"
 
 
-def put(kept_in, **request):
+def put(storage, **request):
     """Sends a form to a gateway that takes files of 1000 bytes."""
     app, router = FastAPI(), APIRouter(prefix="/v1")
     error_handlers.install(app, Models({}))
     arguments = BatchArguments(storage="here", max_file_bytes=1000)
-    files_api.add_routes(router, lambda request: kept_in, arguments)
+    files_api.add_routes(router, lambda _: Files(storage, "a"), lambda _: Batches(storage, "a"), arguments)
     app.include_router(router)
 
     async def main():
@@ -66,10 +67,10 @@ def put(kept_in, **request):
 
 @pytest.mark.parametrize(("size", "status"), [(1000, 200), (1001, 413), (200_000, 413)])
 def test_a_file_larger_than_the_limit_is_refused_and_not_kept(tmp_path, size, status):
-    files = Files(Storage(str(tmp_path)), "a")
-    answer = put(files, files={"file": b"x" * size}, data={"purpose": files_api.PURPOSE})
+    storage = Storage(str(tmp_path))
+    answer = put(storage, files={"file": b"x" * size}, data={"purpose": files_api.PURPOSE})
     assert answer.status_code == status
-    assert len(list(files.list(None, newest_first=True))) == (status == 200)
+    assert len(list(Files(storage, "a").list(None, newest_first=True))) == (status == 200)
 
 
 def test_of_a_file_that_does_not_say_how_large_it_is_no_more_is_read_than_the_limit(tmp_path):
@@ -83,5 +84,5 @@ def test_of_a_file_that_does_not_say_how_large_it_is_no_more_is_read_than_the_li
             yield b"x" * 2**16
 
     headers = {"content-type": "multipart/form-data; boundary=b"}
-    assert put(Files(Storage(str(tmp_path)), "a"), content=form(), headers=headers).status_code == 413
+    assert put(Storage(str(tmp_path)), content=form(), headers=headers).status_code == 413
     assert num_read <= 2

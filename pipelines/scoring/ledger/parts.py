@@ -8,21 +8,25 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bigbird.errors import InputError
+from pipelines.scoring.inputs.units import SOURCE_ROW
 from pipelines.scoring.storage import Place, names_in, write_whole
 
 PART_PREFIX = "part-"
 FOOTER_KEY = b"bigbird_score"
 
 _FOOTER_THREADS = 32
+_DECODED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,20 @@ def read_parts(output: Place, *, run: str | None = None, damaged: list[str] | No
         if run is not None and found.run != run:
             raise InputError(f"{output.child(name).name} belongs to another run; --overwrite starts anew")
     return parts
+
+
+def rows_in_order(output: Place) -> Iterator[dict[str, Any]]:
+    """The finished rows of one input file, in its order. Rows of damaged files are left out."""
+
+    @lru_cache(maxsize=2)
+    def table(name: str) -> pa.Table:
+        return read_part(output.child(name))
+
+    parts = read_parts(output, damaged=[])
+    for _, start, stop, name in sorted((*range_, name) for name, footer in parts.items() for range_ in footer.ranges):
+        rows = table(name).filter((pc.field(SOURCE_ROW) >= start) & (pc.field(SOURCE_ROW) < stop))
+        for batch in rows.sort_by(SOURCE_ROW).to_batches(max_chunksize=_DECODED_ROWS):
+            yield from batch.to_pylist()
 
 
 def refuse_doubles(output: Place, parts: Mapping[str, Footer]) -> None:

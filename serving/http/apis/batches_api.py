@@ -1,4 +1,4 @@
-"""/v1/batches: OpenAI's endpoints over files of requests, which jobs of the cluster answer (`batches.jobs`)."""
+"""/v1/batches: OpenAI's endpoints over the records of batches. Jobs of the cluster answer them (`batches.jobs`)."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,19 +21,19 @@ from serving.http.error_handlers import EVERYWHERE, responses
 from serving.http.routing.models import Models, plain_path, task_at
 from serving.settings import EMBEDDING, SCORING_TASKS
 
-# Whose files they are where nobody has a key.
+# The owner of all files where there are no keys.
 _NO_KEY = "everybody"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchService:
-    """served: the models and limits that a batch is answered with, as its job reads them. on_created: called after a
-    batch was made."""
+    """served: the models and limits of the server, kept with each batch for its job. on_change: called after a batch
+    was created or cancelled."""
 
     storage: Storage
     arguments: BatchArguments
     served: Mapping[str, Any]
-    on_created: Callable[[], None]
+    on_change: Callable[[], None]
 
 
 def add_routes(router: APIRouter, models: Models, service: BatchService, *, with_keys: bool) -> None:
@@ -51,7 +51,7 @@ def add_routes(router: APIRouter, models: Models, service: BatchService, *, with
     def batches_of(request: Request) -> Batches:
         return Batches(service.storage, owner(request))
 
-    files_api.add_routes(router, files_of, service.arguments)
+    files_api.add_routes(router, files_of, batches_of, service.arguments)
     errors = responses("invalid_api_key", "unknown_object", path="/v1/batches/ID")
 
     @router.post("/batches", tags=["openai"], summary="Answer a file of requests.",
@@ -75,31 +75,32 @@ def add_routes(router: APIRouter, models: Models, service: BatchService, *, with
             "served": service.served,
         }
         batch = batches_of(request).add(asked, request.state.request_id)
-        service.on_created()
-        return BatchObject(**batch.told())
+        service.on_change()
+        return BatchObject(**batch.as_openai())
 
     @router.get("/batches", tags=["openai"], summary="The batches of this API key, the newest first.",
                 responses=errors)  # fmt: skip
     def listed(
         after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20, *, request: Request
     ) -> BatchList:
-        data = [batch.told() for batch in islice(batches_of(request).list(after), limit + 1)]
+        data = [batch.as_openai() for batch in islice(batches_of(request).list(after), limit + 1)]
         return BatchList(**files_api.as_page(data, limit))
 
     @router.get("/batches/{batch_id}", tags=["openai"], summary="One batch.", responses=errors)
     def retrieve(batch_id: str, request: Request) -> BatchObject:
-        return BatchObject(**batches_of(request).get(batch_id).told())
+        return BatchObject(**batches_of(request).get(batch_id).as_openai())
 
-    @router.post("/batches/{batch_id}/cancel", tags=["openai"], summary="End a batch; what is answered stays.",
+    @router.post("/batches/{batch_id}/cancel", tags=["openai"], summary="End a batch; answers that it has stay.",
                  responses=errors)  # fmt: skip
     def cancel(batch_id: str, request: Request) -> BatchObject:
         batch = batches_of(request).get(batch_id)
         if batch.ended:
-            message = f"id: the batch has ended, its status is {batch.told()['status']}"
+            message = f"id: the batch has ended, its status is {batch.state['status']}"
             raise ServingError("invalid_input", message, param="id")
         if batch.read("cancel") is None:
             batch.write("cancel", {"cancelling_at": int(time.time())})
-        return BatchObject(**batch.told())
+            service.on_change()
+        return BatchObject(**batch.as_openai())
 
 
 def _check_endpoint(endpoint: str, models: Models) -> None:

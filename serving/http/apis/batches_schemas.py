@@ -1,4 +1,4 @@
-"""Wire types of /v1/files and /v1/batches: OpenAI's shapes."""
+"""Wire types of /v1/batches: OpenAI's shapes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from serving.http.answers import example
 from serving.http.apis.wire import Text, Wire, only
 
 _WINDOW = re.compile(r"([1-9]\d{0,2})([hd])")
@@ -43,40 +42,6 @@ class BatchRequest(Wire):
         """Seconds."""
         number, unit = _WINDOW.fullmatch(self.completion_window).groups()  # type: ignore[union-attr]
         return int(number) * _SECONDS[unit]
-
-
-class File(BaseModel):
-    model_config = example(
-        id="file-0193a1b2c3d4e5f60718293a",
-        object="file",
-        bytes=120_000,
-        created_at=1767225600,
-        filename="requests.jsonl",
-        purpose="batch",
-        status="processed",
-    )
-
-    id: str
-    object: Literal["file"]
-    bytes: int
-    created_at: int
-    filename: str
-    purpose: Literal["batch", "batch_output"]
-    status: Literal["processed"]
-
-
-class DeletedFile(BaseModel):
-    id: str
-    object: Literal["file"] = "file"
-    deleted: Literal[True] = True
-
-
-class FileList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[File]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class RequestCounts(BaseModel):

@@ -12,9 +12,10 @@ from starlette.datastructures import UploadFile
 from starlette.types import Message
 
 from serving.batches.arguments import BatchArguments
+from serving.batches.batches import Batches
 from serving.batches.files import Files
 from serving.errors import ServingError
-from serving.http.apis.batches_schemas import DeletedFile, File, FileList
+from serving.http.apis.files_schemas import DeletedFile, File, FileList
 from serving.http.error_handlers import responses
 
 PURPOSE = "batch"
@@ -44,8 +45,13 @@ _FORM = {
 }
 
 
-def add_routes(router: APIRouter, files_of: Callable[[Request], Files], arguments: BatchArguments) -> None:
-    """Adds the endpoints; files_of: the files that a request may see."""
+def add_routes(
+    router: APIRouter,
+    files_of: Callable[[Request], Files],
+    batches_of: Callable[[Request], Batches],
+    arguments: BatchArguments,
+) -> None:
+    """Adds the endpoints. files_of, batches_of: those that a request may see."""
     errors = responses("invalid_api_key", "unknown_object", path="/v1/files/ID")
     uploads = asyncio.Semaphore(_MAX_UPLOADS)
 
@@ -90,8 +96,10 @@ def add_routes(router: APIRouter, files_of: Callable[[Request], Files], argument
         headers = {"Content-Length": str(files.get(file_id)["bytes"])}
         return StreamingResponse(_chunks(files.open(file_id)), media_type="application/octet-stream", headers=headers)
 
-    @router.delete("/files/{file_id}", tags=["openai"], summary="Delete a file.", responses=errors)
+    @router.delete("/files/{file_id}", tags=["openai"], summary="Delete a file that no batch reads.",
+                   responses={**errors, **responses("invalid_input", path="/v1/files/ID")})  # fmt: skip
     def delete(file_id: str, request: Request) -> DeletedFile:
+        batches_of(request).check_unused(file_id)
         files_of(request).delete(file_id)
         return DeletedFile(id=file_id)
 

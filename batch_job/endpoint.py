@@ -26,7 +26,7 @@ from serving.http.error_handlers import from_validation
 from serving.http.error_response import error_response
 from serving.http.routing.models import Models, plain_path
 from serving.http.routing.routes import routes_to
-from serving.replicas.scoring import text_of, with_changes
+from serving.replicas.scoring import refused_input, text_of, with_changes
 from serving.settings import EMBEDDING, GatewayArguments, HeadArguments, RouteArguments
 
 logger = logging.getLogger(__name__)
@@ -62,14 +62,14 @@ class BatchHead:
             if isinstance(options, LengthOptions):
                 options.length_limit(self._config.max_position_embeddings)
         except InputError as error:
-            raise ServingError("invalid_input", f"inputs.0: {error}", param="inputs.0") from None
+            raise refused_input(0, str(error)) from None
         records = self._score(self, examples, options)
         failed = [(index, record["error"]) for index, record in enumerate(records) if "error" in record]
         # As in a replica: what cannot be read is found before what cannot be computed.
         for index, failure in sorted(failed, key=lambda one: one[1]["type"] != "InputError"):
-            is_input = failure["type"] == "InputError"
-            message, param = f"inputs.{index}: {failure['message']}", f"inputs.{index}" if is_input else None
-            raise ServingError("invalid_input" if is_input else "internal", message, param=param)
+            if failure["type"] == "InputError":
+                raise refused_input(index, failure["message"])
+            raise ServingError("internal", f"inputs.{index}: {failure['message']}")
         return {"records": records, "timings_s": {}}
 
     def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> AsyncIterator[dict[str, Any]]:

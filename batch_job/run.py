@@ -71,8 +71,9 @@ class BatchRun:
         with Watch(self._batch) as watch:
             lines = self._restored() or asyncio.run(self._read(watch))
             if lines is None:
-                assert watch.ending is not None
-                self._batch.end_unread(watch.ending)
+                status = self._batch.must_end()
+                assert status is not None
+                self._batch.end_unread(status)
                 return
             if refusal := self._refusal(lines):
                 self._batch.end("failed", errors=batches.errors(*refusal))
@@ -124,7 +125,8 @@ class BatchRun:
                         group = self._groups.find(request.head, example, request.options)
                         group.add(line.number, index, example)
         self._batch.write("work/lines", {"lines": asdict(found), "groups": self._groups.record()})
-        return found
+        # Until now a gateway may end the batch; from now on only its job does.
+        return found if self._batch.must_end() is None else None
 
     def _refusal(self, lines: _Lines) -> list[dict[str, Any]]:
         """Why the batch as a whole is not answered; empty where it is."""

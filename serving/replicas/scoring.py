@@ -178,8 +178,7 @@ class ScoringReplica(TokenLists):
         for index, example in enumerate(inputs, first):
             for text in texts_of(example):
                 if await self._text.tokens_at_least(text, self._predictor.tokenizer, limit) > limit:
-                    message = f"inputs.{index}: a text of more than {limit} tokens, the limit"
-                    raise ServingError("invalid_input", message, param=f"inputs.{index}")
+                    raise refused_input(index, f"a text of more than {limit} tokens, the limit")
 
     def _checked_sizes(self, prepared: Sequence[Any], first: int, num_tokens: int) -> list[int]:
         """Tokens the model reads for each of these inputs, the first of which is number `first` of its request.
@@ -189,8 +188,7 @@ class ScoringReplica(TokenLists):
         sizes = []
         for index, item in enumerate(prepared, first):
             if not hasattr(item, "num_model_tokens"):
-                message = item.record["error"]["message"]
-                raise ServingError("invalid_input", f"inputs.{index}: {message}", param=f"inputs.{index}")
+                raise refused_input(index, item.record["error"]["message"])
             sizes.append(item.num_model_tokens)
         num_tokens += sum(sizes)
         limit = self._arguments.max_tokens_per_request
@@ -252,18 +250,19 @@ def _report(metrics: HeadMetrics, report: BatchReport) -> None:
         spans.record(place, "batch", report.model_s, num_tokens=report.num_tokens, num_pieces=report.num_pieces)
 
 
+def refused_input(index: int, message: str) -> ServingError:
+    """What is wrong with one input of a request."""
+    return ServingError("invalid_input", f"inputs.{index}: {message}", param=f"inputs.{index}")
+
+
 def text_of(tokenizer: Any, config: Any, example: Any, index: int) -> Any:
     """An input as the predictor takes it: token ids become the text that they spell."""
     if not isinstance(example, list):
         return example
     limit = config.vocab_size
     if (largest := max(example)) >= limit:
-        message = f"inputs.{index}: token id {largest}, the limit is {limit - 1}. Ids of another tokenizer? "
-        raise ServingError(
-            "invalid_input",
-            message + "LangChain sends texts with check_embedding_ctx_length=False",
-            param=f"inputs.{index}",
-        )
+        message = f"token id {largest}, the limit is {limit - 1}. Ids of another tokenizer? "
+        raise refused_input(index, message + "LangChain sends texts with check_embedding_ctx_length=False")
     return tokenizer.decode(example, skip_special_tokens=True)
 
 

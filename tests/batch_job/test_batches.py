@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 from endpoint_inputs import close
-from serving_cluster import LABELS, SERVED, served, wait_until
+from serving_cluster import APP, LABELS, SERVED, deploy, serve, served, wait_until
 
 from bigbird import BigBirdForMaskedLM, BigBirdForTokenClassification
 
@@ -29,19 +29,23 @@ def storage(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(storage, tiny_checkpoint, tmp_path_factory):
+def arguments(storage, tiny_checkpoint, tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text("ours\ntheirs\n")
     heads = {
         "feature-extraction": tiny_checkpoint(BigBirdForMaskedLM),
         "tagger:token-classification": tiny_checkpoint(BigBirdForTokenClassification, id2label=LABELS),
     }
-    arguments = {
+    return {
         "heads": ",".join(f"{name}={path}" for name, path in heads.items()),
         "head_defaults": {"num_cpus": 0.1},
         "gateway": {"api_keys_file": str(keys), "max_body_bytes": 100_000},
         "batches": {"storage": str(storage), "max_requests": 500, "max_jobs": 3, "max_actors": 1},
     }
+
+
+@pytest.fixture(scope="module")
+def url(arguments):
     with served(arguments, include_dashboard=True) as instance:
         yield instance.url
 
@@ -94,7 +98,9 @@ def kill_job(batch_id):
                 os.kill(int(place.parent.name), signal.SIGKILL)
 
 
-def test_every_request_is_answered_once_and_as_the_endpoint_answers_it_though_the_job_is_killed(url, client, storage):
+def test_every_request_is_answered_once_and_as_the_endpoint_answers_it_though_server_and_job_end_and_start_again(
+    url, client, storage, arguments
+):
     path = "/v1/embeddings"
     bodies = {f"text-{number}": {"input": f"{number} {TEXT * 15}"} for number in range(300)}
     bodies["several"] = {"input": ["a lake", TEXT * 30, "Paris"], "encoding_format": "base64"}
@@ -116,8 +122,12 @@ def test_every_request_is_answered_once_and_as_the_endpoint_answers_it_though_th
     assert (batch.status, batch.metadata) == ("validating", {"of": "tests"})
 
     wait_until(lambda: parts_of(storage, batch), PATIENCE_S)
+    with pytest.raises(openai.BadRequestError, match=f"the input file of {batch.id}, which has not ended"):
+        client.files.delete(batch.input_file_id)
     kill_job(batch.id)
     assert client.batches.retrieve(batch.id).status == "in_progress"
+    serve.delete(APP)
+    deploy(url, arguments)
     kept, later = parts_of(storage, batch), {}
     batch = ended(client, batch, lambda: later.update(parts_of(storage, batch)))
     assert {path: later[path] for path in kept} == kept, "what was scored was scored again"
@@ -146,6 +156,7 @@ def test_every_request_is_answered_once_and_as_the_endpoint_answers_it_though_th
         else:
             assert close(given["body"], live.json()), name
     assert not list(storage.glob(f"*/batches/{batch.id}/work/*"))
+    assert client.files.delete(batch.input_file_id).deleted
 
 
 def test_a_batch_that_is_cancelled_ends_with_every_request_accounted_for(client):

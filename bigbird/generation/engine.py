@@ -250,8 +250,8 @@ class Engine:
             if request in done:
                 continue
             if request.scores is not None:
-                kept = scores[row : row + 1]
-                request.scores.append(warp(kept, request.options) if request.options.temperature else kept.clone())
+                kept = warp(scores[row], request.options) if request.options.temperature else scores[row].clone()
+                request.scores.append(kept[None])
             chunks.append(request.accept(tokens[row], logprobs.get(row)))
             if request.finish_reason is not None or request.drafted[place : place + 1] != [tokens[row]]:
                 done.add(request)

@@ -1,4 +1,4 @@
-"""Prepare a loaded model to run fast: one product for query, key and value, packed weights, fused activations.
+"""Prepare a loaded model to run fast: fused products, packed weights, fused activations.
 
 On CUDA attention and what follows it are compiled, each as one graph for all layers and any number of tokens.
 Everything here is made from a loaded module and has its call signature. No training.
@@ -121,6 +121,12 @@ class _Maker:
             return PackedLinear(converted, num_rows=self.num_rows, activation=activation, decodes=decodes)
         return _then(converted, activation)
 
+    def projections(self, linears: list[nn.Linear]) -> nn.ModuleList:
+        """One product for all of these, or on a CPU, of many rows, one for each: no slower, and attention reads states
+        that lie together. Their memory is a third as large, so that threads keep it (`bigbird.linear.memory`)."""
+        apart = self.device_type == "cpu" and self.precision != "int8" and not self.config.is_decoder
+        return nn.ModuleList(map(self.linear, linears if apart else [_joined(linears)]))
+
 
 class _Activated(nn.Module):
     def __init__(self, linear: nn.Module, activation: str) -> None:
@@ -142,13 +148,13 @@ TOKENS_A_THREAD = 256
 
 
 class FusedLayer(nn.Module):
-    """A `Layer` with one product for query, key and value, additions in place, and its end done piece by piece."""
+    """A `Layer` with fused products, additions in place, and its end done piece by piece."""
 
     def __init__(self, layer: Layer, make: _Maker) -> None:
         super().__init__()
         attention = layer.attention
         self.num_heads = attention.self.num_heads
-        self.projection = make.linear(_joined([attention.self.query, attention.self.key, attention.self.value]))
+        self.projections = make.projections([attention.self.query, attention.self.key, attention.self.value])
         self.attention_output = make.linear(attention.output.dense)
         self.attention_norm = copy.deepcopy(attention.output.LayerNorm).to(make.dtype)
         cross = getattr(layer, "crossattention", None)
@@ -165,9 +171,11 @@ class FusedLayer(nn.Module):
         """(T, C) -> (T, C), as `Layer`."""
         if hidden.requires_grad and torch.is_grad_enabled():
             raise ConfigError("a model prepared for inference has no gradients; differentiate the loaded one")
-        query, key, value = self.projection(hidden).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        states = [projection(hidden) for projection in self.projections]
+        parts = states[0].chunk(3, dim=-1) if len(states) == 1 else states
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in parts)
         context = attend(layer, query, key, value)
-        del query, key, value  # the largest states there are: their memory goes before more is taken
+        del states, parts, query, key, value  # the largest states there are: their memory goes before more is taken
         if scale is not None:
             context = context * scale
         context = context.flatten(1)

@@ -2,6 +2,8 @@
 
 glibc gives blocks of some MiB back to the kernel at once, and a fresh page costs as much as a part of the product that
 is written to it: at 4,096 tokens a layer of base size takes 6,000 pages in bfloat16 and 12,000 in float32, each time.
+Threads other than the first have heaps of LARGEST_THREAD_BLOCK at most, which the kernel gets back once they are empty,
+and a larger block is mapped anew each time: so no state of a prepared model is wider than its hidden size.
 A product of few rows reads its weights as fast as memory gives them; on pages of 4 KiB it waits for their addresses.
 """
 
@@ -18,10 +20,13 @@ LARGEST_KEPT_BLOCK = 2**28
 KEPT_BYTES = 2**29
 """Freed memory beyond so much, at the end of the heap, still goes back to the kernel."""
 
+LARGEST_THREAD_BLOCK = 2**26
+"""glibc's HEAP_MAX_SIZE. With so much padding an empty heap is kept, since its thread is about to want it again."""
+
 LARGE_PAGE = 2**21
 
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # Linux's mman.h
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 _SETTINGS = (
     "MALLOC_TRIM_THRESHOLD_",
     "MALLOC_MMAP_THRESHOLD_",
@@ -33,7 +38,8 @@ _SETTINGS = (
 
 @lru_cache
 def keep_freed_memory() -> bool:
-    """For this process, from now on: blocks up to LARGEST_KEPT_BLOCK stay with it when they are freed.
+    """For this process and all its threads, from now on: blocks up to LARGEST_KEPT_BLOCK stay with it when they are
+    freed; of threads other than the first, blocks up to LARGEST_THREAD_BLOCK.
 
     Whether it did: not where the allocator is set by the environment already, nor without glibc.
     """
@@ -43,7 +49,8 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # another C library
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
+    settings = {_MMAP_THRESHOLD: LARGEST_KEPT_BLOCK, _TRIM_THRESHOLD: KEPT_BYTES, _TOP_PAD: LARGEST_THREAD_BLOCK}
+    return all(mallopt(name, value) for name, value in settings.items())
 
 
 def on_large_pages(weight: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from ray import train
 from torch import Tensor
 
+from bigbird.linear.memory import keep_freed_memory
 from bigbird.loading.hub import resolve
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from pipelines.finetuning.folder import Folder
@@ -63,6 +64,8 @@ def work(config: dict[str, Any]) -> None:
     context = train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(job.cpus_per_worker)
+    if not job.use_gpu:
+        keep_freed_memory()
     model = new_model(job, plan)
     if job.use_gpu:
         model.to(torch.device("cuda", torch.cuda.current_device()))

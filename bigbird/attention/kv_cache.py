@@ -12,6 +12,7 @@ Legend: L layers, P pages, H heads, S page size, D head dim, T packed tokens.
 """
 
 import heapq
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,16 @@ class KVCache:
                 states[target].copy_(states[source])
             self._lengths[child] = length
         return child
+
+    def reorder(self, sequences: Sequence[int], parents: Sequence[int]) -> list[int]:
+        """Sequences with the tokens of those at `parents` among the given ones, as a beam search goes on with.
+
+        A parent's first child is the parent itself, the others are forks; those without a child are freed.
+        """
+        kept = [sequences[parent] for parent in parents]
+        for sequence in set(sequences) - set(kept):
+            self.free(sequence)
+        return [self.fork(parent) if parent in kept[:place] else parent for place, parent in enumerate(kept)]
 
     def free(self, sequence: int) -> None:
         """Give back a sequence's pages, and with the last of its reservation what is left of that."""

@@ -22,7 +22,8 @@ _IMPOSSIBLE = -1e9
 class BeamSearch:
     """The state of one search. `is_done` tells when `complete` is: scores and tokens of at most K texts, best first.
 
-    beams: the tokens of each after the prompt. scores: the last step's processed log-probabilities, (K, V).
+    beams: the tokens of each after the prompt. parents: for each, the beam of the step before that it goes on with.
+    scores: the last step's processed log-probabilities, (K, V).
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class BeamSearch:
         self.is_done = False
         self.complete: list[tuple[float, list[int]]] = []
         self.beams: list[list[int]] = [[] for _ in range(options.num_beams)]
+        self.parents: list[int] = []
         self.scores = torch.empty(0)
         self._prompt_ids = prompt_ids
         self._options = options
@@ -45,10 +47,10 @@ class BeamSearch:
         self._totals[0] = 0.0
         self._may_improve = True
 
-    def advance(self, logits: Tensor) -> list[int]:
-        """Take the next token's logits of all beams, (K, V); for each beam that goes on, the beam it continues."""
+    def advance(self, logits: Tensor) -> None:
+        """Take the next token's logits of all beams, (K, V); after the prompt, where all are one, (1, V)."""
         options, num_beams = self._options, self._options.num_beams
-        self.scores = logits.log_softmax(-1)
+        self.scores = logits.expand(num_beams, -1).log_softmax(-1)
         if self._processors:
             ids = torch.tensor([self._prompt_ids + beam for beam in self.beams])
             for processor in self._processors:
@@ -68,10 +70,10 @@ class BeamSearch:
         del self.complete[num_beams:]
         self._totals, chosen = (totals + ends * _IMPOSSIBLE).topk(num_beams)
         self.beams = [texts[place] for place in chosen.tolist()]
+        self.parents = [parents[place] for place in chosen.tolist()]
 
         is_full = len(self.complete) == num_beams
         if is_full:
             best_possible = float(self._totals[0]) / length**options.length_penalty
             self._may_improve = self._may_improve and best_possible > self.complete[-1][0]
         self.is_done = not self._may_improve or (is_full and options.early_stopping) or bool(ends.all())
-        return [parents[place] for place in chosen.tolist()]

@@ -7,7 +7,7 @@ Knows no HTTP, no Ray and no threads; whoever calls `step` says when. Legend: R 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -18,8 +18,7 @@ from bigbird.attention.cached import CachedAttention, CachedCrossAttention
 from bigbird.attention.kv_cache import KVCache
 from bigbird.errors import InputError
 from bigbird.generation.options import GenerationOptions, refuse_other_devices
-from bigbird.generation.request import GenerationChunk, Request
-from bigbird.generation.sampler import TokenLogprob, logprobs_of, sample, warp
+from bigbird.generation.request import GenerationChunk, Piece, Request
 from bigbird.generation.scheduler import Scheduler
 from bigbird.generation.text_stream import Tokenizer
 
@@ -43,15 +42,6 @@ class EngineStats:
     num_prompt_tokens: int
     num_shared_tokens: int
     num_generated_tokens: int
-
-
-@dataclass(frozen=True)
-class Piece:
-    """New tokens of one sequence of the cache; the logits after the last `num_answers` of them are wanted."""
-
-    sequence: int
-    token_ids: list[int]
-    num_answers: int = 1
 
 
 @torch.inference_mode()
@@ -180,29 +170,23 @@ class Engine:
         if not served:
             return chunks
         max_draft = DRAFT_ROWS // len(served) - 1
-        pieces = {request: self._pieces(request, num_tokens, max_draft) for request, num_tokens in served}
+        pieces = {request: request.pieces(num_tokens, max_draft) for request, num_tokens in served}
         if self._cross is not None:
             self._cross.row_of = {s: request.encoder_row for request in pieces for s in request.sequences}
         logits = run(self.model, self._cache, list(chain(*pieces.values())), self._cross)
         self._num_steps += 1
-
-        drawing: list[Request] = []
-        rows: list[int] = []  # of the logits: those that their next tokens are drawn from
-        end = 0
-        for request, its_pieces in pieces.items():
-            start, end = end, end + sum(piece.num_answers for piece in its_pieces)
-            if request.search is not None:
-                chunks += self._search(request, logits[start:end])
+        self._num_prompt_tokens += sum(num_tokens for _, num_tokens in served)
+        answers = logits.split([sum(piece.num_answers for piece in its_pieces) for its_pieces in pieces.values()])
+        for request, rows in zip(pieces, answers, strict=True):
+            if not len(rows):  # its prompt is still being read
                 continue
-            if request.options.prompt_logprobs and not request.token_ids:
-                request.score_prompt(logits[start:end])
-            if not request.num_left and request.options.max_new_tokens:
-                drawing.append(request)
-                rows += range(end - 1 - len(request.drafted), end)
-            elif not request.num_left:
-                chunks.append(request.end("length"))
-        if drawing:
-            chunks += self._draw(logits if len(rows) == len(logits) else logits[rows], drawing)
+            num_tokens = len(request.token_ids)
+            chunks += request.take(rows)
+            self._num_generated_tokens += len(request.token_ids) - num_tokens
+            if request.search is not None:
+                request.sequences = self._cache.reorder(request.sequences, request.search.parents)
+            elif request.drafted:  # what was computed of the tokens that were not chosen goes
+                self._cache.truncate(request.sequences[0], len(request.prompt_ids) + len(request.token_ids) - 1)
         self._release(chunks)
         return chunks
 
@@ -211,74 +195,3 @@ class Engine:
         for chunk in chunks:
             if chunk.finish_reason is not None and chunk.request_id in self._by_id:
                 self._scheduler.remove(self._by_id.pop(chunk.request_id))
-
-    def _pieces(self, request: Request, num_prompt_tokens: int, max_draft: int) -> list[Piece]:
-        """The tokens a request has computed in a step."""
-        if num_prompt_tokens:
-            start = request.num_computed
-            request.num_computed += num_prompt_tokens
-            self._num_prompt_tokens += num_prompt_tokens
-            ids = request.prompt_ids[start : request.num_computed]
-            num_answers = len(ids) if request.options.prompt_logprobs else int(not request.num_left)
-            return [Piece(request.sequences[0], ids, num_answers)]
-        if request.search is not None:
-            beams = zip(request.sequences, request.search.beams, strict=True)
-            return [Piece(sequence, beam[-1:]) for sequence, beam in beams]
-        request.drafted = request.draft(max_draft)
-        ids = [request.token_ids[-1], *request.drafted]
-        return [Piece(request.sequences[0], ids, len(ids))]
-
-    def _draw(self, logits: Tensor, requests: Sequence[Request]) -> list[GenerationChunk]:
-        """Choose each request's next token, and one after every token of its draft that was chosen as it stands.
-
-        logits: (R, V), after the last token of each request and after every token of its draft.
-        """
-        turns = [(request, place) for request in requests for place in range(1 + len(request.drafted))]
-        scores = logits
-        if any(request.processors for request in requests):
-            each = zip(logits[:, None], turns, strict=True)
-            scores = torch.cat([request.process(row, place) for row, (request, place) in each])
-        tokens = sample(scores, [request.options for request, _ in turns], [r.chance(place) for r, place in turns])
-        logprobs: dict[int, TokenLogprob] = {}
-        for num_top in {request.options.num_top_logprobs for request in requests if request.options.logprobs}:
-            asked = [r.options.logprobs and r.options.num_top_logprobs == num_top for r, _ in turns]
-            rows = [row for row, is_asked in enumerate(asked) if is_asked]
-            logprobs.update(zip(rows, logprobs_of(logits[rows], [tokens[row] for row in rows], num_top), strict=True))
-        chunks: list[GenerationChunk] = []
-        done: set[Request] = set()
-        for row, (request, place) in enumerate(turns):
-            if request in done:
-                continue
-            if request.scores is not None:
-                kept = warp(scores[row], request.options) if request.options.temperature else scores[row].clone()
-                request.scores.append(kept[None])
-            chunks.append(request.accept(tokens[row], logprobs.get(row)))
-            if request.finish_reason is not None or request.drafted[place : place + 1] != [tokens[row]]:
-                done.add(request)
-                # What was computed of the draft's other tokens goes.
-                self._cache.truncate(request.sequences[0], len(request.prompt_ids) + len(request.token_ids) - 1)
-        self._num_generated_tokens += len(chunks)
-        return chunks
-
-    def _search(self, request: Request, logits: Tensor) -> list[GenerationChunk]:
-        """Let a beam search go on; at its end, the best text. logits: (0, V) while the prompt is read."""
-        search = request.search
-        if search is None or not len(logits):
-            return []
-        if len(logits) == 1:  # after the prompt all beams are one
-            request.sequences *= request.options.num_beams
-            logits = logits.expand(len(request.sequences), -1)
-        parents = [request.sequences[parent] for parent in search.advance(logits)]
-        if request.scores is not None:
-            request.scores.append(search.scores)
-        if search.is_done:
-            last = [request.accept(token) for token in search.complete[0][1]][-1]
-            self._num_generated_tokens += len(request.token_ids)
-            return [replace(last, text=request.text)]
-        for sequence in set(request.sequences) - set(parents):
-            self._cache.free(sequence)
-        # A parent's first child goes on with it, the others fork from it.
-        request.sequences = [
-            self._cache.fork(parent) if parent in parents[:place] else parent for place, parent in enumerate(parents)
-        ]
-        return []

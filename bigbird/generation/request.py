@@ -4,7 +4,7 @@ Its options, its random numbers, its text, its end. What runs beside it is unkno
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from bigbird.errors import InputError
 from bigbird.generation.beam_search import BeamSearch
 from bigbird.generation.options import GenerationOptions
-from bigbird.generation.sampler import Processor, TokenLogprob, logprobs_of, processors_of
+from bigbird.generation.sampler import Processor, TokenLogprob, choose, logprobs_of, processors_of, warp
 from bigbird.generation.text_stream import TextStream, Tokenizer
 
 _NGRAMS = (3, 2)
@@ -38,6 +38,15 @@ class GenerationChunk:
     top_logprobs: tuple[tuple[int, float], ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New tokens of one sequence of the cache; the logits after the last `num_answers` of them are wanted."""
+
+    sequence: int
+    token_ids: list[int]
+    num_answers: int = 1
 
 
 class Request:
@@ -106,19 +115,67 @@ class Request:
         """Prompt tokens still to compute."""
         return len(self.prompt_ids) - self.num_computed
 
-    def chance(self, place: int) -> float:
-        """From [0, 1), what draws the token after `place` of the draft's."""
-        return float(self._chances[len(self.token_ids) + place])
+    def pieces(self, num_prompt_tokens: int, max_draft: int) -> list[Piece]:
+        """The tokens that it has computed in a step: so many of the prompt's, or with 0 what comes after the text."""
+        if num_prompt_tokens:
+            ids = self.prompt_ids[self.num_computed : self.num_computed + num_prompt_tokens]
+            self.num_computed += num_prompt_tokens
+            return [Piece(self.sequences[0], ids, len(ids) if self.options.prompt_logprobs else int(not self.num_left))]
+        if self.search is not None:
+            beams = zip(self.sequences, self.search.beams, strict=True)
+            return [Piece(sequence, beam[-1:]) for sequence, beam in beams]
+        self.drafted = self._draft(max_draft)
+        ids = [self.token_ids[-1], *self.drafted]
+        return [Piece(self.sequences[0], ids, len(ids))]
 
-    def process(self, scores: Tensor, place: int) -> Tensor:
-        """Scores (1, V) of the token after `place` of the draft's, as the request's processors change them."""
+    def take(self, logits: Tensor) -> list[GenerationChunk]:
+        """Go on by the logits that its pieces asked for, (R, V): a token, and one more after every token of the draft
+        that is chosen as it stands."""
+        if self.search is not None:
+            return self._take_beams(self.search, logits)
+        if self.options.prompt_logprobs and not self.token_ids:
+            first = self.num_computed - len(logits) + 1
+            tokens = self.prompt_ids[first : first + len(logits)]  # no more follows the last
+            self.prompt_logprobs += logprobs_of(logits[: len(tokens)], tokens, self.options.num_top_logprobs)
+            if self.num_left:
+                return []
+            logits = logits[-1:]
+        if not self.options.max_new_tokens:
+            return [self.end("length")]
+        chunks: list[GenerationChunk] = []
+        for row, drafted in zip(logits, [*self.drafted, None], strict=True):
+            chunks.append(self._choose(row))
+            if self.finish_reason is not None or self.token_ids[-1] != drafted:
+                break
+        return chunks
+
+    def _choose(self, logits: Tensor) -> GenerationChunk:
+        """Choose the next token. logits: (V,)."""
+        scores, options = logits, self.options
         if self.processors:
-            ids = torch.tensor([self.prompt_ids + self.token_ids + self.drafted[:place]])
+            ids, scores = torch.tensor([self.prompt_ids + self.token_ids]), logits[None]
             for processor in self.processors:
                 scores = processor(ids, scores)
-        return scores
+            scores = scores[0]
+        if self.scores is not None:
+            self.scores.append((warp(scores, options) if options.temperature else scores.clone())[None])
+        token = choose(scores, options, float(self._chances[len(self.token_ids)]))
+        scored = logprobs_of(logits[None], [token], options.num_top_logprobs) if options.logprobs else [None]
+        return self.accept(token, scored[0])
 
-    def draft(self, limit: int) -> list[int]:
+    def _take_beams(self, search: BeamSearch, logits: Tensor) -> list[GenerationChunk]:
+        """Let the search go on; at its end, the best text in one chunk."""
+        if len(logits) == 1:
+            self.sequences = self.sequences * self.options.num_beams
+        search.advance(logits)
+        if self.scores is not None:
+            self.scores.append(search.scores)
+        if not search.is_done:
+            return []
+        last = [self.accept(token) for token in search.complete[0][1]][-1]
+        return [replace(last, text=self.text)]
+
+    def _draft(self, limit: int) -> list[int]:
         """Up to `limit` tokens that may come next: those after the last place where the last tokens stood before."""
         limit = min(limit, self.options.prompt_lookup_num_tokens, self.options.max_new_tokens - len(self.token_ids) - 1)
         if limit < 1:
@@ -132,12 +189,6 @@ class Request:
         found = (self._followers.get(tuple(ids[-size:])) for size in _NGRAMS if len(ids) >= size)
         place = next((place for place in found if place is not None), len(ids))
         return ids[place : place + limit]
-
-    def score_prompt(self, logits: Tensor) -> None:
-        """Take the logits after the prompt tokens computed last, (R, V): those after the whole prompt score none."""
-        first = self.num_computed - len(logits) + 1
-        tokens = self.prompt_ids[first : first + len(logits)]
-        self.prompt_logprobs += logprobs_of(logits[: len(tokens)], tokens, self.options.num_top_logprobs)
 
     def end(self, reason: str) -> GenerationChunk:
         """The last chunk where no token is the last: after a prompt that asks for none, and of what is cancelled."""

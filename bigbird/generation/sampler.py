@@ -1,7 +1,7 @@
 """From logits to the next token: what a request changes in the scores, the draw, and how likely a token was.
 
-Works on many rows at once, each by itself and by its own options. Changes of scores and distributions are those of
-transformers' processors of the same names.
+One token at a time, whose scores stay in the processor's cache: many at once take longer. Changes of scores and
+distributions are those of transformers' processors of the same names.
 
 Knows no requests and keeps no state. Legend: R rows, n tokens so far, V vocabulary.
 """
@@ -106,17 +106,11 @@ def draw(scores: Tensor, chance: float) -> int:
     return min(int(torch.searchsorted(sums, chance * float(sums[-1]), right=True)), len(sums) - 1)
 
 
-def sample(scores: Tensor, options: Sequence[GenerationOptions], chances: Sequence[float]) -> list[int]:
-    """Each row's next token by its own options: the most likely at temperature 0, else one drawn.
-
-    scores: (R, V), float32; chances: a number a row, from [0, 1).
-    """
-    tokens: list[int] = scores.numpy().argmax(-1).tolist()  # of a vocabulary, a seventh of the time of torch's argmax
-    # Drawn row by row, which stays in the processor's cache: all at once takes longer.
-    for row, (asked, chance) in enumerate(zip(options, chances, strict=True)):
-        if asked.temperature > 0:
-            tokens[row] = draw(warp(scores[row], asked), chance)
-    return tokens
+def choose(scores: Tensor, options: GenerationOptions, chance: float) -> int:
+    """The most likely token at temperature 0, else one drawn. scores: (V,), float32."""
+    if options.temperature > 0:
+        return draw(warp(scores, options), chance)
+    return int(scores.numpy().argmax())  # a seventh of the time of torch's argmax
 
 
 @dataclass(frozen=True)

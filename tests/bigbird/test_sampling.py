@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigbird.generation.options import GenerationOptions
-from bigbird.generation.sampler import draw, penalise_repetition, sample, warp
+from bigbird.generation.sampler import choose, draw, penalise_repetition, warp
 
 transformers = pytest.importorskip("transformers")
 
@@ -70,18 +70,6 @@ def test_tokens_as_likely_as_the_last_that_stays_stay_with_it():
     torch.testing.assert_close(probabilities(logits, top_k), their_probabilities(logits, top_k))
 
 
-def test_a_row_does_not_depend_on_the_others():
-    logits = random_logits(5, 3000, seed=4)
-    logits[1:] *= 0.01
-    options = GenerationOptions(temperature=0.8, top_p=0.95, min_p=0.001)
-    other = GenerationOptions(temperature=1.5, top_k=50)
-    asked = [options, other, options, GenerationOptions(), other]
-    chances = torch.rand(5, dtype=torch.float64).tolist()
-    together = sample(logits, asked, chances)
-    for row in range(5):
-        assert sample(logits[row : row + 1], asked[row : row + 1], chances[row : row + 1]) == together[row : row + 1]
-
-
 @pytest.mark.parametrize("options", [{"top_k": 7}, {"top_p": 0.7}, {"top_k": 9, "top_p": 0.7}, {"min_p": 0.1}, {}])
 def test_draws_among_candidates_follow_transformers_distribution(options: dict[str, float]):
     logits = random_logits(1, 40, seed=8, scale=1.0)
@@ -111,6 +99,6 @@ def test_rounding_does_not_draw_past_the_last_possible_token():
 @pytest.mark.parametrize("temperature", [1e-40, 5e-324])
 def test_tiny_temperatures_are_greedy_and_finite(temperature):
     logits = random_logits(3, 100, seed=5, scale=30)
-    asked = [GenerationOptions(temperature=temperature)] * 3
-    assert sample(logits, asked, [0.999] * 3) == logits.argmax(-1).tolist()
-    assert all(torch.isfinite(warp(row, asked[0]).max()) for row in logits)
+    options = GenerationOptions(temperature=temperature)
+    assert [choose(row, options, 0.999) for row in logits] == logits.argmax(-1).tolist()
+    assert all(torch.isfinite(warp(row, options).max()) for row in logits)

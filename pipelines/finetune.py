@@ -30,7 +30,7 @@ from pipelines.finetuning.folder import Folder
 from pipelines.finetuning.metrics import LOSS, best_of, measure
 from pipelines.finetuning.model_card import write_card
 from pipelines.finetuning.options import TrainingOptions
-from pipelines.finetuning.plan import Job, new_model, plan_job, read_documents
+from pipelines.finetuning.plan import Job, labelled_files, new_model, plan_job, read_documents
 from pipelines.finetuning.run_file import claim
 from pipelines.finetuning.worker import STATE, ToTokenRows, save_model, work
 from pipelines.ray_cluster import join_ray
@@ -81,10 +81,10 @@ def finetune(job: Job) -> dict[str, float]:
     context.enable_progress_bars = context.print_on_execution_start = False  # some seconds' work, and many lines
     # Made before the workers take their CPUs: on a small machine, none would be left to make them with.
     datasets: dict[str, Any] = {
-        part: ray.data.read_parquet(place.path, filesystem=place.filesystem)
+        part: ray.data.read_parquet(paths, filesystem=filesystem)
         .map_batches(ToTokenRows(job, plan, part), batch_format="pyarrow")
         .materialize()
-        for part, place in (("train", locate(job.train)), ("eval", locate(job.held_out)))
+        for part, (filesystem, paths) in (("train", labelled_files(job.train)), ("eval", labelled_files(job.held_out)))
     }
     trainer = TorchTrainer(
         work,

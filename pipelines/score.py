@@ -24,16 +24,17 @@ import pyarrow as pa
 from ray._private.log import PlainRayHandler
 from ray.data import Dataset
 
-from bigbird.errors import BigBirdError
+from bigbird.errors import BigBirdError, InputError
 from pipelines.command_line import DONE, DONE_WITH_ERRORS, REFUSED, STOPPED, say
 from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, ScoreOptions, step_pool
 from pipelines.scoring.actors.score_rows import ScoreRows, load_predictor
 from pipelines.scoring.actors.stages import add_scoring, make_stage
-from pipelines.scoring.arguments import PROG, job_of, parser, score_options, scores_given, verify_parser
+from pipelines.scoring.arguments import PROG, job_of, parser, verify_parser
 from pipelines.scoring.checks import inspect_model
 from pipelines.scoring.estimate.estimate import estimate
 from pipelines.scoring.failures import explain
+from pipelines.scoring.ids import find_id_column
 from pipelines.scoring.job import run_job
 from pipelines.scoring.plan import list_columns
 from pipelines.scoring.proof.endpoint import asking
@@ -45,6 +46,7 @@ from pipelines.scoring.storage import locate
 from pipelines.scoring.work import dry_run
 
 MOST_DIFFERENCES = 50
+OF_A_REPORT = ("report_only", "output", "report_documents", "price_per_hour", "quiet", "verbose")
 
 __all__ = ["InputColumns", "Score", "ScoreOptions", "main", "score"]
 
@@ -108,6 +110,10 @@ def _job_arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments = known.parse_args(argv)
     if arguments.report_only:
         needed = ["output"]
+        for action in known._actions:
+            given = getattr(arguments, action.dest, action.default)
+            if action.dest not in OF_A_REPORT and given != action.default:
+                known.error(f"{action.option_strings[0]} does nothing with --report-only")
     else:
         by = [] if arguments.score else ["task", "model"]
         needed = by[:1] if arguments.print_schema else [*by, "input", "output"]
@@ -171,20 +177,27 @@ def _print(arguments: argparse.Namespace, text: str) -> None:
 
 
 def _print_schema(arguments: argparse.Namespace) -> None:
-    """The columns of the output: without --input, those the job adds."""
-    options = score_options(arguments)
+    """The columns of the output: without --input, those the job adds. Raises InputError for what a job would refuse."""
+    job = job_of(arguments)
+    for flag, value in (("--columns", job.keep), ("--id-column", job.id_column)):
+        if value is not None and not job.inputs:
+            raise InputError(f"{flag} is of the input: give --input as well")
+    options = job.options
     results: dict[str, Any] = {}
     columns: dict[str, str] = {}
-    one = Score(task=arguments.task or "", model=arguments.model or "", options=options.task_options)
-    given = scores_given(arguments)
-    for score in scores_of(arguments.task, arguments.model, None, given) if given else (one,):
-        size = inspect_model(score.task, score.model).embedding_size if score.model else None
+    one = Score(task=job.task, model=job.model, options=options.task_options)
+    for score in scores_of(job.task, job.model, None, job.scores) if job.scores else (one,):
+        size = None
+        if score.model:
+            size = inspect_model(score.task, score.model, options.dtype, score.options).embedding_size
         results[score.prefix] = result_fields(score.task, options=score.options, embedding_size=size)
         columns |= options.columns.of_task(score.task)
     kept = pa.schema([])
     if arguments.input:
-        _, kept = list_columns(arguments.input, columns, arguments.columns)
-    for column in output_schema(kept, results, arguments.prefix):
+        listing, kept = list_columns(job.inputs, columns, job.kept)
+        if job.id_column is not None:
+            find_id_column(listing.schema, job.id_column)
+    for column in output_schema(kept, results, options.prefix):
         print(f"{column.name}: {column.type}")
 
 

@@ -98,6 +98,8 @@ def _check_label(label: Any, row: str) -> None:
     names = label if isinstance(label, list) else [label]
     if any(name is None or name == "" for name in names):
         raise InputError(f"{row}: label {label!r} is empty")
+    if isinstance(label, list) and not all(isinstance(name, str) for name in label):
+        raise InputError(f"{row}: label is {label!r}, expected a list of names or of whole numbers")
     if isinstance(label, float) and not math.isfinite(label):
         raise InputError(f"{row}: label is {label}, expected a finite number")
 
@@ -131,18 +133,33 @@ def find_labels(documents: Iterable[Document], task: Task, scheme: str = "bio") 
     if task != "text-classification":
         return [], None
     labels = [document["label"] for document in documents]
-    kinds = {float if isinstance(label, float) else list if isinstance(label, list) else str for label in labels}
+    kinds = set(map(_kind, labels))
     if len(kinds) > 1:
         raise InputError("the training rows mix names, lists of names and numbers as labels")
-    if kinds == {list}:
-        return sorted({name for label in labels for name in label}), MULTIPLE
-    if kinds == {float}:
+    if kinds == {MULTIPLE}:
+        found = _in_order({name for label in labels for name in label})
+        if not found:
+            raise InputError("the training rows hold no label")
+        return found, MULTIPLE
+    if kinds == {REGRESSION}:
         return ["LABEL_0"], REGRESSION
-    numbered = all(isinstance(label, int) for label in labels)  # 10 comes after 9, not after 1
-    found = [str(label) for label in sorted(set(labels) if numbered else set(map(str, labels)))]
+    found = _in_order(set(map(str, labels)))
     if len(found) < 2:
         raise InputError(f"the training rows hold one label only: {found[0]!r}; at least 2 are needed")
     return found, SINGLE
+
+
+def _kind(label: Any) -> str:
+    """The problem type of a label of text-classification."""
+    return REGRESSION if isinstance(label, float) else MULTIPLE if isinstance(label, list) else SINGLE
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Sorted; whole numbers as numbers: 10 comes after 9, not after 1."""
+    try:
+        return sorted(names, key=int)
+    except ValueError:
+        return sorted(names)
 
 
 def check_split(
@@ -161,6 +178,12 @@ def check_split(
             f"{len(shared)} of {len(held_out)} evaluation rows have the {first} of a training row, "
             f"first row {shared[0]}"
         )
+    for number, document in enumerate(held_out if task == "text-classification" else ()):
+        if problem_type and (kind := _kind(document["label"])) != problem_type:
+            raise InputError(
+                f"evaluation row {number}: label {document['label']!r} is one of {kind}, those of the training rows "
+                f"are of {problem_type}: write the labels of both as the same type"
+            )
     if learned is None or problem_type == REGRESSION:
         return []
     known = {name for document in train for name in names(document, task)}

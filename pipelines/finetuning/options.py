@@ -45,6 +45,8 @@ class TrainingOptions:
             _check(name, getattr(self, name), lambda value: value >= 0, "a number of at least 0")
         _check("warmup", self.warmup, lambda value: 0 <= value <= 1, "a share between 0 and 1")
         _check("mask_share", self.mask_share, lambda value: 0 < value <= 1, "a share above 0 and at most 1")
+        if self.warmup_steps is not None and self.warmup != TrainingOptions.warmup:
+            raise InputError(f"warmup is {self.warmup} and warmup_steps {self.warmup_steps}: give one of them")
         if self.lr_scheduler not in SCHEDULES:
             raise InputError(f"lr_scheduler is {self.lr_scheduler!r}, expected one of {', '.join(SCHEDULES)}")
         if self.dtype not in ("float32", "bfloat16"):

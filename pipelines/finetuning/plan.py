@@ -39,7 +39,8 @@ from pipelines.finetuning.metrics import LOSS, metrics_of
 from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.token_rows import Counts, ToRows
 from pipelines.scoring.checks import digest_of
-from pipelines.scoring.storage import locate
+from pipelines.scoring.inputs.paths import find_files
+from pipelines.scoring.inputs.units import JSON_SUFFIXES
 
 HEADS: Mapping[str, type[PretrainedModel]] = {
     "token-classification": BigBirdForTokenClassification,
@@ -115,14 +116,23 @@ class Plan:
     aggregation_strategy: str | None = None
 
 
+def labelled_files(given: str) -> tuple[pafs.FileSystem, list[str]]:
+    """The Parquet files of a file, folder, glob or URI. Raises InputError where there are none, or other files."""
+    found = find_files([given])
+    for place, *_ in found.files.values():
+        if place.path.lower().endswith(JSON_SUFFIXES):
+            raise InputError(f"{place.name!r} holds JSON lines; labelled rows are read from Parquet")
+    return found.filesystem, sorted(found.files)
+
+
 def read_documents(parquet: str, part: str, task: Task) -> tuple[list[dict[str, Any]], Format]:
     """The rows of a Parquet file or folder, or of one at a URI, as documents of a task, and the form they have there.
 
     Raises InputError where there is nothing to read, and for a row that is not understood.
     """
-    place = locate(parquet)
+    filesystem, paths = labelled_files(parquet)
     try:
-        table = pq.read_table(place.path, filesystem=place.filesystem)
+        table = pq.read_table(paths, filesystem=filesystem)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{parquet}: expected a Parquet file or folder, {error}") from None
@@ -145,8 +155,14 @@ def plan_job(job: Job) -> Plan:
     """Check the data and the model, before anything starts. Raises InputError or CheckpointError in one line."""
     if job.task not in TASKS:
         raise InputError(f"task {job.task!r} is not known; the tasks are {', '.join(TASKS)}")
+    for name, value, default, task in (
+        ("scheme", job.scheme, Job.scheme, "token-classification"),
+        ("mask_share", job.options.mask_share, TrainingOptions.mask_share, "masked-lm"),
+    ):
+        if value != default and job.task != task:
+            raise InputError(f"{name} is {value!r}, which is for {task} alone; the task is {job.task}")
     config = BigBirdConfig.from_pretrained(job.model)
-    max_length = job.max_length or config.max_position_embeddings
+    max_length = config.max_position_embeddings if job.max_length is None else job.max_length
     if not 3 <= max_length <= config.max_position_embeddings:
         raise InputError(f"max_length is {max_length}; the model reads 3 to {config.max_position_embeddings} tokens")
     documents, formats = {}, {}
@@ -178,15 +194,11 @@ def plan_job(job: Job) -> Plan:
 
 
 def _fingerprint(*paths: str) -> str:
-    """Of the content of files, or of the Parquet files of folders, in the order of their names."""
+    """Of the content of Parquet files, in the order of their names."""
     digest = hashlib.sha256()
-    for place in map(locate, paths):
-        found = [place.path]
-        if place.filesystem.get_file_info(place.path).type == pafs.FileType.Directory:
-            files = place.filesystem.get_file_info(pafs.FileSelector(place.path, recursive=True))
-            found = sorted(info.path for info in files if info.path.endswith(".parquet"))
-        for path in found:
-            with place.filesystem.open_input_file(path) as file:
+    for filesystem, files in map(labelled_files, paths):
+        for path in files:
+            with filesystem.open_input_file(path) as file:
                 digest.update(file.read_buffer())
     return digest.hexdigest()[:16]
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -223,9 +224,10 @@ def score_options(arguments: argparse.Namespace) -> ScoreOptions:
 
 def _bytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
-    if not match or float(match[1]) <= 0:
+    size = float(match[1]) * _FACTORS[match[2].upper()] if match else 0.0
+    if not 1 <= size < math.inf:
         raise InputError(f"size {text!r}: expected a number with K, M or G, such as 64M")
-    return int(float(match[1]) * _FACTORS[match[2].upper()])
+    return int(size)
 
 
 def _options_help() -> str:

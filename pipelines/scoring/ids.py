@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.types as pt
 import ray
 
 from bigbird.errors import InputError
@@ -36,14 +37,7 @@ def check_ids(listing: Listing, id_column: str) -> None:
 
     Joins Ray where there are more rows than one task reads.
     """
-    if id_column not in listing.schema.names:
-        names = ", ".join(listing.schema.names)
-        raise InputError(f"id column {id_column!r} is not in the input; its columns are {names}")
-    column = listing.schema.field(id_column)
-    kind = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
-    if pa.types.is_nested(kind):
-        raise InputError(f"id column {id_column!r} has type {column.type}; expected texts, numbers or times")
-    schema = pa.schema([column])
+    schema = pa.schema([find_id_column(listing.schema, id_column)])
     tasks = [(units, listing.filesystem, schema) for units in _shares(cut_units(listing.files, _READ_BYTES))]
     if not tasks:
         return
@@ -75,8 +69,20 @@ def check_ids(listing: Listing, id_column: str) -> None:
     for places in get([call(_places)(*task, suspects) for task in tasks]):
         for value, place in places:
             if value in seen:
-                raise InputError(f"id {value!r} occurs twice: {seen[value]} and {place}")
+                shown = repr(value.decode(errors="backslashreplace") if isinstance(value, bytes) else value)
+                raise InputError(f"id {shown} occurs twice: {seen[value]} and {place}")
             seen[value] = place
+
+
+def find_id_column(schema: pa.Schema, id_column: str) -> pa.Field:
+    """The column of the ids. Raises InputError where there is none, and for a column whose values are no ids."""
+    if id_column not in schema.names:
+        raise InputError(f"id column {id_column!r} is not in the input; its columns are {', '.join(schema.names)}")
+    column = schema.field(id_column)
+    kind = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
+    if pa.types.is_nested(kind):
+        raise InputError(f"id column {id_column!r} has type {column.type}; expected texts, numbers or times")
+    return column
 
 
 def _shares(units: Sequence[Unit]) -> list[list[Unit]]:
@@ -97,7 +103,7 @@ def _hashes(units: Sequence[Unit], filesystem: pafs.FileSystem, schema: pa.Schem
     found = [np.empty(0, np.uint64)]
     for unit in units:
         table = read_unit(unit, filesystem, schema)
-        ids = table.column(0)
+        ids = _comparable(table.column(0))
         missing = ids.is_null(nan_is_null=True).to_numpy()
         if missing.any():
             row = int(missing.argmax())
@@ -122,15 +128,29 @@ def _places(
     places: dict[Any, list[str]] = {}
     for unit in units:
         table = read_unit(unit, filesystem, schema)
-        for row in np.flatnonzero(np.isin(_hash(table.column(0)), suspects)):
-            known = places.setdefault(table.column(0)[int(row)].as_py(), [])
+        ids = _comparable(table.column(0))
+        for row in map(int, np.flatnonzero(np.isin(_hash(ids), suspects))):
+            known = places.setdefault(ids[row].as_py(), [])
             if len(known) < 2:
-                known.append(_place(table, int(row)))
+                known.append(_place(table, row))
     return [(value, place) for value, known in places.items() for place in known]
 
 
 def _place(table: pa.Table, row: int) -> str:
     return f"row {table[SOURCE_ROW][row].as_py()} of {table[SOURCE_FILE][row].as_py()!r}"
+
+
+def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values of a column of ids as types of which Python's values differ where these do: times as numbers, which
+    Python has to the microsecond only, and texts as bytes, which may be no UTF-8."""
+    kind = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
+    kind = kind.value_type if pt.is_dictionary(kind) else kind
+    column = column.cast(kind)
+    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
+        return column.cast(pa.large_string()).cast(pa.large_binary())
+    if pt.is_temporal(kind):
+        return column.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+    return column
 
 
 def _hash(column: pa.ChunkedArray) -> np.ndarray:

@@ -5,7 +5,6 @@ Does not know what is done already, nor Ray.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +21,7 @@ from pipelines.scoring.ids import check_ids
 from pipelines.scoring.inputs.listing import Listing, list_inputs
 from pipelines.scoring.inputs.paths import holds
 from pipelines.scoring.inputs.units import ON_THE_WAY
+from pipelines.scoring.report.cost import check_price
 from pipelines.scoring.report.summaries import NUM_EXTREMES
 from pipelines.scoring.schemas import check_input_types, output_schema, top_level
 from pipelines.scoring.scores import Score, scores_of
@@ -36,7 +36,8 @@ class Job:
     columns beside the results, None for all. id_column: a column whose values must differ in all rows. unit_bytes:
     bytes of input text to an output file, None to choose by input and device. max_error_share: the share of all rows
     that may fail in one way; None for a hundredth, and ten rows in any case. report_documents: documents at each end
-    of the scores whose texts the report shows. price_per_hour: of one machine.
+    of the scores whose texts the report shows. price_per_hour: of one machine. Raises InputError for a value out of its
+    range.
     """
 
     inputs: Sequence[str]
@@ -54,6 +55,20 @@ class Job:
     report_documents: int = 0
     price_per_hour: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}, expected at least 1")
+        if self.max_error_share is not None and not 0 <= self.max_error_share <= 1:
+            raise InputError(f"max_error_share is {self.max_error_share}, expected 0 to 1")
+        if not 0 <= self.report_documents <= NUM_EXTREMES:
+            raise InputError(f"report_documents is {self.report_documents}, expected 0 to {NUM_EXTREMES}")
+        check_price(self.price_per_hour)
+
+    @property
+    def kept(self) -> Sequence[str] | None:
+        """Input columns beside the results, None for all: ids are among them."""
+        return None if self.keep is None else [*self.keep, *([] if self.id_column is None else [self.id_column])]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -69,21 +84,12 @@ class Plan:
 
 def plan_job(job: Job, load: Callable[..., Any], inspect: Callable[..., ModelInfo], say: Callable[[str], None]) -> Plan:
     """Raises InputError or CheckpointError for all that can be refused before the output is touched."""
-    if job.limit is not None and job.limit < 1:
-        raise InputError(f"limit is {job.limit}, expected at least 1")
-    if job.max_error_share is not None and not 0 <= job.max_error_share <= 1:
-        raise InputError(f"max_error_share is {job.max_error_share}, expected 0 to 1")
-    if not 0 <= job.report_documents <= NUM_EXTREMES:
-        raise InputError(f"report_documents is {job.report_documents}, expected 0 to {NUM_EXTREMES}")
-    if job.price_per_hour is not None and not 0 <= job.price_per_hour < math.inf:
-        raise InputError(f"price_per_hour is {job.price_per_hour}, expected at least 0")
     scores = scores_of(job.task, job.model, job.options.task_options, job.scores)
     stage, model = make_stage(scores, job.options, load=load, inspect=inspect)
     columns = stage.columns
     output = locate(job.output)
     _refuse_output_among_inputs(output, job.inputs)
-    keep = None if job.keep is None else [*job.keep, *([] if job.id_column is None else [job.id_column])]
-    listing, kept = list_columns(job.inputs, columns, keep, say)
+    listing, kept = list_columns(job.inputs, columns, job.kept, say)
     if job.id_column is not None:
         check_ids(listing, job.id_column)
     names = {*kept.names, *(top_level(name, listing.schema.names) for name in columns.values())}

@@ -3,7 +3,9 @@
 Knows how they are written on a command line; nothing of how they are computed.
 """
 
+import dataclasses
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +36,9 @@ class Score:
     name: str = ""
     options: Any = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", os.fspath(self.model))
+
     @property
     def prefix(self) -> str:
         """What stands before the names of the score's columns."""
@@ -56,6 +61,9 @@ class Score:
         if not (equals and colon and model):
             raise InputError(f"score {text!r}: expected {FORM}")
         InputColumns().of_task(task)  # refuses an unknown task
+        last = model.rpartition(":")[2]
+        if last in {field.name for field in dataclasses.fields(OPTIONS[task])}:
+            raise InputError(f"score {text!r}: option {last} has no value; expected {last}=VALUE")
         assignments: list[str] = []
         for part in _BETWEEN_OPTIONS.split(options[0]) if options else ():
             if assignments and _is_open(assignments[-1]):

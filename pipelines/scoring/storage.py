@@ -48,8 +48,10 @@ def locate(path: str) -> Place:
     """Filesystem and path of a local path or a URI (`s3://bucket/key`, `gs://`, `hdfs://`, `file://`).
 
     Options of the filesystem may stand in the query (`s3://b/k?endpoint_override=...&scheme=http`); they are not
-    part of the name. Raises InputError for a URI pyarrow cannot open.
+    part of the name. Raises InputError for an empty path and for a URI pyarrow cannot open.
     """
+    if not path:
+        raise InputError("a path is empty")
     if "://" not in path:
         absolute = os.path.abspath(path)
         return Place(pafs.LocalFileSystem(), absolute, absolute)
@@ -110,7 +112,7 @@ def read_whole(place: Place) -> bytes | None:
     try:
         with place.filesystem.open_input_stream(place.path, compression=None) as stream:
             return bytes(stream.readall())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -92,6 +92,18 @@ def test_an_unknown_option_is_refused_with_the_nearest_known_one(capsys):
     assert "--num-actor is not known; did you mean --num-actors?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("main", [score.main, finetune.main])
+def test_a_value_that_is_empty_or_no_text_is_refused_by_name(main, capsys):
+    whole = {"--task": "masked-lm-scoring" if main is score.main else "masked-lm", "--model": "m", "--output": "out"}
+    whole |= {"--input": "i"} if main is score.main else {"--train": "t", "--eval": "e"}
+    for flag in whole.keys() - {"--task"}:
+        assert ended(main, [word for pair in (whole | {flag: ""}).items() for word in pair]) == 2
+        assert f"{flag} is empty" in capsys.readouterr().err
+    for value in ("\udcff", "a\0b"):
+        assert ended(main, [word for pair in (whole | {"--output": value}).items() for word in pair]) == 2
+        assert f"{value!r} is no text" in capsys.readouterr().err
+
+
 def test_the_schema_of_an_input_is_printed_whole_and_what_a_job_would_refuse_of_it_is_refused(tmp_path, capsys):
     table = pa.table({"id": pa.array([1], pa.int32()), "text": ["a"], "nll": [0.5], "n": [[1]]})
     pq.write_table(table, tmp_path / "in.parquet")
@@ -101,22 +113,34 @@ def test_the_schema_of_an_input_is_printed_whole_and_what_a_job_would_refuse_of_
     assert printed[:5] == ["id: int32", "text: string", "nll: double", "n: list<element: int64>", "lm_nll: double"]
     assert score.main([*ask, "--columns", "id", "--option", "return_tokens=true"]) == 0
     assert capsys.readouterr().out.splitlines()[:2] == ["id: int32", "nll: double"]
+    assert score.main([*ask, "--columns", "--id-column", "id"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["id: int32", "nll: double"]
+    assert score.main([*ask[:3], "--columns", "id"]) == 2
+    assert "--columns is of the input: give --input as well" in capsys.readouterr().err
     for more, message in (
         ([], "input columns 'nll' have the names of columns the job writes"),
         (["--columns", "ids"], "columns 'ids' are not in the input; its columns are id, text, nll, n"),
         (["--columns", "id", "--text-column", "body"], "column 'body' is not in the input"),
         (["--columns", "text", "--text-column", "id"], "column 'id' has type int32; expected string"),
         (["--columns", "id", "--option", "return_token=true"], "option 'return_token=true'"),
+        (["--columns", "id", "--limit", "0"], "limit is 0, expected at least 1"),
+        (["--columns", "id", "--id-column", "ids"], "'ids' are not in the input"),
+        (["--prefix", "lm_", "--id-column", "n"], "id column 'n' has type list"),
     ):
         assert score.main([*ask, *more]) == 2
         assert message in capsys.readouterr().err
 
 
-def test_only_one_thing_is_done_instead_of_scoring(capsys):
+def test_only_one_thing_is_done_instead_of_scoring_and_what_it_has_no_use_for_is_refused(tmp_path, capsys):
     assert ended(score.main, ["--report-only", "--print-schema"]) == 2
     assert "not allowed with" in capsys.readouterr().err
     assert ended(score.main, ["--report-only"]) == 2
     assert "--output is required" in capsys.readouterr().err
+    for typed in ("--limit 3", "--overwrite", "--score a=fill-mask:m", "--option top_k=3", "--dtype int8"):
+        assert ended(score.main, ["--report-only", "--output", "out", *typed.split()]) == 2
+        assert f"{typed.split()[0]} does nothing with --report-only" in capsys.readouterr().err
+    assert ended(score.main, ["--report-only", "--output", str(tmp_path), "--price-per-hour", "-5"]) == 2
+    assert "price_per_hour is -5.0, expected at least 0" in capsys.readouterr().err
     assert ended(score.main, ["--quiet", "--verbose"]) == 2
 
 
@@ -236,8 +260,13 @@ def test_an_option_of_fine_tuning_sets_its_field(typed, expected):
     [
         ("--question-column q", "--question-column is not read by text-classification"),
         ("--task text-generation --text-column t", "--text-column is not read by text-generation"),
-        ("--num-gpus-per-actor 1.5", "num_gpus_per_actor is 1.5, expected 0 to 1, or a whole number"),
-        ("--num-cpus-per-actor nan", "num_cpus_per_actor is nan, expected more than 0"),
+        ("--num-gpus-per-actor 1.5", "num_gpus_per_actor is 1.5, expected 0, 0.01 to 1, or a whole number"),
+        ("--num-gpus-per-actor 1e-12", "num_gpus_per_actor is 1e-12, expected 0, 0.01 to 1, or a whole number"),
+        ("--num-cpus-per-actor nan", "num_cpus_per_actor is nan, expected at least 0.01"),
+        ("--num-cpus-per-actor 1e-9", "num_cpus_per_actor is 1e-09, expected at least 0.01"),
+        ("--target-file-size 0.0001K", "size '0.0001K': expected a number"),
+        (f"--target-file-size {'9' * 400}G", "expected a number with K, M or G"),
+        ("--price-per-hour inf", "price_per_hour is inf, expected at least 0"),
         ("--num-tokenizers -1", "num_tokenizers is -1, expected at least 0"),
     ],
 )

@@ -109,6 +109,23 @@ def test_an_unknown_label_is_refused() -> None:
         check_split([{"text": "x", "label": "a"}], [{"text": "y", "label": "b"}], "text-classification")
 
 
+@pytest.mark.parametrize(("trained", "held_out"), [(0.5, "1"), ("1", 1.0), ("a", ["a"]), (["a"], "a")])
+def test_labels_of_another_kind_in_the_held_out_rows_are_refused(trained: Any, held_out: Any) -> None:
+    train = [{"text": "x", "label": trained}, {"text": "z", "label": ["b"] if isinstance(trained, list) else trained}]
+    problem_type = {float: "regression", list: "multi_label_classification"}.get(
+        type(trained), "single_label_classification"
+    )
+    with pytest.raises(InputError, match=r"evaluation row 0: label .* write the labels of both as the same type"):
+        check_split(train, [{"text": "y", "label": held_out}], "text-classification", problem_type)
+
+
+def test_lists_that_hold_no_labels_are_refused() -> None:
+    with pytest.raises(InputError, match=r"row 0: label is .* expected a list of names"):
+        check_documents([{"text": "x", "label": [["a"]]}], "text-classification", "train")
+    with pytest.raises(InputError, match="the training rows hold no label"):
+        find_labels([{"text": "x", "label": []}], "text-classification")
+
+
 def test_every_epoch_visits_every_row_once(tokenizer: BigBirdTokenizer) -> None:
     rows, _ = token_rows(tagged(20), "masked-lm", tokenizer, [], 512)
     steps = plan_steps(rows, OPTIONS)

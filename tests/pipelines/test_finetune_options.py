@@ -20,6 +20,7 @@ from bigbird.errors import InputError
 from bigbird.heads import BigBirdForMaskedLM, BigBirdForTokenClassification
 from pipelines import finetune
 from pipelines.finetuning.documents import find_labels
+from pipelines.finetuning.formats import find_format
 from pipelines.finetuning.metrics import LOSS, best_of, is_stale
 from pipelines.finetuning.objective import Objective
 from pipelines.finetuning.options import TrainingOptions
@@ -38,6 +39,7 @@ from pipelines.scoring.storage import locate
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"warmup": 1.5}, "warmup is 1.5"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"warmup_steps": 5, "warmup": 0.5}, "warmup is 0.5 and warmup_steps 5: give one of them"),
         ({"mask_share": 0.0}, "mask_share is 0.0"),
         ({"tokens_per_step": 0}, "tokens_per_step is 0"),
         ({"max_tokens_per_batch": -5}, "max_tokens_per_batch is -5"),
@@ -70,6 +72,29 @@ def test_the_best_evaluation_is_that_of_the_metric_and_a_metric_by_which_nothing
         replace(job, metric_for_best_model="f1")
     with pytest.raises(InputError, match="'accuracy', expected one of eval_loss, f1, precision, recall"):
         plan_job(replace(job, metric_for_best_model="accuracy", load_best=True))
+
+
+def test_what_a_task_has_no_use_for_is_named(job: Job) -> None:
+    for change, complaint in (
+        ({"max_length": 0}, "max_length is 0; the model reads 3 to 512"),
+        ({"options": TrainingOptions(mask_share=0.5)}, "mask_share is 0.5, which is for masked-lm alone"),
+        ({"task": "masked-lm", "scheme": "io"}, "scheme is 'io', which is for token-classification alone"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            plan_job(replace(job, **change))
+
+
+def test_a_folder_of_labelled_rows_may_hold_other_files_and_a_glob_names_some(job: Job) -> None:
+    folder = Path(job.train).parent / "dataset"
+    folder.mkdir()
+    (folder / "README.md").write_text("what is here")
+    Path(job.train).rename(folder / "train-0.parquet")
+    one, other = (plan_job(replace(job, train=str(folder / name))) for name in ("", "*.parquet"))
+    assert one.counts["train"].documents == 30
+    assert one == other
+    (folder / "b.jsonl").write_text("{}")
+    with pytest.raises(InputError, match="holds JSON lines; labelled rows are read from Parquet"):
+        plan_job(replace(job, train=str(folder)))
 
 
 def test_a_bad_option_on_the_command_line_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +182,11 @@ def test_a_frozen_encoder_stays_as_it_was_and_the_head_learns(tiny_checkpoint: A
 
 def test_numbers_as_labels_are_in_the_order_of_numbers() -> None:
     rows = [{"text": str(n), "label": n} for n in (10, 9, 2)]
-    assert find_labels(rows, "text-classification")[0] == ["2", "9", "10"]
+    form = find_format(rows, "text-classification", None)
+    found = [form.document(row, "train") for row in rows]
+    assert find_labels(found, "text-classification")[0] == ["2", "9", "10"]
+    several = [{"text": "a", "label": ["10", "9"]}, {"text": "b", "label": ["2"]}]
+    assert find_labels(several, "text-classification")[0] == ["2", "9", "10"]
 
 
 @pytest.fixture

@@ -143,6 +143,34 @@ def test_json_lines_are_read_blank_and_damaged_lines_included(tmp_path, name):
     assert table["tags"].to_pylist()[0] == ["x"]
 
 
+def test_no_line_whatever_it_holds_stops_a_listing_or_is_read_as_another(tmp_path):
+    lines = ['{"text": "a", "n": 1e99999999999999999999}', '{"\\ud800": 1}', '{"text": "c"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "b.jsonl").write_text('{"text": 5}\n')  # of a file without any text the others know nothing
+    pq.write_table(pa.table({"text": ["d"]}), tmp_path / "c.parquet")
+    pq.write_table(pa.table({"n": pa.array([], pa.int32())}), tmp_path / "d.parquet")  # no row lacks anything
+    table = read_all(list_inputs([str(tmp_path)], read={"text": "text"}))
+    assert table["text"].to_pylist() == ["a", None, "c", None, "d"]
+    assert [error is not None for error in table[READ_ERROR].to_pylist()] == [False, True, False, True, False]
+    assert table["n"].to_pylist() == ["1e99999999999999999999", None, None, None, None]
+
+
+def test_a_string_is_no_list_of_its_characters(tmp_path):
+    lines = ['{"prompt": "p", "choices": ["a", "b"]}', '{"prompt": "q", "choices": "ab"}']
+    for name, content in (("one", lines), ("two", lines[1:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(content))
+    table = read_all(list_inputs([str(tmp_path)], read={"prompt": "prompt", "choices": "choices"}))
+    assert table["choices"].to_pylist() == [["a", "b"], None, None]
+    assert [error is not None for error in table[READ_ERROR].to_pylist()] == [False, True, True]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_lines_of_another_encoding_are_refused_and_never_read_in_part(tmp_path, encoding):
+    (tmp_path / "a.jsonl").write_bytes('{"text": "a"}\n{"text": "b"}\n'.encode(encoding))
+    with pytest.raises(InputError, match="is not JSON lines"):
+        list_inputs([str(tmp_path)])
+
+
 def test_a_line_whose_text_stands_in_no_struct_is_an_error_and_its_neighbours_are_read(tmp_path):
     lines = ['{"doc": {"body": "a"}}', '{"doc": "b"}', '{"doc": ["c"]}', '{"doc": null}', '{"doc": {"body": "e"}}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

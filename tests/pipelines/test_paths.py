@@ -76,6 +76,22 @@ def test_links_in_a_circle_and_names_that_are_no_text_cost_nothing(folder):
     assert any(name.endswith("bad\\xff.parquet") for name in found.skipped)
 
 
+def test_a_file_that_several_names_lead_to_is_read_once_as_in_the_cache_of_the_hub(tmp_path):
+    for folder in ("blobs", "snapshots/a", "snapshots/b"):
+        (tmp_path / folder).mkdir(parents=True)
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "blobs" / "0123abcd")
+    (tmp_path / "blobs" / "4567").write_text('{"text": "c"}')
+    for snapshot in ("a", "b"):
+        (tmp_path / "snapshots" / snapshot / "x.parquet").symlink_to("../../blobs/0123abcd")
+    (tmp_path / "snapshots" / "b" / "y.jsonl").symlink_to("../../blobs/4567")
+    found = find_files([str(tmp_path), str(tmp_path / "snapshots" / "b" / "x.parquet")])
+    assert {Path(path).relative_to(tmp_path).as_posix() for path in found.files} == {
+        "snapshots/a/x.parquet",
+        "snapshots/b/y.jsonl",
+    }
+    assert len(found.skipped) == 3
+
+
 def test_a_link_to_nothing_is_refused_where_it_would_be_read_and_a_pipe_is_not_read(folder):
     os.mkfifo(folder / "pipe.parquet")
     (folder / "note").symlink_to("/nowhere")

@@ -114,7 +114,8 @@ def nodes(number, **resources):
         ({}, Cluster(nodes=nodes(3, CPU=6)), (3, 3, 99), 4),
         ({"num_actors": 2}, Cluster(nodes=nodes(1, CPU=8)), (2, 2, 2), 4),
         ({"num_actors": 3, "num_cpus_per_actor": 2}, Cluster(nodes=nodes(1, CPU=8)), (3, 3, 3), 2),
-        ({"num_gpus_per_actor": 0.3}, Cluster(nodes=nodes(2, CPU=8, GPU=2)), (12, 12, 99), 1),
+        ({"num_gpus_per_actor": 1 / 6}, Cluster(nodes=nodes(2, CPU=8, GPU=1)), (12, 12, 99), 1),
+        ({"num_cpus_per_actor": 1 / 3}, Cluster(nodes=nodes(1, CPU=1)), (3, 3, 99), 1 / 3),
         ({"num_gpus_per_actor": 1, "num_actors": 2}, Cluster(nodes=nodes(1, CPU=8, GPU=4)), (2, 2, 2), 1),
         ({"min_actors": 1, "max_actors": 6}, Cluster(nodes=nodes(1, CPU=2)), (1, 1, 6), 1),
         ({"num_tokenizers": 2}, Cluster(nodes=nodes(1, CPU=8)), (6, 6, 99), 1),
@@ -128,6 +129,8 @@ def test_a_job_fills_the_nodes_that_are_there_and_grows_with_the_cluster(given, 
     pool = job_pool(ScoreOptions(**given), 99, GIB, cluster)
     assert (pool.min_size, pool.initial_size, pool.max_size) == sizes
     assert pool.cpus == cpus
+    for share in (pool.declared_cpus, pool.gpus):
+        assert round(share, 4) == share  # Ray takes no finer ones
     assert pool.declared_cpus < cpus, "the rest is for what reads"
 
 
@@ -157,6 +160,7 @@ def test_actors_with_gpus_have_tokenizers_as_cores_allow(given, cluster, tokeniz
         ({"num_cpus_per_actor": 16}, GIB, "no node holds an actor of 16 CPUs"),
         ({"num_gpus_per_actor": 1}, GIB, "no node holds an actor of 1 CPUs, 1 GPUs"),
         ({"num_actors": 9, "num_cpus_per_actor": 1}, GIB, "9 actors of 1 CPUs, .* each: the cluster holds 8"),
+        ({"num_tokenizers": 8}, GIB, "num_tokenizers is 8: of the cluster's 8 CPUs they leave none to an actor of 1"),
         ({"num_actors": 3, "num_cpus_per_actor": 1}, 30 * GIB, "3 actors of .* each: the cluster holds 2"),
     ],
 )

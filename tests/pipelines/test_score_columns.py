@@ -159,6 +159,14 @@ def test_a_repeated_or_missing_id_is_named_wherever_it_stands_in_tasks_and_parts
         check([*values[:105], None, *values[106:]])
     with pytest.raises(InputError, match=r"id column 'id' is nan in row 5 of .*1.parquet'"):
         check([float("nan") if number == 105 else float(value) for number, value in enumerate(values)])
+    no_text = pa.array([b"\xff%d" % number for number in range(300)])
+    for distinct in (
+        pa.Array.from_buffers(pa.string(), 300, no_text.buffers()),
+        pa.array(range(300), pa.time64("ns")),
+        pa.array(range(300), pa.timestamp("ns")),
+        pa.array([value.to_bytes(16) for value in range(300)], pa.uuid()),
+    ):
+        check(distinct)
     with pytest.raises(InputError, match=r"id column 'id' has type list<.*>; expected texts, numbers or times"):
         check([[value] for value in values])
 

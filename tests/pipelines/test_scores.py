@@ -136,6 +136,8 @@ def test_a_score_is_read_from_a_text(text, score):
         (["a=fill-mask:m:top_k=3,topk=3"], "option 'topk=3'"),
         (["a=fill-mask:m:top_k=3,top_k=4"], "option top_k is given twice"),
         (["a=fill-mask:m:targets=[x,top_k=3"], "option targets="),
+        (["a=fill-mask:m:top_k"], "option top_k has no value; expected top_k=VALUE"),
+        (["a=fill-mask:m:top_k:on_long=window"], "option top_k has no value"),
         (["a=fill-mask:m:top_k=three"], "option top_k='three': expected int"),
         (["a=fill-mask:m", "b=fill-mask:m", "A=fill-mask:n"], "score name 'a' is there 2 times"),
         (["1=fill-mask:m"], "score name '1': expected a letter"),

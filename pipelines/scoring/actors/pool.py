@@ -18,6 +18,10 @@ from bigbird.errors import InputError
 from pipelines.scoring.actors.score_rows import WINDOW_ROWS
 from pipelines.scoring.schemas import InputColumns
 
+# Ray counts shares of a core or GPU in ten-thousandths.
+_SHARES = 10_000
+LEAST_SHARE = 0.01
+
 # Of each core of an actor, what the task that reads for it declares instead: a node has a reader for every actor.
 READER_SHARE = 0.1
 
@@ -52,13 +56,16 @@ class ScoreOptions:
     prefix: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("num_actors", "min_actors", "max_actors", "num_cpus_per_actor", "max_tokens_per_batch"):
+        for name in ("num_actors", "min_actors", "max_actors", "max_tokens_per_batch"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and value < 1:
                 raise InputError(f"{name} is {value}, expected more than 0")
-        gpus = self.num_gpus_per_actor
-        if not (0 <= gpus <= 1 or (1 < gpus < math.inf and gpus == int(gpus))):
-            raise InputError(f"num_gpus_per_actor is {gpus}, expected 0 to 1, or a whole number")
+        cpus, gpus = self.num_cpus_per_actor, self.num_gpus_per_actor
+        if cpus is not None and not LEAST_SHARE <= cpus < math.inf:
+            raise InputError(f"num_cpus_per_actor is {cpus}, expected at least {LEAST_SHARE}")
+        if not (gpus == 0 or LEAST_SHARE <= gpus <= 1 or (1 < gpus < math.inf and gpus == int(gpus))):
+            raise InputError(f"num_gpus_per_actor is {gpus}, expected 0, {LEAST_SHARE} to 1, or a whole number")
+        object.__setattr__(self, "num_gpus_per_actor", math.floor(gpus * _SHARES) / _SHARES)
         if self.num_tokenizers is not None and self.num_tokenizers < 0:
             raise InputError(f"num_tokenizers is {self.num_tokenizers}, expected at least 0")
         if self.window_rows < 1:
@@ -140,7 +147,14 @@ def job_pool(options: ScoreOptions, num_units: int, actor_bytes: int, cluster: C
     gpu, besides = options.num_gpus_per_actor, options.num_tokenizers or 0
     needs = {"CPU": cpus, "GPU": gpu, "memory": actor_bytes}
     fits = sum(_num_fitting(node, needs) for node in cluster.nodes)
-    fits = min(fits, max(0, int((cluster.total("CPU") - besides) / cpus))) if besides else fits
+    if besides and cluster.nodes and not cluster.growth:
+        left = max(0, int((cluster.total("CPU") - besides) / cpus))
+        if fits and not left:
+            raise InputError(
+                f"num_tokenizers is {besides}: of the cluster's {cluster.total('CPU'):g} CPUs they leave none to an "
+                f"actor of {cpus:g}"
+            )
+        fits = min(fits, left)
     later = sum(_num_fitting(node, needs) for node in cluster.growth or ())
     _refuse_what_never_fits(options, needs, fits, later, cluster)
     if options.num_actors:
@@ -160,7 +174,7 @@ def job_pool(options: ScoreOptions, num_units: int, actor_bytes: int, cluster: C
         initial_size=initial,
         max_size=most,
         cpus=cpus,
-        declared_cpus=cpus - reader_cpus(cpus),
+        declared_cpus=round(cpus - reader_cpus(cpus), 4),
         gpus=gpu,
         tokenizers=tokenizers,
     )

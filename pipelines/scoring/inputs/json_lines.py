@@ -24,12 +24,14 @@ _GROUP_BYTES = 1 << 20
 
 @dataclass
 class JsonFile:
-    """What a file of JSON lines holds. `groups` and `offsets` are those of `units.InputFile`; `rows` are objects."""
+    """What a file of JSON lines holds. `groups` and `offsets` are those of `units.InputFile`. objects: lines that are
+    some. misfits: columns that a task reads and of which no row has what it takes."""
 
     groups: list[tuple[int, int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     kinds: dict[str, Kind] = field(default_factory=dict)
     objects: int = 0
+    misfits: set[str] = field(default_factory=set)
 
 
 def json_lines(path: str, filesystem: pafs.FileSystem, offset: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -89,6 +91,7 @@ def describe_json(
     for name, kind in misfits.items():
         if found.kinds[name].what == NOTHING:
             found.kinds[name] = kind
+            found.misfits.add(name)
     return found
 
 

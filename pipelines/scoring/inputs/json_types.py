@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import pyarrow as pa
@@ -64,9 +64,11 @@ class Kind:
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """The object of a line. Raises ValueError where it holds none, or one with a key twice."""
+    """The object of a line of UTF-8. Raises ValueError where it holds none, or one with a key that is there twice or
+    is no Unicode text."""
     try:
-        value = json.loads(line, object_pairs_hook=_object, parse_float=_float, parse_int=_integer)
+        text = line.decode(errors="surrogatepass")  # json itself would guess at UTF-16, whose lines are cut elsewhere
+        value = json.loads(text, object_pairs_hook=_object, parse_float=_float, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if isinstance(value, Repeated):
@@ -74,6 +76,8 @@ def parse(line: bytes) -> dict[str, Any]:
         raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     if not isinstance(value, dict):
         raise ValueError(f"expected one object a line, found {line[:40].decode(errors='replace')}")
+    if not all(map(_is_unicode, value)):
+        raise ValueError("a key is no Unicode text: it has a lone surrogate")
     return value
 
 
@@ -84,8 +88,12 @@ def _object(pairs: list[tuple[str, Any]]) -> "dict[str, Any] | Repeated":
 
 def _float(text: str) -> "float | Literal":
     value = float(text)
-    if (len(text) > _DIGITS_OF_DOUBLE or "e" in text.lower()) and Decimal(text) != Decimal(repr(value)):
-        return Literal(text)
+    if len(text) > _DIGITS_OF_DOUBLE or "e" in text.lower():
+        try:
+            same = Decimal(text) == Decimal(repr(value))
+        except InvalidOperation:  # an exponent beyond that of decimals too
+            same = False
+        return value if same else Literal(text)
     return value
 
 
@@ -169,7 +177,7 @@ def _converter(kind: pa.DataType) -> Callable[[Any], Any] | None:
         return _string
     if pt.is_list(kind):
         inner = _converter(kind.value_type)
-        return None if inner is None else lambda value: None if value is None else [inner(item) for item in value]
+        return lambda value: _items(value, inner)
     if pt.is_struct(kind):
         fields = {f.name: _converter(f.type) for f in kind}
         return lambda value: None if value is None else _fields(value, fields)
@@ -180,6 +188,12 @@ def _string(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise ValueError(f"expected a string, found {text_of(value)[:80]}")
+
+
+def _items(value: Any, convert: Callable[[Any], Any] | None) -> list[Any] | None:
+    if value is not None and not isinstance(value, list):  # Arrow would take a string for a list of its characters
+        raise ValueError(f"expected a list, found {text_of(value)[:80]}")
+    return value if value is None or convert is None else [convert(item) for item in value]
 
 
 def _fields(value: Any, fields: dict[str, Callable[[Any], Any] | None]) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def list_inputs(
             if time.monotonic() - said > _SAY_AFTER_S:
                 said = time.monotonic()
                 say(f"listing: {len(described):,} of {len(entries):,} files in {said - began:.0f} s")
+    described = _without_misfits(described)
     fields, notes = _common_fields(described)
     fields |= _partition_fields(described, fields, wanted)
     names = tuple(dict.fromkeys([*(name for one in described for name in one.names), *fields]))
@@ -144,7 +145,23 @@ def _describe_json(file: InputFile, place: Place, wanted: set[str] | None, read:
     kinds = {name: kind for name, kind in stored.kinds.items() if name not in dict(file.partition)}
     schema = pa.schema([(name, kind.arrow()) for name, kind in kinds.items() if wanted is None or name in wanted])
     file = replace(file, groups=tuple(stored.groups), offsets=tuple(stored.offsets))
-    return Described(file=file, place=place, schema=schema, names=tuple(kinds), kinds=kinds)
+    return Described(
+        file=file, place=place, schema=schema, names=tuple(kinds), kinds=kinds, misfits=frozenset(stored.misfits)
+    )
+
+
+def _without_misfits(described: Sequence[Described]) -> list[Described]:
+    """A file of which no row has what a task takes has no say in the type of the column, if another file has some: its
+    rows are errors, and those of others are not."""
+    fitting = {f.name for one in described for f in one.schema if f.name not in one.misfits and not pt.is_null(f.type)}
+    left = []
+    for one in described:
+        if without := one.misfits & fitting:
+            kinds = {name: Kind() if name in without else kind for name, kind in (one.kinds or {}).items()}
+            schema = pa.schema([f.with_type(pa.null()) if f.name in without else f for f in one.schema])
+            one = replace(one, schema=schema, kinds=kinds)
+        left.append(one)
+    return left
 
 
 def _groups(metadata: Any, wanted: set[str] | None, reading: set[str]) -> list[tuple[int, int]]:
@@ -164,18 +181,19 @@ def _common_fields(described: Sequence[Described]) -> tuple[dict[str, pa.Field],
     values = Values(described)
     fields: dict[str, pa.Field] = {}
     notes = []
-    differing: dict[bytes, Described] = {}
+    differing: dict[tuple[bool, bytes], Described] = {}
     for one in [*_json_files(described), *(one for one in described if one.kinds is None)]:
-        differing.setdefault(one.schema.remove_metadata().serialize().to_pybytes(), one)
+        empty = one.kinds is None and not one.file.rows
+        differing.setdefault((empty, one.schema.remove_metadata().serialize().to_pybytes()), one)
     first_of: dict[str, Described] = {}
     changed: dict[str, list[str]] = {}
-    for one in differing.values():
+    for (empty, _), one in sorted(differing.items(), key=lambda entry: entry[0][0]):
         for column in one.schema:
             name, known = column.name, fields.get(column.name)
             if known is None:
                 fields[name], first_of[name] = pa.field(name, column.type), one
                 continue
-            if known.type.equals(column.type):
+            if empty or known.type.equals(column.type):  # where there is no row, no value needs to be held
                 continue
             kind = common_type(known.type, column.type, (name,), values.fit)
             if kind is None:
@@ -253,7 +271,8 @@ def _require(read: Iterable[str], described: Sequence[Described], names: Sequenc
         if name in names and name.partition(".")[0] in names and "." in name:
             raise InputError(f"column {name!r} may be a column or a field of {name.partition('.')[0]!r}: rename one")
         for one in described:
-            if one.kinds is None and top in names and top not in (*one.names, *dict(one.file.partition)):
+            lacks = top in names and top not in (*one.names, *dict(one.file.partition))
+            if lacks and one.kinds is None and one.file.rows:
                 raise InputError(f"input {one.file.name!r} has no column {top!r}, which the task reads")
 
 

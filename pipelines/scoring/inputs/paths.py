@@ -53,6 +53,8 @@ def find_files(paths: Sequence[str]) -> Found:
                 name = place.name_of(info.path)
                 partition = _hive_partition(info.path[len(root) :])
                 found.files[info.path] = (Place(place.filesystem, info.path, name), info, partition)
+    if found and found.filesystem.type_name == "local":
+        _without_links(found)
     if found is None or not found.files:
         unread = said_of(found.skipped) if found else ""
         raise InputError(f"no Parquet or JSON lines file in {', '.join(map(repr, paths))}{unread}")
@@ -164,6 +166,16 @@ def _without_repeated_folders(named: dict[str, pafs.FileInfo], skipped: list[str
         elif named[path].is_file:
             skipped.append(path)
     return kept
+
+
+def _without_links(found: Found) -> None:
+    """Keeps one of the names that lead to the same file: one with a known suffix, and one that is no link, if any is.
+    So are the files of the hub's cache, which has each under a name for its content and links to that."""
+    first: dict[str, str] = {}
+    known = PARQUET_SUFFIXES + JSON_SUFFIXES
+    for path in sorted(found.files, key=lambda path: (not path.lower().endswith(known), os.path.islink(path), path)):
+        if first.setdefault(os.path.realpath(path), path) != path:
+            found.skipped.append(found.files.pop(path)[0].name)
 
 
 def _is_glob(path: str) -> bool:

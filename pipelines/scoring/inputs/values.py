@@ -23,8 +23,8 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 class Described:
     """A file and what its columns are.
 
-    schema: the columns that were asked for; names: all. kinds: of JSON lines only. intervals: columns of a type of
-    Parquet that Arrow lacks.
+    schema: the columns that were asked for; names: all. kinds, misfits: of JSON lines only, as `json_lines.JsonFile`
+    has them. intervals: columns of a type of Parquet that Arrow lacks.
     """
 
     file: InputFile
@@ -32,6 +32,7 @@ class Described:
     schema: pa.Schema
     names: tuple[str, ...]
     kinds: Mapping[str, Kind] | None = None
+    misfits: frozenset[str] = frozenset()
     intervals: tuple[str, ...] = ()
 
 

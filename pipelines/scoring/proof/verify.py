@@ -83,6 +83,8 @@ def verify(
         raise InputError(f"{place.name!r} has no receipt: a job that ends leaves it at {receipt_name!r}")
     if sample < 0:
         raise InputError(f"sample is {sample}, expected at least 0")
+    if answered_by and not sample:
+        raise InputError("an endpoint is asked for rows, but sample is 0")
     tolerance = TOLERANCES[receipt["fingerprint"]["dtype"]]
     proof = Proof(rows=receipt["rows"], parts=len(receipt["parts"]), tolerance=tolerance)
     if read_record(place, LEASE_FILE) is not None:

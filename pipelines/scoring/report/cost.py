@@ -5,14 +5,22 @@ the last. Does not know how an estimate is made.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bigbird.errors import InputError
 from pipelines.scoring.ledger.parts import Footer
 from pipelines.scoring.storage import Place, read_whole
 
 ESTIMATE_SUFFIX = ".estimate.json"
 PAUSE_S = 60.0
+
+
+def check_price(price_per_hour: float | None) -> None:
+    """Raises InputError for what is no price."""
+    if price_per_hour is not None and not 0 <= price_per_hour < math.inf:
+        raise InputError(f"price_per_hour is {price_per_hour}, expected at least 0")
 
 
 def scoring_s(summaries: Sequence[Mapping[str, Any]]) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from bigbird.errors import InputError
 from pipelines.scoring.ledger.parts import Footer, read_parts
 from pipelines.scoring.ledger.records import RUN_FILE, read_record
-from pipelines.scoring.report.cost import PAUSE_S, costs
+from pipelines.scoring.report.cost import PAUSE_S, check_price, costs
 from pipelines.scoring.report.documents import read_document
 from pipelines.scoring.report.page import page
 from pipelines.scoring.report.summaries import NUM_EXTREMES, SCORES, of_score
@@ -55,6 +55,7 @@ def redraw_report(output: Place, *, documents: int = 0, price_per_hour: float | 
     """Write the report of an output again, from its ledger. Raises InputError where a job wrote none there."""
     if not 0 <= documents <= NUM_EXTREMES:
         raise InputError(f"report_documents is {documents}, expected 0 to {NUM_EXTREMES}")
+    check_price(price_per_hour)
     if read_record(output, RUN_FILE) is None:
         raise InputError(f"{output.name!r} is not the output of a scoring job")
     former = json.loads(read_whole(output.beside(REPORT_SUFFIXES[1])) or b"{}")

@@ -163,14 +163,15 @@ def test_a_batch_that_is_cancelled_or_expires_ends_soon_whatever_it_is_at(
         else:
             batch.request["expires_at"] = 0
 
-    phases = ["reading", "writing"]
+    phases, num_read = ["reading", "writing"], []
 
     def stopped_while_lines_are_read(*arguments, plain=run.read_lines):
         now = phases.pop(0)
         for line in plain(*arguments):
+            num_read.append(line.number)
             if now == phase and line.number == PART_ROWS + 1:
                 must_end()
-                time.sleep(1.0)
+                time.sleep(0.5)
             yield line
 
     def stopped_while_rows_are_scored():
@@ -187,6 +188,7 @@ def test_a_batch_that_is_cancelled_or_expires_ends_soon_whatever_it_is_at(
     if phase == "reading":
         assert shown["output_file_id"] is shown["error_file_id"] is None
         assert shown["errors"]["data"][0]["code"] == f"batch_{status}"
+        assert num_read == list(range(1, PART_ROWS + 2)), "and no line more"
         return
     found = answers(batch)
     assert_vectors([found[number] for number in range(PART_ROWS)], texts[:PART_ROWS], checkpoint)

@@ -105,18 +105,19 @@ def test_a_batch_with_scored_rows_that_gets_no_further_gets_a_job_that_writes_th
     assert len(messages(batch)) == 2, "why it was given up, and why nothing is there"
 
 
-def test_on_a_new_cluster_the_jobs_of_an_old_one_do_not_count(storage, cluster):
+def test_on_a_new_cluster_a_batch_has_as_many_tries_as_on_the_old_one(storage, cluster):
     batch, look = added(storage), BatchJobs(storage, max_jobs=1).look
-    batch.to_state("in_progress", num_scored=7)
-    for _ in range(MAX_TRIES - 1):
+    for number in range(MAX_TRIES - 1):
+        batch.to_state("in_progress", num_scored=number)
         look()
         cluster.end(KILLED)
-    look()
     cluster.listed.clear()
     for _ in range(MAX_TRIES):
         look()
+        assert batch.must_end() is None
         cluster.end(KILLED)
-    assert batch.must_end() is None
+    look()
+    assert batch.must_end() == "failed"
 
 
 @pytest.mark.parametrize("status", ["cancelled", "expired"])

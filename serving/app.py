@@ -31,7 +31,14 @@ from serving.replicas.generation import GenerationReplica
 from serving.replicas.pool import PoolReplica
 from serving.replicas.scoring import ScoringReplica
 from serving.rpc.service import SERVICER
-from serving.settings import GENERATION, GatewayArguments, HeadArguments, HeadDefaults, ServeArguments
+from serving.settings import (
+    GENERATION,
+    GatewayArguments,
+    HeadArguments,
+    HeadDefaults,
+    PoolArguments,
+    ServeArguments,
+)
 from serving.stopping import APP_NAME, StopRequested, StopSignals, drain
 from serving.versions import code_digest, digest, files_of, with_version
 
@@ -50,6 +57,9 @@ _ROUTER = RequestRouterConfig.model_validate(
 # What Serve changes of a deployment while its replicas run; and what its replicas do not read at all.
 _SCALING = {"min_replicas", "max_replicas", "target_ongoing_requests", "upscale_delay_s", "downscale_delay_s"}
 _NOT_READ = _SCALING | {"default"}
+
+# That of `--pool`.
+_POOL = "pool"
 
 # Requests are held here while heads queue them; beyond twice that the proxy refuses, before memory does.
 _GATEWAY_REQUESTS = 1000
@@ -146,6 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a head and its checkpoint, a directory or hub id; may be repeated, a task too with other names; "
         "default: all in checkpoints/",
     )  # fmt: skip
+    parser.add_argument(
+        "--pool", type=int, default=None, metavar="N",
+        help="scoring heads share one process, which keeps the N heads loaded that were asked last",
+    )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     parser.add_argument(
@@ -220,12 +234,17 @@ def _arguments(options: argparse.Namespace) -> ServeArguments:
         changes["num_gpus"] = 1.0
     if options.num_cpus is not None:
         changes["num_cpus"] = options.num_cpus
-    heads = {
-        name: HeadArguments.model_validate({**head.model_dump(), **changes})
-        for name, head in given.resolved_heads().items()
-    }
+    heads, pools = {}, {}
+    for name, head in given.resolved_heads().items():
+        if options.pool is None or head.task == GENERATION:
+            heads[name] = HeadArguments.model_validate({**head.model_dump(), **changes})
+        else:
+            pools = {_POOL: PoolArguments.model_validate({"max_models": options.pool, **changes})}
+            heads[name] = HeadArguments(task=head.task, checkpoint=head.checkpoint, pool=_POOL)
+    if options.pool is not None and not pools:
+        raise ValueError(f"pool is {options.pool}, and {GENERATION}, the one head, is not for pools")
     batches = None if options.batches is None else BatchArguments(storage=options.batches)
-    return ServeArguments(heads=heads, gateway=_gateway(options), batches=batches)
+    return ServeArguments(heads=heads, pools=pools, gateway=_gateway(options), batches=batches)
 
 
 def _gateway(options: argparse.Namespace) -> GatewayArguments:
@@ -243,14 +262,17 @@ def _one_line(error: ValueError) -> str:
 
 def _affordable(arguments: ServeArguments, num_cpus: float) -> ServeArguments:
     """With the machine's CPUs shared out where there are fewer than replicas want: one that waits never starts."""
+    alone = {name: head for name, head in arguments.heads.items() if head.pool is None}
     # An actor of a batch takes as much as a replica of its head.
-    num_shares = len(arguments.heads) + (arguments.batches is not None)
-    share = (num_cpus - arguments.gateway.num_cpus) / num_shares
-    heads = {
-        name: head.model_copy(update={"num_cpus": min(head.num_cpus, max(0.01, share))})
-        for name, head in arguments.heads.items()
-    }
-    return arguments.model_copy(update={"heads": heads})
+    num_shares = len(alone) + len(arguments.pools) + (arguments.batches is not None)
+    share = max(0.01, (num_cpus - arguments.gateway.num_cpus) / num_shares)
+
+    def at_most(given: dict[str, Any]) -> dict[str, Any]:
+        return {name: one.model_copy(update={"num_cpus": min(one.num_cpus, share)}) for name, one in given.items()}
+
+    return arguments.model_copy(
+        update={"heads": {**arguments.heads, **at_most(alone)}, "pools": at_most(arguments.pools)}
+    )
 
 
 if __name__ == "__main__":

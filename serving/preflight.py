@@ -25,8 +25,9 @@ def check(arguments: ServeArguments, host: str, port: int, grpc_port: int | None
         _check_storage(arguments.batches.storage)
     if os.environ.get("RAY_ADDRESS"):
         return  # what a cluster has, it has elsewhere
-    _check_devices(arguments.heads)
-    for name, head in arguments.heads.items():
+    heads = arguments.resolved_heads()
+    _check_devices(heads)
+    for name, head in heads.items():
         _check_checkpoint(name, head)
 
 

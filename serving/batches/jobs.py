@@ -54,7 +54,7 @@ class BatchJobs:
 
     def look(self) -> None:
         """Ends batches that have to end and were not begun, and submits jobs: the oldest batches first."""
-        left = [batch for batch in open_batches(self._storage) if not self._is_done_without_a_job(batch)]
+        left = [batch for batch in open_batches(self._storage) if not self._closed(batch)]
         if not left:
             return
         client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
@@ -78,9 +78,9 @@ class BatchJobs:
             self._submit(client, batch, num_before)
 
     @staticmethod
-    def _is_done_without_a_job(batch: Batch) -> bool:
-        state = batch.state
-        if not state and (status := batch.must_end()) is not None:
+    def _closed(batch: Batch) -> bool:
+        """Whether nothing is left to do for a batch: it has ended, or it has to and its file is not read yet."""
+        if not batch.state and (status := batch.must_end()) is not None:
             batch.end_unread(status)
         elif not batch.ended:
             return False
@@ -102,8 +102,8 @@ class BatchJobs:
             batch.write("tries", tries)
         if len(jobs) - tries["num_jobs"] < MAX_TRIES:
             return True
-        told = batch.read("last_error") or {"message": jobs[-1].message or "no reason is known"}
-        reason = " ".join(told["message"].split())[-_MAX_MESSAGE:]
+        last = batch.read("last_error") or {"message": jobs[-1].message or "no reason is known"}
+        reason = " ".join(last["message"].split())[-_MAX_MESSAGE:]
         failure = error("job_failed", f"{MAX_TRIES} jobs in a row got no further, the last of them: {reason}")
         if status is None:
             batch.write("failure", failure)

@@ -16,7 +16,8 @@ from local_cluster import free_base
 from serving_cluster import LABELS, status, wait_until
 
 from bigbird import BigBirdForTokenClassification
-from serving.app import _affordable
+from serving import app
+from serving.app import _affordable, build
 from serving.settings import ALL_HEADS, ServeArguments
 
 TASK = "token-classification"
@@ -31,7 +32,6 @@ def checkpoint(tiny_checkpoint):
 @pytest.fixture
 def refusal(monkeypatch, capsys):
     """What the command says before it ends with status 2, without having started Ray."""
-    from serving import app
 
     def started(*_, **__):
         pytest.fail("Ray was started")
@@ -60,6 +60,9 @@ def refusal(monkeypatch, capsys):
         (["--device", "cuda"], "device is cuda, and torch finds no GPU here"),
         (["--head", "fill-mask=/nowhere/model"], "head fill-mask: /nowhere/model: there is no such directory"),
         (["--num-cpus", "-1"], "num_cpus"),
+        (["--pool", "0"], "max_models"),
+        (["--pool", "2", "--head", "text-generation=x"], "pool is 2, and text-generation, the one head, is not for"),
+        (["--pool", "2", "--device", "cuda"], "device is cuda, and torch finds no GPU here"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line_before_ray_starts(refusal, checkpoint, arguments, message):
@@ -179,3 +182,23 @@ def test_bigbird_serve_shares_out_the_cpus_where_there_are_fewer_than_heads_want
     for num_cpus, wanted in ((2.0, 0.95), (16.0, 1.0)):
         shared = _affordable(arguments, num_cpus)
         assert [head.num_cpus for head in shared.heads.values()] == [wanted, wanted]
+
+
+def test_bigbird_serve_pool_puts_all_heads_that_score_into_one_process_with_the_settings_of_the_command(
+    monkeypatch, checkpoint
+):
+    found = []
+    monkeypatch.setattr(app, "_serve", lambda arguments, *_: found.append(arguments))
+    monkeypatch.setattr(app, "drain", lambda: None)
+    heads = ["--head", f"a:{TASK}={checkpoint},b:{TASK}={checkpoint},text-generation=checkpoints/text-generation"]
+    assert app.main([*heads, "--pool", "2", "--dtype", "bfloat16", "--port", str(free_base("127.0.0.1"))]) == 0
+    shared = _affordable(found[0], 2.0)
+    assert {name: head.pool for name, head in shared.heads.items()} == {
+        "a": "pool",
+        "b": "pool",
+        "text-generation": None,
+    }
+    (pool,) = shared.resolved_pools().values()
+    assert (pool.max_models, pool.dtype, pool.num_cpus) == (2, "bfloat16", 0.95)
+    assert [head.dtype for head in shared.resolved_heads().values()] == ["bfloat16"] * 3
+    build(shared)

@@ -22,7 +22,7 @@ from ray import train
 from ray.train.torch import TorchTrainer
 
 from bigbird.config import BigBirdConfig
-from bigbird.errors import BigBirdError
+from bigbird.errors import BigBirdError, InputError
 from bigbird.loading.hub import resolve
 from pipelines.command_line import DONE, REFUSED, STOPPED, Parser, say
 from pipelines.finetuning.documents import TASKS
@@ -31,10 +31,12 @@ from pipelines.finetuning.metrics import LOSS, best_of, measure
 from pipelines.finetuning.model_card import write_card
 from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.plan import Job, labelled_files, new_model, plan_job, read_documents
-from pipelines.finetuning.run_file import claim
+from pipelines.finetuning.run_file import claim, is_begun
 from pipelines.finetuning.worker import STATE, ToTokenRows, save_model, work
 from pipelines.ray_cluster import join_ray
+from pipelines.scoring.actors.pool import Cluster
 from pipelines.scoring.checks import location_of
+from pipelines.scoring.failures import explain
 from pipelines.scoring.storage import locate
 
 PROG = "bigbird-finetune"
@@ -62,21 +64,22 @@ def finetune(job: Job) -> dict[str, float]:
     output, named = locate(job.output), job
     directory = resolve(job.model)
     # Workers run in directories of their own, and take a hub model at the revision that was found here.
-    location = location_of(job.model, directory)
     job = replace(
         job,
-        model=str(directory.resolve()) if Path(job.model).is_dir() else location,
+        model=location_of(job.model, directory),
         train=_absolute(job.train),
         held_out=_absolute(job.held_out),
         output=_absolute(job.output),
         options=job.options.settled(BigBirdConfig.from_pretrained(directory).hidden_size),
     )
     plan = plan_job(job)
-    claim(output, job, plan)
+    is_begun(output, job, plan)  # refused before Ray starts
     if plan.unmeasured:
         print(f"no evaluation row has the label {', '.join(plan.unmeasured)}: nothing is measured of it", flush=True)
     # The workers say how far they are. Ray Train asks the state API every second, and complains where there is none.
     join_ray(log_to_driver=True, include_dashboard=True)
+    refuse_what_never_fits(job, Cluster.running())
+    claim(output, job, plan)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False  # some seconds' work, and many lines
     # Made before the workers take their CPUs: on a small machine, none would be left to make them with.
@@ -123,6 +126,16 @@ def finetune(job: Job) -> dict[str, float]:
     write_card(folder.path, card, plan, state["losses"], history, figures)
     folder.save()
     return figures
+
+
+def refuse_what_never_fits(job: Job, cluster: Cluster) -> None:
+    """Raises InputError for workers that the nodes have no room for, nor those that an autoscaler may add: the run
+    would wait for ever. Nodes of a cluster without any may join by somebody's hand."""
+    nodes = [*cluster.nodes, *(cluster.growth or ())]
+    cpus, gpus = job.cpus_per_worker, int(job.use_gpu)
+    fits = sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpus else math.inf)) for node in nodes)
+    if nodes and job.num_workers > fits:
+        raise InputError(f"{job.num_workers} workers of {cpus} CPUs and {gpus} GPUs each: the cluster holds {fits}")
 
 
 def _absolute(path: str) -> str:
@@ -182,8 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BigBirdError as error:
         say(PROG, error)
         return REFUSED
-    except train.TrainingFailedError as error:
-        say(PROG, f"stopped: {error}; start the same command again to go on")
+    except Exception as error:  # Ray's own have no common base; the person needs the first cause
+        for line in explain(error):
+            say(PROG, line)
         return STOPPED
     except KeyboardInterrupt:
         say(PROG, "stopped; start the same command again to go on")

@@ -17,23 +17,34 @@ from pipelines.scoring.storage import Place, make_writable, read_whole, write_wh
 def claim(output: Place, job: Job, plan: Plan) -> None:
     """Take an output directory for a run, or go on with the same run in it.
 
-    Raises InputError where it cannot be written or holds files that no run of this command began, and where that run
-    had another task, model, data, labels or options. The number of workers may differ: it decides where a step is
-    computed, not what.
+    Raises InputError where it cannot be written, and as `is_begun`.
     """
-    wanted = _identity(job, plan)
-    file = output.child("training").child("run.json")
-    if (begun := read_whole(file)) is not None:
-        if differing := differences(json.loads(begun), wanted):
+    if not is_begun(output, job, plan):
+        make_writable(output.child("training"))
+        write_whole(_file(output), json.dumps(_identity(job, plan), indent=1).encode())
+
+
+def is_begun(output: Place, job: Job, plan: Plan) -> bool:
+    """Whether the run was begun in an output directory. Only looks.
+
+    Raises InputError where the directory holds files that no run of this command began, and where that run had another
+    task, model, data, labels or options. The number of workers may differ: it decides where a step is computed, not
+    what.
+    """
+    if (begun := read_whole(_file(output))) is not None:
+        if differing := differences(json.loads(begun), _identity(job, plan)):
             raise InputError(f"output {output.name!r} holds another run: {differing}. Choose another or remove it")
-        return
+        return True
     found = output.filesystem.get_file_info(pafs.FileSelector(output.path, allow_not_found=True))
     if found:
         raise InputError(
             f"output {output.name!r} holds {found[0].base_name!r} and no run of this command; choose another directory"
         )
-    make_writable(output.child("training"))
-    write_whole(file, json.dumps(wanted, indent=1).encode())
+    return False
+
+
+def _file(output: Place) -> Place:
+    return output.child("training").child("run.json")
 
 
 def _identity(job: Job, plan: Plan) -> dict[str, Any]:

@@ -7,6 +7,7 @@ was found. Does not know Ray Data or output directories.
 import dataclasses
 import hashlib
 import json
+import os
 import socket
 import types
 import typing
@@ -79,13 +80,16 @@ def inspect_model(task: str, model: str, dtype: str = "float32", options: Any = 
         embedding_size=config.hidden_size,
         weight_bytes=num_weights * _BYTES_PER_WEIGHT.get(dtype, 4),
         location=location_of(model, directory),
-        files=tuple((str(path), sizes[path]) for path in files) if Path(model).is_dir() else (),
+        files=tuple((os.path.abspath(path), sizes[path]) for path in files) if Path(model).is_dir() else (),
     )
 
 
 def location_of(model: str, directory: Path) -> str:
-    """Where other processes load what is in `directory` from, which `model` led to: a hub id, at its revision."""
-    if "://" not in model.removeprefix("hf://") and directory.parent.name == "snapshots" and not Path(model).is_dir():
+    """Where other processes, which run in other folders, load what is in `directory` from, which `model` led to: an
+    absolute path, or a hub id at its revision."""
+    if Path(model).is_dir():
+        return os.path.abspath(model)
+    if "://" not in model.removeprefix("hf://") and directory.parent.name == "snapshots":
         return f"hf://{model.removeprefix('hf://').partition('@')[0]}@{directory.name}"
     return model
 

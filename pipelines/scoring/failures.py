@@ -16,6 +16,8 @@ FEW_ROWS = 10
 _PASSING = {"UnreadableInputError", "ChangedInputError", "MissingRowsError"}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _RAISED = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*): (?P<message>.*(?:\n(?!\s*File |\n).+)*)", re.MULTILINE)
+# What Ray Data adds to a message: how often it tried, and which settings of its own would make it try again.
+_ADVICE = re.compile(r"\s*Failed to [^\n]+ after \d+/\d+ attempts .*", re.DOTALL)
 
 
 class TooManyErrorsError(Exception):
@@ -36,14 +38,14 @@ def explain(error: BaseException) -> list[str]:
 def first_cause(error: BaseException) -> tuple[str, str]:
     """Kind and message of the exception that all others came from.
 
-    Ray keeps of an exception in another process little more than the traceback's text, in which the first cause
-    stands above those that were raised from it.
+    Ray, and Ray Train, keep of an exception in another process little more than the traceback's text, in which the
+    first cause stands above those that were raised from it.
     """
-    if isinstance(error, ray.exceptions.RayError):
+    if isinstance(error, ray.exceptions.RayError) or "Traceback (most recent call last)" in str(error):
         text = _ANSI.sub("", str(error))
         found = list(_RAISED.finditer(text.partition("\n\nThe above exception was the direct cause")[0]))
         if found:
-            return found[-1]["kind"].rpartition(".")[2], found[-1]["message"]
+            return found[-1]["kind"].rpartition(".")[2], _ADVICE.sub("", found[-1]["message"])
     while error.__cause__ is not None and str(error.__cause__):
         error = error.__cause__
     return type(error).__name__, str(error) or repr(error)

@@ -1,6 +1,7 @@
 """Fine-tuning's options, schedule, masks, and the file that says what an output directory was begun with."""
 
 import json
+import traceback
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 import transformers
 from labelled_rows import tagged
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from bigbird.checkpoint import load_model
 from bigbird.errors import InputError
@@ -28,6 +30,7 @@ from pipelines.finetuning.plan import Job, plan_job
 from pipelines.finetuning.run_file import claim
 from pipelines.finetuning.token_rows import SCHEMA, TokenRow, from_table, to_table
 from pipelines.finetuning.training import Run
+from pipelines.scoring.actors.pool import Cluster
 from pipelines.scoring.storage import locate
 
 
@@ -82,6 +85,35 @@ def test_what_a_task_has_no_use_for_is_named(job: Job) -> None:
     ):
         with pytest.raises(InputError, match=complaint):
             plan_job(replace(job, **change))
+
+
+@pytest.mark.parametrize(
+    ("given", "nodes", "fits"),
+    [
+        ({"num_workers": 3}, [{"CPU": 2.0}], 2),
+        ({"num_workers": 2, "cpus_per_worker": 3}, [{"CPU": 4.0}, {"CPU": 2.0}], 1),
+        ({"use_gpu": True}, [{"CPU": 8.0}], 0),
+    ],
+)
+def test_workers_that_no_node_holds_are_refused(job: Job, given: Any, nodes: Any, fits: int) -> None:
+    with pytest.raises(InputError, match=f"{given.get('num_workers', 1)} workers of .* the cluster holds {fits}"):
+        finetune.refuse_what_never_fits(replace(job, **given), Cluster(nodes=nodes))
+    finetune.refuse_what_never_fits(replace(job, **given), Cluster(nodes=nodes, growth=[{"CPU": 8.0, "GPU": 1.0}] * 3))
+    finetune.refuse_what_never_fits(replace(job, **given), Cluster(nodes=[]))
+
+
+def test_what_stopped_a_worker_is_told_by_its_first_cause(monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(job: Job) -> None:
+        try:
+            (Path("/nowhere") / "x").open()
+        except OSError as error:
+            raise WorkerGroupError(f"[Rank 0]:\n{traceback.format_exc()}", {0: error}) from None
+
+    monkeypatch.setattr(finetune, "finetune", fails)
+    assert finetune.main(["--task", "masked-lm", "--model", "m", "--train", "t", "--eval", "e", "--output", "o"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "bigbird-finetune: failed: FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/x'"
+    assert said[-1].endswith("start it again with the same command to continue")
 
 
 def test_a_folder_of_labelled_rows_may_hold_other_files_and_a_glob_names_some(job: Job) -> None:

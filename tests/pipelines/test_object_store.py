@@ -54,6 +54,8 @@ def test_a_hub_model_is_loaded_elsewhere_at_the_revision_that_was_found_here(tin
         assert info.files == ()
         check_same(info.location, info.digest)
     assert location_of(str(snapshot), snapshot) == str(snapshot), "a directory is one, wherever it lies"
+    monkeypatch.chdir(snapshot.parent)  # processes elsewhere run in another folder
+    assert location_of(snapshot.name, snapshot) == str(snapshot)
     with pytest.raises(CheckpointError, match="did not give it"):
         inspect_model("masked-lm-scoring", "hf://owner/name@v2")
 

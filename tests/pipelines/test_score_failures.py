@@ -52,7 +52,7 @@ def test_an_input_that_goes_fails_the_job_by_name_and_the_next_start_goes_on(sta
     err = SaidSoFar("to score", lambda: os.rename(gone, f"{gone}.away"))
     monkeypatch.setattr("sys.stderr", err)
     assert score.main(command(tmp_path)) == 1
-    cause = r"failed: UnreadableInputError: .*b\.parquet.* \(read on node [\d.]+, 3 times\)"
+    cause = r"failed: UnreadableInputError: .*b\.parquet.* \(read on node [\d.]+, 3 times\)\n"  # without Ray's advice
     assert re.search(cause, err.getvalue()), err.getvalue()
     assert "log: " in err.getvalue()
     assert "start it again" in err.getvalue()
@@ -136,7 +136,7 @@ def test_a_model_that_no_actor_can_load_is_the_cause_and_starting_again_is_not_a
     write_corpus(tmp_path / "in" / "a.parquet", ["one"])
     assert score.main(command(tmp_path)) == 1
     said = capsys.readouterr().err
-    assert "failed: CheckpointError: model.safetensors is not what was hashed" in said
+    assert "failed: CheckpointError: model.safetensors is not what was hashed\n" in said
     assert "start it again" not in said
 
 

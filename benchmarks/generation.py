@@ -222,7 +222,7 @@ def first_token(ours: Any, arguments: argparse.Namespace) -> list[list[str]]:
     def with_long_prompt() -> Engine:
         engine = Engine(ours)
         engine.submit(long, options)
-        for _ in range(8):
+        for _ in range(4):
             engine.step()
         return engine
 

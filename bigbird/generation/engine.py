@@ -89,7 +89,7 @@ class Engine:
         *,
         max_cache_tokens: int | None = None,
         max_streams: int = 32,
-        prefill_tokens: int = 256,
+        prefill_tokens: int = 512,
         cross: CachedCrossAttention | None = None,
     ) -> None:
         if max_cache_tokens is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from bigbird.attention.past import check_encoder_states
 from bigbird.errors import InputError
 from bigbird.generation.generate import requests_of, run
-from bigbird.generation.options import GenerationOptions
+from bigbird.generation.options import OF_BEAMS, GenerationOptions
 from bigbird.generation.request import Request
 from bigbird.generation.sampler import Processor
 from bigbird.loading.generation_config import GenerationConfig
@@ -28,7 +28,6 @@ NEW_TOKENS = 20
 """Where neither max_new_tokens nor max_length is given, as in transformers 5."""
 
 _SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
-_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 _AS_OPTIONS = {  # those of `GenerationOptions`
     "min_new_tokens": 0,
     "num_beams": 1,
@@ -38,7 +37,7 @@ _AS_OPTIONS = {  # those of `GenerationOptions`
     "bad_words_ids": (),
     "prompt_lookup_num_tokens": 0,
     **_SAMPLING,
-    **_BEAMS,
+    **OF_BEAMS,
 }
 _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id")),
@@ -154,7 +153,7 @@ def _chosen(configs: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     # What a checkpoint recommends for sampling says nothing of a call that does not sample; a caller's own would.
     for needed, holds, names in (
         ("do_sample=True", chosen["do_sample"], _SAMPLING),
-        ("num_beams above 1", chosen["num_beams"] != 1, _BEAMS),
+        ("num_beams above 1", chosen["num_beams"] != 1, OF_BEAMS),
     ):
         for name, neutral in names.items() if not holds else ():
             if asked.get(name, neutral) != neutral:

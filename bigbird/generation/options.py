@@ -19,7 +19,7 @@ _LIMITS: dict[str, tuple[str, float, float | None]] = {  # "a number above" refu
     "length_penalty": ("a number", -100.0, 100.0),
 }
 _OF_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
-_OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
+OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 _NOT_OF_BEAMS = {
     "temperature": 0.0,
     "stop": (),
@@ -149,7 +149,7 @@ class GenerationOptions:
         searches = self.num_beams > 1
         for holds, neutral, where in (
             (self.temperature == 0, _OF_SAMPLING, "at temperature 0, which draws nothing"),
-            (not searches, _OF_BEAMS, "without beam search (num_beams 1)"),
+            (not searches, OF_BEAMS, "without beam search (num_beams 1)"),
             (searches, _NOT_OF_BEAMS, f"with beam search (num_beams {self.num_beams})"),
         ):
             for name, value in neutral.items() if holds else ():

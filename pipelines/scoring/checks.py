@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,16 @@ def check_same(model: str, digest: str) -> None:
 
 def digest_of(directory: Path) -> str:
     """SHA-256 of what a checkpoint holds: weights, config and tokenizer."""
+    stats = [(path, path.stat()) for path in model_files(directory)]
+    return _digest_of(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@lru_cache(maxsize=64)  # a process that runs many jobs with one model reads it once
+def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """files: path, size and time of each."""
     hashed = hashlib.sha256()
-    for path in model_files(directory):
-        hashed.update(f"{path.name}:{path.stat().st_size}\n".encode())
+    for path, size, _ in files:
+        hashed.update(f"{path.name}:{size}\n".encode())
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 hashed.update(chunk)

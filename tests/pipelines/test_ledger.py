@@ -13,7 +13,7 @@ from ledgers import FINGERPRINT, begin, rows_of, write
 from bigbird.errors import InputError
 from pipelines.scoring.inputs.reading import read_unit
 from pipelines.scoring.inputs.units import SOURCE_FILE, SOURCE_ROW, InputFile, cut_units
-from pipelines.scoring.ledger.parts import part_name, read_footer, read_parts
+from pipelines.scoring.ledger.parts import part_name, read_footer, read_parts, rows_in_order
 from pipelines.scoring.ledger.ranges import merge_ranges, ranges_of, subtract
 from pipelines.scoring.storage import locate
 
@@ -195,3 +195,14 @@ def test_the_footer_says_which_rows_a_file_holds(corpus, tmp_path):
     assert list(footer.ranges) == ranges_of(table[SOURCE_FILE], table[SOURCE_ROW])
     assert read_parts(ledger.output) == {name: footer}
     assert json.loads(footer.dumps())["summary"] == {"retryable": 0}
+
+
+def test_rows_are_read_in_the_order_of_the_input_whatever_was_written_first_and_without_damaged_files(corpus, tmp_path):
+    ledger, listing = begin(corpus / "0.parquet", tmp_path / "out")
+    units = ledger.units_left(listing)
+    assert len(units) > 2
+    names = [write(ledger, listing, unit) for unit in reversed(units)]
+    assert [row["id"] for row in rows_in_order(ledger.output)] == list(range(10))
+    (tmp_path / "out" / names[0]).write_bytes(b"no Parquet")
+    left = [row["id"] for row in rows_in_order(ledger.output)]
+    assert left == [row for _, row in rows_of(units[:-1])]

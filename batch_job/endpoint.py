@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from bigbird.config import BigBirdConfig
-from bigbird.errors import CheckpointError, InputError
+from bigbird.errors import InputError
 from bigbird.predictors import OPTIONS, LengthOptions
 from bigbird.tokenization.tokenizer import BigBirdTokenizer
 from serving.errors import ServingError
@@ -41,28 +41,23 @@ class BatchHead:
     def __init__(self, name: str, arguments: HeadArguments, score: Score) -> None:
         self.name = name
         self.task = arguments.task
-        self._checkpoint = arguments.checkpoint
+        self._arguments = arguments
         self._score = score
 
     @cached_property
-    def _config(self) -> BigBirdConfig:
-        return BigBirdConfig.from_pretrained(self._checkpoint)
-
-    @cached_property
-    def _tokenizer(self) -> BigBirdTokenizer:
-        return BigBirdTokenizer.from_pretrained(self._checkpoint)
+    def _checkpoint(self) -> tuple[BigBirdConfig, BigBirdTokenizer] | Exception:
+        """Its configuration and tokenizer, or why they cannot be read."""
+        checkpoint = self._arguments.checkpoint
+        try:
+            return BigBirdConfig.from_pretrained(checkpoint), BigBirdTokenizer.from_pretrained(checkpoint)
+        except Exception as error:
+            return error
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """As a replica answers. Raises ServingError, and what `Score` raises."""
         assert method == "score", method
         options = with_changes(OPTIONS[self.task](), request["options"])
-        given = enumerate(request["inputs"])
-        examples = [text_of(self._tokenizer, self._config, example, index) for index, example in given]
-        try:
-            if isinstance(options, LengthOptions):
-                options.length_limit(self._config.max_position_embeddings)
-        except InputError as error:
-            raise refused_input(0, str(error)) from None
+        examples = self._examples(request["inputs"], options)
         records = self._score(self, examples, options)
         failed = [(index, record["error"]) for index, record in enumerate(records) if "error" in record]
         # As in a replica: what cannot be read is found before what cannot be computed.
@@ -71,6 +66,24 @@ class BatchHead:
                 raise refused_input(index, failure["message"])
             raise ServingError("internal", f"inputs.{index}: {failure['message']}")
         return {"records": records, "timings_s": {}}
+
+    def _examples(self, inputs: list[Any], options: Any) -> list[Any]:
+        """What the predictor takes for these inputs.
+
+        Of a checkpoint that cannot be read, texts are taken all the same: scoring them fails, and is tried again.
+        """
+        if isinstance(self._checkpoint, Exception):
+            if any(isinstance(example, list) for example in inputs):
+                raise ServingError("head_unavailable", f"{self.name} cannot be loaded: {self._checkpoint}")
+            return inputs
+        config, tokenizer = self._checkpoint
+        examples = [text_of(tokenizer, config, example, index) for index, example in enumerate(inputs)]
+        try:
+            if isinstance(options, LengthOptions):
+                options.length_limit(config.max_position_embeddings)
+        except InputError as error:
+            raise refused_input(0, str(error)) from None
+        return examples
 
     def stream(self, method: str, request: dict[str, Any], *, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
         raise NotImplementedError("nothing that a scoring job answers is streamed")
@@ -105,11 +118,7 @@ class Endpoint:
         return self._arguments.max_body_bytes
 
     async def answer(self, body: Any, request_id: str) -> tuple[int, bytes]:
-        """Status and body, as a client that sends `body` gets them.
-
-        Raises what `Score` raises beside ServingError, and CheckpointError or OSError for a checkpoint that cannot be
-        read, which is no fault of the request.
-        """
+        """Status and body, as a client that sends `body` gets them. Raises what `Score` raises that is no Exception."""
         state = {"request_id": request_id, **({} if self._model is None else {"model": self._model})}
         scope = {"type": "http", "method": "POST", "path": self.path, "headers": [], "state": state}
         try:
@@ -119,8 +128,6 @@ class Endpoint:
             refused = from_validation(error.errors(), body)
         except ServingError as error:
             refused = error
-        except (CheckpointError, OSError):
-            raise
         except Exception:
             logger.exception("request %s failed", request_id)
             refused = ServingError("internal", "unexpected failure; the log of the batch's job has the reason")

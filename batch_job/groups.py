@@ -72,7 +72,8 @@ class Group:
         self.num_rows += 1
         texts = example if isinstance(example, dict) else {self._fields[0]: example}
         self._rows.append({"line": line, "index": index, **texts})
-        self._num_characters += sum(len(text) for value in texts.values() for text in value)
+        for value in texts.values():
+            self._num_characters += len(value) if isinstance(value, str) else sum(map(len, value))
         if len(self._rows) >= _BUFFERED_ROWS or self._num_characters >= _BUFFERED_CHARACTERS:
             self._flush()
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bigbird import BigBirdForMaskedLM
-from bigbird.errors import CheckpointError
+from bigbird.errors import BigBirdError, CheckpointError
 from bigbird.predictors import load_predictor
 from pipelines.scoring.actors.score_rows import ScoreRows
 from pipelines.scoring.actors.stages import make_stage
@@ -226,15 +226,28 @@ def test_weights_that_change_during_a_batch_never_mix_and_what_was_scored_before
     assert {found[number] for number in range(PART_ROWS, len(texts))} == {"batch_failed"}
 
 
-def test_requests_to_a_damaged_model_do_not_keep_those_to_others_from_being_answered(make_batch, checkpoint, tmp_path):
-    damaged = shutil.copytree(checkpoint, tmp_path / "damaged")
-    (damaged / "model.safetensors").write_bytes(b"no weights")
-    batch = make_batch([("a lake", "damaged"), ("a river", TASK), ("a sea", "damaged")], damaged=damaged)
-    with pytest.raises(CheckpointError, match="damaged"):
+@pytest.mark.parametrize("damaged", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_requests_to_a_damaged_model_do_not_keep_those_to_others_from_being_answered(
+    make_batch, checkpoint, tmp_path, damaged
+):
+    copy = shutil.copytree(checkpoint, tmp_path / "damaged")
+    (copy / damaged).write_bytes(b"no such thing")
+    batch = make_batch([("a lake", "damaged"), ("a river", TASK), ("a sea", "damaged")], damaged=copy)
+    with pytest.raises(BigBirdError, match="damaged"):
         BatchRun(batch).run()
-    assert batch.state["num_scored"] <= batch.state["request_counts"]["total"]
     batch.write("failure", error("job_failed", "it is damaged"))
     BatchRun(batch).run()
     found = answers(batch)
     assert (found.pop(0), found.pop(2)) == ("batch_failed", "batch_failed")
     assert_vectors([found[1]], ["a river"], checkpoint)
+
+
+def test_requests_to_a_model_that_was_away_for_a_moment_are_answered_by_the_next_job(make_batch, checkpoint):
+    batch = make_batch(["a lake", "a river"])
+    away = checkpoint.rename(checkpoint.with_name("away"))
+    with pytest.raises(BigBirdError):
+        BatchRun(batch).run()
+    away.rename(checkpoint)
+    BatchRun(batch).run()
+    assert batch.state["status"] == "completed"
+    assert_vectors([found for _, found in sorted(answers(batch).items())], ["a lake", "a river"], checkpoint)

@@ -63,6 +63,11 @@ class Batch:
         return found
 
     @property
+    def exists(self) -> bool:
+        """False also while it is being created."""
+        return self.storage.size(f"{self.folder}/request.json") is not None
+
+    @property
     def state(self) -> dict[str, Any]:
         """state.json; empty before the file is read."""
         return self.read("state") or {}
@@ -142,7 +147,7 @@ def open_batches(storage: Storage) -> Iterator[Batch]:
     for mark in storage.names(_OPEN):
         batch_id, _, owner = mark.partition(".")
         batch = Batch(storage, owner, batch_id)
-        if batch.read("request") is not None:  # else it is being written
+        if batch.exists:
             yield batch
 
 
@@ -169,7 +174,7 @@ class Batches:
     def get(self, batch_id: str) -> Batch:
         """Raises ServingError `unknown_object`."""
         batch = Batch(self._storage, self._owner, batch_id)
-        if not _ID.fullmatch(batch_id) or batch.read("request") is None:
+        if not _ID.fullmatch(batch_id) or not batch.exists:
             raise ServingError("unknown_object", f"no batch {batch_id[:100]!r}", param="id")
         return batch
 
@@ -177,7 +182,7 @@ class Batches:
         """The newest first."""
         for batch_id in page(self._storage.names(self._folder), after, newest_first=True):
             batch = Batch(self._storage, self._owner, batch_id)
-            if batch.read("request") is not None:  # else it is being written
+            if batch.exists:
                 yield batch
 
     def check_unused(self, file_id: str) -> None:

@@ -11,6 +11,8 @@ import logging
 import shlex
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -28,6 +30,15 @@ MAX_TRIES = 3
 # The parts of a replica's runtime environment that a job needs to run the same code.
 _CODE = ("working_dir", "py_modules", "pip", "uv", "conda", "container", "image_uri", "env_vars")
 _MAX_MESSAGE = 1000
+
+
+@contextmanager
+def _alone(batch: Batch) -> Iterator[None]:
+    """Logs what is wrong with one batch, so that it keeps no other from being looked after."""
+    try:
+        yield
+    except Exception as failed:
+        logger.warning("batch %s cannot be looked after: %s", batch.id, " ".join(str(failed).split())[:500])
 
 
 class BatchJobs:
@@ -54,7 +65,11 @@ class BatchJobs:
 
     def look(self) -> None:
         """Ends batches that have to end and were not begun, and submits jobs: the oldest batches first."""
-        left = [batch for batch in open_batches(self._storage) if not self._closed(batch)]
+        left = []
+        for batch in open_batches(self._storage):
+            with _alone(batch):
+                if not self._closed(batch):
+                    left.append(batch)
         if not left:
             return
         client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
@@ -67,12 +82,13 @@ class BatchJobs:
         num_running = 0
         for batch in left:
             own = sorted(jobs.get(batch.id, []), key=lambda job: int(job.submission_id.rpartition("-")[2]))
-            if batch.ended:
-                continue
-            if not all(job.status.is_terminal() for job in own):
-                num_running += 1
-            elif self._may_try(batch, own):
-                (waiting if batch.must_end() is None else ending).append((batch, len(own)))
+            with _alone(batch):
+                if batch.ended:
+                    continue
+                if not all(job.status.is_terminal() for job in own):
+                    num_running += 1
+                elif self._may_try(batch, own):
+                    (waiting if batch.must_end() is None else ending).append((batch, len(own)))
         # A batch that has to end does not wait: its job only writes the answers that there are.
         for batch, num_before in ending + waiting[: max(0, self._max_jobs - num_running)]:
             self._submit(client, batch, num_before)

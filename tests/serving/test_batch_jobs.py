@@ -154,6 +154,14 @@ def test_a_cancelled_batch_with_scored_rows_does_not_wait_for_a_turn(storage, cl
     assert cluster.ids() == [f"{first.id}-1", f"{second.id}-1"]
 
 
+def test_a_batch_whose_records_are_damaged_keeps_no_other_from_its_job(storage, cluster):
+    damaged, other = added(storage), added(storage, "b")
+    with storage.writing(f"{damaged.folder}/state.json") as stream:
+        stream.write(b"no JSON")
+    BatchJobs(storage, max_jobs=1).look()
+    assert cluster.ids() == [f"{other.id}-1"]
+
+
 def test_the_oldest_batch_of_any_owner_comes_first_and_one_that_has_ended_is_not_read_again(
     storage, cluster, monkeypatch
 ):

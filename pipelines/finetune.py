@@ -10,6 +10,7 @@ it would have had. Exit status as in `pipelines.score`: 0 done, 1 stopped on the
 
 import json
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -199,7 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in explain(error):
             say(PROG, line)
         return STOPPED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stopped:  # Ray makes the latter of SIGTERM, which ends jobs on clusters
+        if isinstance(stopped, SystemExit) and stopped.code != signal.SIGTERM:
+            raise
         say(PROG, "stopped; start the same command again to go on")
         return STOPPED
     print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))

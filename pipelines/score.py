@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import random
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -93,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _verify(arguments) if proving else _run(arguments)
     except BigBirdError as error:
         lines, status = [str(error)], REFUSED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stopped:  # Ray makes the latter of SIGTERM, which ends jobs on clusters
+        if isinstance(stopped, SystemExit) and stopped.code != signal.SIGTERM:
+            raise
         lines, status = ["stopped; start it again with the same command to continue"], STOPPED
     except Exception as error:  # Ray's own errors have no common base; the person needs the cause and the way on
         if arguments.verbose:

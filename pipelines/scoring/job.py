@@ -35,8 +35,9 @@ from pipelines.scoring.ledger.ledger import Ledger, change_output
 from pipelines.scoring.ledger.records import LEASE_FILE
 from pipelines.scoring.plan import Job, Plan, plan_job
 from pipelines.scoring.progress import Progress
-from pipelines.scoring.proof.receipt import computed_with, write_receipt
+from pipelines.scoring.proof.receipt import RECEIPT_SUFFIX, computed_with, write_receipt
 from pipelines.scoring.report.report import write_report
+from pipelines.scoring.storage import make_writable
 from pipelines.scoring.work import Work, look
 
 # Reports of progress that one watching actor is asked to take; actors of large pools report less often.
@@ -85,6 +86,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
     began = time.monotonic()
     plan = plan_job(job, load, inspect, say)
     with ThreadPoolExecutor(1) as beside, Lease(plan.output, plan.schema, say) as lease:
+        make_writable(plan.output.beside(RECEIPT_SUFFIX).folder, "folder of report and receipt")  # now, not in the end
         start = beside.submit(computed_with, job, plan)  # reads every file of the models
         work = look(job, plan)
         ledger, before = work.ledger, work.ledger.num_done

@@ -36,6 +36,11 @@ class Place:
         path = f"{self.path.rstrip('/')}/{name}"
         return Place(self.filesystem, path, self.name_of(path))
 
+    @property
+    def folder(self) -> "Place":
+        """What it lies in."""
+        return Place(self.filesystem, self.path.rpartition("/")[0] or "/", self.name.rpartition("/")[0] or "/")
+
     def beside(self, suffix: str) -> "Place":
         """What has this name with a suffix, in the same folder. Beside a bucket is nothing: then it is inside."""
         if self.filesystem.type_name in _OBJECT_STORES and "/" not in self.path.strip("/"):
@@ -122,7 +127,7 @@ def names_in(place: Place) -> list[str]:
     return sorted(info.base_name for info in place.filesystem.get_file_info(selector) if info.is_file)
 
 
-def make_writable(place: Place) -> bool:
+def make_writable(place: Place, what: str = "output") -> bool:
     """Create a folder and prove that it can be written to; whether it was not there. Raises InputError naming it."""
     probe = place.child(f".probe-{uuid.uuid4().hex[:8]}")
     try:
@@ -132,4 +137,4 @@ def make_writable(place: Place) -> bool:
         place.filesystem.delete_file(probe.path)
         return bool(created)
     except (OSError, ValueError) as error:  # of a name that the filesystem does not take, as of a hub
-        raise InputError(f"output {place.name!r} cannot be written: {error}") from error
+        raise InputError(f"{what} {place.name!r} cannot be written: {error}") from error

@@ -1,11 +1,13 @@
 """ledger.lease: one driver at a time on an output, whatever became of the last one."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -74,6 +76,23 @@ def test_the_lease_of_another_machine_that_is_renewed_is_refused(output, monkeyp
         second = take(output)
         with pytest.raises(InputError, match="is being written by process"):
             second.__enter__()
+
+
+def test_a_start_that_fails_says_why_and_not_that_its_lease_is_gone_and_leaves_no_empty_folder(output):
+    def fails(first):
+        with take(output):
+            first(output.path)
+            raise ArithmeticError
+
+    for first in (shutil.rmtree, os.listdir):
+        with pytest.raises(ArithmeticError):
+            fails(first)
+        assert not os.path.exists(output.path)
+    with take(output):
+        (Path(output.path) / "part-0.parquet").touch()
+    with pytest.raises(ArithmeticError):
+        fails(os.listdir)
+    assert os.listdir(output.path) == ["part-0.parquet"]
 
 
 def test_who_loses_the_lease_stops(output):

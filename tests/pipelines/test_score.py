@@ -170,14 +170,21 @@ def test_json_lines_are_read_and_a_damaged_line_keeps_its_place(stand_in, tmp_pa
         (["--target-file-size", "huge"], "size 'huge': expected a number with K, M or G"),
         (["--id-column", "text"], "id column 'text' is null in row 23 of"),
         (["--output", "/proc/nowhere"], "output '/proc/nowhere' cannot be written"),
+        (["--output", "/proc/self/cwd"], "folder of report and receipt '/proc/self' cannot be written"),
+        (["--output", "/proc/self/cwd", "--estimate"], "folder of the estimate '/proc/self' cannot be written"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line_before_anything_starts(stand_in, tmp_path, capsys, change, message):
+def test_what_cannot_work_is_refused_in_one_line_before_anything_starts(
+    stand_in, tmp_path, capsys, change, message, monkeypatch
+):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
     write_corpus(tmp_path / "in" / "a.parquet", ROWS)
     assert score.main(command(tmp_path) + change) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bigbird-score")]
     assert message in line
-    assert not list(tmp_path.glob("out/part-*"))
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "cwd").iterdir())
 
 
 def test_a_file_that_is_not_what_its_name_says_is_refused(stand_in, tmp_path, capsys):

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import re
+import signal
+import sys
 import threading
 import time
 
@@ -238,6 +240,19 @@ def test_two_drivers_at_once_compute_once(stand_in, tmp_path, capsys):
     assert refused == [2]
     assert "is being written by process" in capsys.readouterr().err
     assert len(records(tmp_path)) == 60
+
+
+def test_a_job_that_is_terminated_says_so_and_the_next_start_goes_on(stand_in, tmp_path, monkeypatch):
+    write_corpus(tmp_path / "in" / "a.parquet", ["one"])
+    err = SaidSoFar("to score", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("sys.stderr", err)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as `ray.init` does
+    try:
+        assert score.main(command(tmp_path)) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert err.getvalue().endswith("bigbird-score: stopped; start it again with the same command to continue\n")
+    assert score.main(command(tmp_path)) == 0
 
 
 def test_an_unknown_share_is_refused(stand_in, tmp_path, capsys):

@@ -29,7 +29,7 @@ from pipelines.scoring.estimate.sample import Sample, Stratum, draw
 from pipelines.scoring.inputs.units import PREPARED, UNITS_PER_ACTOR
 from pipelines.scoring.plan import Job, plan_job
 from pipelines.scoring.report.cost import ESTIMATE_SUFFIX
-from pipelines.scoring.storage import write_whole
+from pipelines.scoring.storage import make_writable, write_whole
 from pipelines.scoring.work import look
 
 TIMED_S = 40.0
@@ -109,6 +109,8 @@ def estimate(
     looking_s = time.monotonic() - began  # a start looks too, and starts Ray where it is not running
     if work.pool is None:
         return ["nothing is left to score"]
+    written = work.ledger.output.beside(ESTIMATE_SUFFIX)
+    make_writable(written.folder, "folder of the estimate")
     sample = draw(work.plan, work.ledger, job.limit, seed)
     say(f"sample: {sample.num_read:,} rows read, drawn over all files")
     prepared = [tokenized(work.plan.stage, stratum) for stratum in sample.strata]
@@ -135,7 +137,7 @@ def estimate(
         price_per_hour=job.price_per_hour,
         taken=time.time(),
     )
-    write_whole(work.ledger.output.beside(ESTIMATE_SUFFIX), json.dumps(asdict(result), indent=1).encode())
+    write_whole(written, json.dumps(asdict(result), indent=1).encode())
     return result.lines
 
 

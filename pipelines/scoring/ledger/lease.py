@@ -54,9 +54,16 @@ class Lease:
         self._stop.set()
         self._thread.join()
         self.check()  # rather than the KeyboardInterrupt by which the thread said so
+        try:
+            self._give_back(failed=kind is not None)
+        except OSError:
+            if kind is None:
+                raise  # else what made the start fail says more than this does, as where somebody removed the output
+
+    def _give_back(self, failed: bool) -> None:
         filesystem = self._output.filesystem
         filesystem.delete_file(self._output.child(LEASE_FILE).path)
-        if self._created and kind and not filesystem.get_file_info(pafs.FileSelector(self._output.path)):
+        if failed and self._created and not filesystem.get_file_info(pafs.FileSelector(self._output.path)):
             filesystem.delete_dir(self._output.path)  # of a start that was refused
 
     def check(self) -> None:

@@ -1,1 +1,1 @@
-"""Causal language models continue texts: options, sampling, one decoding step, beam search, the engine, streams."""
+"""Causal language models continue texts: options, requests, their schedule, the sampler, the engine over all."""

@@ -54,11 +54,9 @@ def run(model: Any, cache: KVCache, pieces: Sequence[Piece], cross: CachedCrossA
     attend = CachedAttention(cache, spans)
     ids = torch.tensor([token for piece in pieces for token in piece.token_ids])
     hidden = model.bert.embeddings(ids, torch.zeros_like(ids), attend.position_ids)
-    if cross is None:
-        hidden = model.bert.encoder(hidden, attend)
-    else:
+    if cross is not None:
         cross.begin(spans)
-        hidden = model.bert.encoder(hidden, attend, cross=cross)
+    hidden = model.bert.encoder(hidden, attend, cross=cross)
     wanted: list[int] = []
     end = 0
     for piece in pieces:

@@ -54,8 +54,9 @@ class GenerationReplica(TokenLists, TokenStreams):
         self._text = TextThreads()
         self._metrics = HeadMetrics(name)
         self._num_shared_tokens = 0
-        cache_tokens = arguments.max_cached_tokens or arguments.max_slots * self._config.max_position_embeddings
-        self._engine = Engine(model, self._tokenizer, max_cache_tokens=cache_tokens, max_streams=arguments.max_slots)
+        self._engine = Engine(
+            model, self._tokenizer, max_cache_tokens=arguments.max_cached_tokens, max_streams=arguments.max_slots
+        )
         self._loop = EngineLoop(
             self._engine,
             max_waiting=arguments.max_queued_requests,

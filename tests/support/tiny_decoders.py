@@ -97,7 +97,7 @@ class SumModel:
         self.most_tokens = max(self.most_tokens, len(ids))
         return torch.stack([ids, positions], dim=1).float()
 
-    def _encode(self, hidden: torch.Tensor, attend: Any) -> torch.Tensor:
+    def _encode(self, hidden: torch.Tensor, attend: Any, cross: None) -> torch.Tensor:
         tokens = hidden[:, :1, None]
         mean = attend(0, torch.zeros_like(tokens), torch.zeros_like(tokens), tokens)[:, 0]
         count = hidden[:, 1:] + 1

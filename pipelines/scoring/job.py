@@ -1,6 +1,6 @@
 """One job from start to finish: plan what is left, score it, account for it.
 
-    plan      plan_job -> look -> change_output
+    plan      plan_job -> find_work -> change_output
     score     UnitSource (read tasks) -> ScoreUnit (actors, each writes files)
     account   every row is there once -> report, summary
 
@@ -38,7 +38,7 @@ from pipelines.scoring.progress import Progress
 from pipelines.scoring.proof.receipt import RECEIPT_SUFFIX, computed_with, write_receipt
 from pipelines.scoring.report.report import write_report
 from pipelines.scoring.storage import make_writable
-from pipelines.scoring.work import Work, look
+from pipelines.scoring.work import Work, find_work
 
 # Reports of progress that one watching actor is asked to take; actors of large pools report less often.
 REPORTS_PER_S = 500
@@ -88,7 +88,7 @@ def run_job(job: Job, *, load: Callable[..., Any], inspect: Callable[..., ModelI
     with ThreadPoolExecutor(1) as beside, Lease(plan.output, plan.schema, say) as lease:
         make_writable(plan.output.beside(RECEIPT_SUFFIX).folder, "folder of report and receipt")  # now, not in the end
         start = beside.submit(computed_with, job, plan)  # reads every file of the models
-        work = look(job, plan)
+        work = find_work(job, plan)
         ledger, before = work.ledger, work.ledger.num_done
         looking = look_on_nodes(_seen_by_all(plan)) if work.units else {}
         if work.changes.stale:  # nothing is taken out of an output by a start that is refused then

@@ -200,8 +200,8 @@ def examples(table: pa.Table, columns: Sequence[Mapping[str, str]]) -> list[tupl
     """
     read = {name for of_one in columns for name in of_one.values()}
     known = {name: _values(column_at(table, name)) for name in read}
-    of_each = (_examples({role: known[name] for role, name in of_one.items()}) for of_one in columns)
-    return list(zip(*of_each, strict=True))
+    by_score = (_examples({role: known[name] for role, name in of_one.items()}) for of_one in columns)
+    return list(zip(*by_score, strict=True))
 
 
 def _examples(values: Mapping[str, list[Any]]) -> list[Any]:

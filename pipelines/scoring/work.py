@@ -34,7 +34,7 @@ class Work:
         return sum(unit.rows for unit in self.units)
 
 
-def look(job: Job, plan: Plan) -> Work:
+def find_work(job: Job, plan: Plan) -> Work:
     """What a start of the job would find and do. Writes nothing; starts Ray where it is not running.
 
     Raises InputError for whatever a start would refuse of the output and the cluster.
@@ -62,7 +62,7 @@ def dry_run(
 
     Raises InputError or CheckpointError for whatever a start would refuse.
     """
-    work = look(job, plan_job(job, load, inspect, say))
+    work = find_work(job, plan_job(job, load, inspect, say))
     listing, ledger, changes = work.plan.listing, work.ledger, work.changes
     size = sum(file.size for file in listing.files)
     lines = [

@@ -78,7 +78,7 @@ def test_a_dry_run_says_what_a_start_would_do_and_touches_nothing(stand_in, tmp_
 def parts_of_a_start(monkeypatch):
     """Seconds until a start knows its work, and then until its actors are ready; filled while an estimate is made."""
     parts_s = []
-    plan_job, look, timed = estimate.plan_job, estimate.look, estimate._timed
+    plan_job, find_work, timed = estimate.plan_job, estimate.find_work, estimate._timed
 
     def plans(*arguments):
         began = time.monotonic()
@@ -86,10 +86,10 @@ def parts_of_a_start(monkeypatch):
         parts_s.append(time.monotonic() - began)
         return plan
 
-    def looks(*arguments):
+    def finds(*arguments):
         began = time.monotonic()
         time.sleep(2.0)  # as where Ray has to be started first
-        found = look(*arguments)
+        found = find_work(*arguments)
         parts_s.append(time.monotonic() - began)
         return found
 
@@ -99,7 +99,7 @@ def parts_of_a_start(monkeypatch):
         return rates, loading_s
 
     monkeypatch.setattr(estimate, "plan_job", plans)
-    monkeypatch.setattr(estimate, "look", looks)
+    monkeypatch.setattr(estimate, "find_work", finds)
     monkeypatch.setattr(estimate, "_timed", times)
     return parts_s
 

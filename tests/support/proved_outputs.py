@@ -16,7 +16,7 @@ from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.plan import Job, plan_job
 from pipelines.scoring.proof.receipt import computed_with, write_receipt
 from pipelines.scoring.storage import make_writable
-from pipelines.scoring.work import look
+from pipelines.scoring.work import find_work
 
 
 def finished_output(folder, task, model, examples, options=None, scores=()):
@@ -38,7 +38,7 @@ def finished_output(folder, task, model, examples, options=None, scores=()):
     )
     plan = plan_job(job, load_predictor, inspect_model, print)
     make_writable(plan.output)
-    work = look(job, plan)
+    work = find_work(job, plan)
     ledger = work.ledger
     change_output(ledger, work.changes, plan.listing)
     for unit in work.units:

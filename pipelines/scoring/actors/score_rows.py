@@ -24,7 +24,7 @@ import pyarrow as pa
 
 import bigbird
 from bigbird.errors import InputError
-from pipelines.scoring.actors.tokenize_rows import of_each, prepared_rows, unpack
+from pipelines.scoring.actors.tokenize_rows import by_score, prepared_rows, unpack
 from pipelines.scoring.checks import check_same
 from pipelines.scoring.inputs.units import PREPARED
 from pipelines.scoring.schemas import ERROR_FIELD, examples, record_columns
@@ -147,7 +147,7 @@ class ScoreRows:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.predictors = stage.predictors()
-        self.read: Counter[str] = Counter()
+        self.lost_and_doubled: Counter[str] = Counter()
         """Tokens of texts that were lost and doubled (`bigbird.predictors.examples.Prepared`), until it is cleared."""
         self._ahead = ThreadPoolExecutor(1)
 
@@ -199,19 +199,19 @@ class ScoreRows:
     def _prepare(self, rows: Sequence[Row], prepared: Sequence[bytes | None]) -> Any:
         try:
             if None not in prepared:
-                return of_each([unpack(value) for value in prepared if value is not None])
-            return self.predictors.preprocess(of_each(rows))
+                return by_score([unpack(value) for value in prepared if value is not None])
+            return self.predictors.preprocess(by_score(rows))
         except Exception:  # which row it was, `_finish` finds out
             return None
 
     def _finish(self, rows: Sequence[Row], prepared: Any) -> list[Records]:
         try:
             if prepared is None:
-                prepared = self.predictors.preprocess(of_each(rows))
+                prepared = self.predictors.preprocess(by_score(rows))
             records = _scored(self.predictors, rows, prepared)
             for of_row in zip(*prepared, strict=True):  # scores read the same text
                 for what in ("lost", "doubled"):
-                    self.read[what] += max(getattr(item, f"num_{what}", 0) for item in of_row)
+                    self.lost_and_doubled[what] += max(getattr(item, f"num_{what}", 0) for item in of_row)
             return records
         except Exception as error:
             failed = error_record(error)
@@ -227,7 +227,7 @@ class ScoreRows:
 
 def _scored(predictors: Any, rows: Sequence[Row], prepared: Any = None) -> list[Records]:
     if prepared is None:
-        prepared = predictors.preprocess(of_each(rows))
+        prepared = predictors.preprocess(by_score(rows))
     records = predictors.postprocess(prepared, predictors.forward(prepared))
     for of_score in records:
         if len(of_score) != len(rows):

@@ -64,12 +64,12 @@ class ScoreUnit:
             if written is not None and written.run == self.run:
                 return _answer([name], [written.summary])
         started = time.time()
-        self.scorer.read.clear()
+        self.scorer.lost_and_doubled.clear()
         unit = f"{name}/{ranges[0][1]}"
         records = self._score(table, unit, ray.get(self.watch.begin.remote(unit)))
         scored = self.scorer.with_results(table, records).select(self.schema.names).cast(self.schema)
         summary = self._summary(scored)
-        summary |= {"started": started, "finished": time.time(), "worker": self.worker, **self.scorer.read}
+        summary |= {"started": started, "finished": time.time(), "worker": self.worker, **self.scorer.lost_and_doubled}
         if replaces:
             digest = self._replace(name, scored)
         else:
@@ -121,7 +121,7 @@ class ScoreUnit:
         finished = read_part(place)
         whole = replace_rows(finished, scored, self.scorer.stage.prefix)
         times = {key: footer.summary[key] for key in ("started", "finished", "worker")}
-        read = {what: footer.summary.get(what, 0) + count for what, count in self.scorer.read.items()}
+        read = {what: footer.summary.get(what, 0) + count for what, count in self.scorer.lost_and_doubled.items()}
         summary = self._summary(whole) | times | read | {"rescored": time.time()}
         return self._write(name, whole, Footer(self.run, footer.ranges, summary))
 

@@ -49,7 +49,7 @@ class TokenizeRows:
 
     def _prepare(self, rows: Sequence[tuple[Any, ...]]) -> list[bytes | None]:
         try:
-            prepared = self.predictors.preprocess(of_each(rows))
+            prepared = self.predictors.preprocess(by_score(rows))
             return [pack(of_row) for of_row in zip(*prepared, strict=True)]
         except Exception:  # which row it was, the actor finds out
             return [None] * len(rows)
@@ -62,8 +62,8 @@ class TokenizeRows:
             self.watch.finish.remote(_name(table, self.stage.prefix))
 
 
-def of_each(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    """For each score what it has of every row; rows: at least one, of each what the scores have of it."""
+def by_score(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """The examples of each score, one a row. rows: at least one, each with an example for every score."""
     return [list(of_score) for of_score in zip(*rows, strict=True)]
 
 

@@ -23,14 +23,14 @@ import ray
 from bigbird.errors import InputError
 from pipelines.scoring.actors.pool import Cluster, Pool
 from pipelines.scoring.actors.score_rows import ScoreRows, Stage
-from pipelines.scoring.actors.tokenize_rows import of_each, pack
+from pipelines.scoring.actors.tokenize_rows import by_score, pack
 from pipelines.scoring.checks import ModelInfo
 from pipelines.scoring.estimate.sample import Sample, Stratum, draw
 from pipelines.scoring.inputs.units import PREPARED, UNITS_PER_ACTOR
 from pipelines.scoring.plan import Job, plan_job
 from pipelines.scoring.report.cost import ESTIMATE_SUFFIX
 from pipelines.scoring.storage import make_writable, write_whole
-from pipelines.scoring.work import look
+from pipelines.scoring.work import find_work
 
 TIMED_S = 40.0
 LEAST_ERROR = 0.05  # half of the tenth that is the least range
@@ -101,11 +101,11 @@ def estimate(
     asked, began = job.options.num_actors, time.monotonic()
     plan = plan_job(job, load, inspect, say)
     try:
-        work = look(job, plan)
+        work = find_work(job, plan)
     except InputError:
         if asked is None:
             raise
-        work = look(_without_number(job), plan)
+        work = find_work(_without_number(job), plan)
     looking_s = time.monotonic() - began  # a start looks too, and starts Ray where it is not running
     if work.pool is None:
         return ["nothing is left to score"]
@@ -148,7 +148,7 @@ def _without_number(job: Job) -> Job:
 def tokenized(stage: Stage, stratum: Stratum) -> list[tuple[Any, ...]]:
     """The rows of a stratum as the predictors of all scores prepare them, Failed for those that they cannot."""
     rows = stage.examples(stratum.rows)
-    return list(zip(*stage.predictors(weights=False).preprocess(of_each(rows)), strict=True))
+    return list(zip(*stage.predictors(weights=False).preprocess(by_score(rows)), strict=True))
 
 
 def read_by(stratum: Stratum, prepared: Sequence[tuple[Any, ...]]) -> float:

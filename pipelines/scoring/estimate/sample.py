@@ -74,8 +74,8 @@ def draw(plan: Plan, ledger: Ledger, limit: int | None, seed: int) -> Sample:
     table = pa.concat_tables(tables)
     # A row with a null in what one score reads has text for the others.
     read = {tuple(score.columns.values()) for score in plan.stage.scores}
-    of_each = [np.sum([_lengths(one, columns) for columns in read], axis=0) for one in tables]
-    lengths, sums = np.concatenate(of_each), np.array([one.sum() for one in of_each], dtype=float)
+    of_tables = [np.sum([_lengths(one, columns) for columns in read], axis=0) for one in tables]
+    lengths, sums = np.concatenate(of_tables), np.array([one.sum() for one in of_tables], dtype=float)
     error = 0.0
     if count < len(stretches) and sums.sum():
         error = float(sums.std(ddof=1) / np.sqrt(count) / sums.mean() * np.sqrt(1 - count / len(stretches)))

@@ -170,8 +170,8 @@ def _stage(
 ) -> Stage:
     """How the rows were scored. Raises InputError or CheckpointError where that cannot be had here."""
     begun = receipt["fingerprint"]
-    of_each = begun.get("scores") or {"": begun}
-    columns = {role: name for one in of_each.values() for role, name in one["input_columns"].items()}
+    begun_scores = begun.get("scores") or {"": begun}
+    columns = {role: name for one in begun_scores.values() for role, name in one["input_columns"].items()}
     locations = {told["name"]: told["location"] for told in receipt["models"]}
     if model and len(locations) > 1:
         raise InputError("--model is for an output of one score; this one has several")
@@ -182,7 +182,7 @@ def _stage(
             model=model or locations[name] or name,
             options=OPTIONS[one["task"]](**{key: _tuples(value) for key, value in one["task_options"].items()}),
         )
-        for name, one in of_each.items()
+        for name, one in begun_scores.items()
     ]
     options = ScoreOptions(columns=InputColumns(**columns), dtype=begun["dtype"], prefix=begun.get("prefix", ""))
     return make_stage(scores, options, load=load, inspect=inspect)[0]

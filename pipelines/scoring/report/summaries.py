@@ -98,21 +98,21 @@ def _first_errors(table: pa.Table) -> dict[str, str]:
     return first
 
 
-def join_scores(of_each: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def join_scores(by_score: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The summary of a file from those of its scores, by their names."""
-    if list(of_each) == [""]:
-        return dict(of_each[""])
+    if list(by_score) == [""]:
+        return dict(by_score[""])
     return {
-        "documents": max(summary["documents"] for summary in of_each.values()),
-        "tokens": max(summary["tokens"] for summary in of_each.values()),  # scores read the same texts, most often
-        "retryable": sum(summary["retryable"] for summary in of_each.values()),
+        "documents": max(summary["documents"] for summary in by_score.values()),
+        "tokens": max(summary["tokens"] for summary in by_score.values()),  # scores read the same texts, most often
+        "retryable": sum(summary["retryable"] for summary in by_score.values()),
         **{
             what: {
-                f"{name}: {kind}": value for name, summary in of_each.items() for kind, value in summary[what].items()
+                f"{name}: {kind}": value for name, summary in by_score.items() for kind, value in summary[what].items()
             }
             for what in ("errors", "first_errors")
         },
-        "scores": dict(of_each),
+        "scores": dict(by_score),
     }
 
 

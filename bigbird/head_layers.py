@@ -6,6 +6,7 @@ Knows nothing of rows: whoever calls chooses the states a head is needed for.
 from torch import Tensor, nn
 
 from bigbird.config import BigBirdConfig
+from bigbird.dropout import Dropout
 from bigbird.layers import ACTIVATIONS, Intermediate, ResidualOutput
 from bigbird.linear.training import Linear, linear
 
@@ -63,7 +64,7 @@ class SequenceClassificationHead(nn.Module):
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.dropout = Dropout(classifier_dropout(config))
         self.activation = ACTIVATIONS[config.hidden_act]
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
@@ -79,7 +80,7 @@ class QuestionAnsweringHead(nn.Module):
 
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.intermediate = Intermediate(config)
         self.output = ResidualOutput(config.intermediate_size, config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from bigbird.attention import Attention
 from bigbird.attention.past import CrossAttention, heads_first
 from bigbird.config import BigBirdConfig
+from bigbird.dropout import Dropout
 from bigbird.errors import InputError
 from bigbird.linear.training import Linear
 
@@ -49,7 +50,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.scale = config.hidden_size**0.5 if config.rescale_embeddings else 1.0
 
     def forward(
@@ -94,7 +95,7 @@ class ResidualOutput(nn.Module):
         super().__init__()
         self.dense = Linear(in_features, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         normed: Tensor = self.LayerNorm(self.dropout(self.dense(states)) + residual)

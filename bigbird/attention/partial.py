@@ -13,31 +13,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from bigbird.dropout import Drops
+
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 SCORES_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
 """Scores that the written-out form holds at a time: on CPU they stay in the cache."""
-
-
-class Dropout:
-    """Draws which attention weights are dropped: the same again, piece by piece, for the same seed.
-
-    Sixteen random bits a weight: far cheaper than torch's own draw. `keep` is the exact probability that they give.
-    """
-
-    def __init__(self, probability: float, seed: int, device: torch.device) -> None:
-        self._limit = round((1 - probability) * 2**16) - 2**15
-        self.keep = (self._limit + 2**15) / 2**16
-        self._generator = torch.Generator(device).manual_seed(seed)
-
-    def draw(self, shape: torch.Size) -> Tensor:
-        """Bool, True where a weight is dropped."""
-        count = shape.numel()
-        device = self._generator.device
-        bits = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
-        bits.random_(-(2**63), None, generator=self._generator)
-        return (bits.view(torch.int16)[:count] >= self._limit).view(shape)
 
 
 def lse_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -52,7 +34,7 @@ def attend(
     bias: Tensor | None = None,
     *,
     causal: bool = False,
-    dropout: Dropout | None = None,
+    dropout: Drops | None = None,
 ) -> tuple[Tensor, Tensor]:
     """query (N, H, Q, D); key, value (N, H, K, D) -> context (N, H, Q, D), log-sum-exp (N, H, Q, 1).
 
@@ -74,7 +56,7 @@ def attend(
         )
         weights, sums, lse[runs, :, queries] = _weights(scores)
         if dropout is not None:
-            weights.masked_fill_(dropout.draw(weights.shape), 0.0)
+            weights *= dropout.draw(weights)
             sums = sums * dropout.keep
         context[runs, :, queries] = (weights.to(v.dtype) @ v).div_(sums)
     return context, lse
@@ -90,7 +72,7 @@ def attend_backward(
     lse: Tensor,
     *,
     causal: bool,
-    dropout: Dropout | None,
+    dropout: Drops | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """This part's gradients of query, key and value; gradient, context (N, H, Q, D) and lse (N, H, Q, 1) are those of
     the merged result. dropout: drawing anew what `attend` drew."""
@@ -113,9 +95,9 @@ def attend_backward(
         d_weights = (g @ v.transpose(2, 3)).to(lse.dtype)
         applied = weights
         if dropout is not None:
-            dropped = dropout.draw(weights.shape)
-            applied = weights.masked_fill(dropped, 0.0)
-            d_weights.masked_fill_(dropped, 0.0)
+            kept = dropout.draw(weights)
+            d_weights *= kept
+            applied = kept.mul_(weights)
         d_value[runs, :, keys] += applied.to(g.dtype).transpose(2, 3) @ g
         d_scores = d_weights.sub_(pulled[runs, :, queries]).mul_(weights).to(q.dtype)
         d_query[runs, :, queries] = d_scores @ k

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bigbird.attention.partial import Dropout, attend, attend_backward, lse_dtype, merge_
+from bigbird.attention.partial import attend, attend_backward, lse_dtype, merge_
 from bigbird.attention.plan import Span
 from bigbird.attention.reference import MASKED
+from bigbird.dropout import Drops
 
 
 class Piece(Protocol):
@@ -114,7 +115,7 @@ def _forward(
     pieces: Sequence[Piece], dropout: float, seed: int, query: Tensor, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The merged result (T, H, D) and its log-sum-exp (T, H, 1)."""
-    drops = Dropout(dropout, seed, query.device) if dropout else None
+    drops = Drops(dropout, torch.Generator(query.device).manual_seed(seed)) if dropout else None
     num_written = sum(span.runs * span.size for piece in pieces if not piece.adds for span in piece.queries)
     context = (query.new_empty if num_written == len(query) else query.new_zeros)(query.shape)
     lse = query.new_empty((*query.shape[:2], 1), dtype=lse_dtype(query.dtype))
@@ -150,7 +151,7 @@ class _Parts(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, context, lse = ctx.saved_tensors
         gradient = gradient.contiguous()
-        drops = Dropout(ctx.dropout, ctx.seed, query.device) if ctx.dropout else None
+        drops = Drops(ctx.dropout, torch.Generator(query.device).manual_seed(ctx.seed)) if ctx.dropout else None
         d_query, d_key, d_value = (
             torch.zeros_like(states, memory_format=torch.contiguous_format) for states in (query, key, value)
         )

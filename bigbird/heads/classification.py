@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bigbird.config import BigBirdConfig
+from bigbird.dropout import Dropout
 from bigbird.errors import InputError
 from bigbird.head_layers import SequenceClassificationHead, classifier_dropout
 from bigbird.heads.answers import logits_answer, token_loss
@@ -74,7 +75,7 @@ class BigBirdForMultipleChoice(PretrainedModel):
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__(config)
         self.bert = BigBirdModel(config)
-        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.dropout = Dropout(classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.initialise()
 
@@ -117,7 +118,7 @@ class BigBirdForTokenClassification(PretrainedModel):
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__(config)
         self.bert = BigBirdModel(config)
-        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.dropout = Dropout(classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.initialise()
 

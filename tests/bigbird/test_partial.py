@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bigbird.attention import partial
-from bigbird.attention.partial import Dropout, attend, attend_backward, merge_
+from bigbird.attention.partial import attend, attend_backward, merge_
 
 SHAPE = (3, 2, 7, 8)
 
@@ -65,23 +65,6 @@ def test_results_over_disjoint_keys_merge_into_the_result_over_all(form):
     merge_(context, lse, *attend(query, key[:, :, 5:], value[:, :, 5:]))
     for one, other in zip((context, lse), plain(query, key, value), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("probability", [0.1, 0.5, 0.999])
-def test_dropped_weights_are_as_many_as_asked_independent_and_the_same_for_a_seed(probability):
-    dropped = Dropout(probability, 3, torch.device("cpu")).draw(torch.Size((400, 1000)))
-    same = Dropout(probability, 3, torch.device("cpu"))
-    assert torch.equal(same.draw(torch.Size((400, 1000))), dropped)
-    assert not torch.equal(same.draw(torch.Size((400, 1000))), dropped)
-    kept = ~dropped
-    keep = 1 - probability
-    assert same.keep == pytest.approx(keep, abs=1e-5)
-    deviation = (keep * probability / 400_000) ** 0.5
-    assert abs(kept.float().mean() - keep) < 5 * deviation
-    near = kept.float() - keep  # neighbours in memory know nothing of each other
-    for step in (1, 2, 3, 4):
-        assert abs((near[:, step:] * near[:, :-step]).mean()) < 5 * keep * probability / 630
 
 
 @torch.no_grad()

@@ -169,6 +169,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             "lazy_names",
             "not_offered",
             "config_values",
+            "dropout",
             "loading.hub",
             "loading.remote",
             "loading.keywords",

@@ -34,13 +34,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of a model (default: %(default)s)")
     defaults = ", ".join(f"{name} {seconds:g}" for name, seconds in SECONDS.items())
     parser.add_argument("--seconds", type=float, help=f"of each measurement (default: {defaults})")
+    parser.add_argument("--ingress", choices=("serve", "haproxy"), default="serve", help="as of bigbird-serve")
     options = parser.parse_args()
     unknown = [name for name in options.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     print(f"{date.today()}  {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-          f"ray {ray.__version__}, size {options.size}, {options.threads} threads")  # fmt: skip
-    bench = Bench(options.size, options.threads)
+          f"ray {ray.__version__}, size {options.size}, {options.threads} threads, "
+          f"ingress {options.ingress}")  # fmt: skip
+    bench = Bench(options.size, options.threads, options.ingress)
     table: list[tuple[str, Row]] = []
     try:
         for name in options.scenarios or SCENARIOS:

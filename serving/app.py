@@ -12,7 +12,9 @@ How a head becomes a deployment with its own scaling; what runs inside is in `ht
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +27,7 @@ from ray.serve.schema import LoggingConfig
 from serving import preflight
 from serving.batches.arguments import BatchArguments
 from serving.http.deployment import Gateway
+from serving.http.edge import haproxy
 from serving.http.edge.proxy import SERVE_ENVIRONMENT
 from serving.names import GATEWAY
 from serving.replicas.generation import GenerationReplica
@@ -182,16 +185,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--batches", default=None, metavar="DIR",
         help="serve /v1/files and /v1/batches, with their files here: a directory or URI that every node sees",
     )  # fmt: skip
+    parser.add_argument(
+        "--ingress", choices=("serve", "haproxy"), default="serve",
+        help="what clients connect to: Serve's proxy, or HAProxy, which costs less a request (default: %(default)s)",
+    )  # fmt: skip
     options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="bigbird-", dir="/tmp") as folder:
+        return _run(options, Path(folder))
+
+
+def _run(options: argparse.Namespace, folder: Path) -> int:
+    """folder: for HAProxy's files."""
     try:
         arguments = _arguments(options)
+        environment = _environment(options, folder)
         preflight.check(arguments, options.host, options.port, options.grpc_port)
     except ValueError as error:
         print(f"bigbird-serve: {_one_line(error)}", file=sys.stderr)
         return 2
     stop_signals = StopSignals()
     try:
-        _serve(arguments, options, stop_signals)
+        _serve(arguments, options, environment, stop_signals)
     except (RuntimeError, TimeoutError, RayError) as error:
         print(f"bigbird-serve: {' '.join(str(error).split())}", file=sys.stderr)
         serve.shutdown()  # type: ignore[no-untyped-call]
@@ -203,14 +217,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _serve(arguments: ServeArguments, options: argparse.Namespace, stop_signals: StopSignals) -> None:
+def _environment(options: argparse.Namespace, folder: Path) -> dict[str, str]:
+    if options.ingress == "serve":
+        return SERVE_ENVIRONMENT
+    if options.grpc_port is not None:
+        raise ValueError("gRPC is not served through HAProxy: leave out --grpc-port or --ingress haproxy")
+    return {**SERVE_ENVIRONMENT, **haproxy.environment(folder, preflight.free_port())}
+
+
+def _serve(
+    arguments: ServeArguments, options: argparse.Namespace, environment: dict[str, str], stop_signals: StopSignals
+) -> None:
     """Starts everything and waits. Raises StopRequested at SIGINT or SIGTERM, and where nothing starts RuntimeError,
     TimeoutError or RayError."""
     stop_signals.install()
     serve.start(
         http_options={"host": options.host, "port": options.port, "request_timeout_s": PROXY_TIMEOUT_S},
         grpc_options=grpc_options(options.grpc_port),
-        controller_options={"runtime_env": {"env_vars": SERVE_ENVIRONMENT}},
+        controller_options={"runtime_env": {"env_vars": environment}},
     )
     stop_signals.install()  # Ray has put handlers of its own in their place, which end the process at once
     if options.num_cpus is None:

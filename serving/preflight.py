@@ -58,6 +58,13 @@ def _check_address(host: str, port: int) -> None:
         raise ValueError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
+def free_port() -> int:
+    """A port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _check_devices(heads: dict[str, HeadArguments]) -> None:
     wanted = max((head.num_gpus for head in heads.values()), default=0.0)
     devices = {head.device for head in heads.values() if head.device.startswith("cuda")}

@@ -1,7 +1,6 @@
 """What every serving scenario works on: a local cluster with Serve, two checkpoints, texts of known lengths."""
 
 import random
-import socket
 import sysconfig
 import tempfile
 import time
@@ -17,7 +16,9 @@ from ray import serve
 from benchmarks.serving_parts.load import Answers, Body, closed_loop
 from bigbird import BigBirdConfig, BigBirdForCausalLM, BigBirdForTokenClassification, load_predictor
 from serving.app import PROXY_TIMEOUT_S, build
+from serving.http.edge import haproxy
 from serving.http.edge.proxy import SERVE_ENVIRONMENT
+from serving.preflight import free_port
 from serving.settings import HeadArguments, ServeArguments
 
 TASK = "token-classification"
@@ -37,7 +38,7 @@ Row = tuple[str, str]
 class Bench:
     """One cluster for all scenarios of a run. `seconds`: of one measurement of the scenario that runs."""
 
-    def __init__(self, size: str, num_threads: int) -> None:
+    def __init__(self, size: str, num_threads: int, ingress: str = "serve") -> None:
         self.seconds = 0.0
         self.num_threads = num_threads
         torch.set_num_threads(num_threads)
@@ -54,10 +55,14 @@ class Bench:
             # Ray's workers give way to everything else on a machine, and so to the clients beside them.
             _system_config={"worker_niceness": 0},
         )
+        environment = dict(SERVE_ENVIRONMENT)
+        self._folder = tempfile.TemporaryDirectory(prefix="bigbird-", dir="/tmp")  # of HAProxy
+        if ingress == "haproxy":
+            environment |= haproxy.environment(Path(self._folder.name), free_port())
         port = free_port()
         serve.start(
             http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": PROXY_TIMEOUT_S},
-            controller_options={"runtime_env": {"env_vars": SERVE_ENVIRONMENT}},
+            controller_options={"runtime_env": {"env_vars": environment}},
         )
         self.address = f"http://127.0.0.1:{port}"
         self.url = f"{self.address}/v1/{TASK}"
@@ -71,6 +76,7 @@ class Bench:
     def close(self) -> None:
         serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
+        self._folder.cleanup()
 
     def text(self, num_tokens: int, chance: random.Random) -> str:
         """Python source of about so many tokens, from anywhere."""
@@ -126,12 +132,6 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not so after {timeout_s:.0f} s")
         time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _saved(model: Any) -> str:

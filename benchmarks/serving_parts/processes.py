@@ -11,8 +11,8 @@ def replica_pids(deployment: str, app: str = "bigbird") -> list[int]:
 
 
 def proxy_pids() -> list[int]:
-    """Processes of Serve's HTTP proxies, among the descendants of this process."""
-    return _pids("ray::ProxyActor")
+    """Processes of Serve's HTTP proxies and of HAProxy, among the descendants of this process."""
+    return [pid for name in ("ray::ProxyActor", "ray::HAProxyManager", "haproxy") for pid in _pids(name)]
 
 
 def processor_ms(pids: list[int]) -> float:
@@ -29,9 +29,10 @@ def _pids(wanted: str) -> list[int]:
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             # "pid (name) state parent ...": a name may hold spaces and brackets, so count from its end
-            parents[int(directory.name)] = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+            start, _, rest = (directory / "stat").read_text().rpartition(")")
+            parents[int(directory.name)] = int(rest.split()[1])
             title = (directory / "cmdline").read_bytes().decode(errors="replace").strip("\0 ")
-            if title.partition(".")[0] == wanted:
+            if wanted in (title.partition(".")[0], start.partition("(")[2]):
                 found.append(int(directory.name))
     return [pid for pid in found if _descends(pid, parents)]
 

@@ -8,9 +8,10 @@ import time
 import httpx
 from ray import serve
 
-from benchmarks.serving_parts.bench import SHORT_TOKENS, TASK, Bench, Row, free_port, wait_for
+from benchmarks.serving_parts.bench import SHORT_TOKENS, TASK, Bench, Row, wait_for
 from benchmarks.serving_parts.load import Answers, Body, closed_loop, open_loop
 from benchmarks.serving_parts.processes import processor_ms, proxy_pids, replica_pids
+from serving.preflight import free_port
 
 
 def overhead(bench: Bench) -> list[Row]:

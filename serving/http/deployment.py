@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,7 @@ from serving.batches.arguments import BatchArguments
 from serving.batches.jobs import BatchJobs
 from serving.batches.storage import Storage
 from serving.http.apis.batches_api import BatchService
+from serving.http.edge import haproxy
 from serving.http.edge.auth import ApiKeys, check_is_closed
 from serving.http.edge.request_bodies import BODY_IN_SCOPE
 from serving.http.gateway import create_app
@@ -50,10 +50,9 @@ class Gateway:
         assert client is not None, "a replica has a controller"
         grpc = ray.get(client._controller.get_grpc_config.remote())
         check_is_closed(arguments, EVERYWHERE if grpc.grpc_servicer_functions else str(client.http_config.host))
-        if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        if haproxy.is_enabled() and grpc.grpc_servicer_functions:
             raise ValueError(
-                "RAY_SERVE_ENABLE_HA_PROXY is set: HAProxy does not send a request again whose gateway died, reads no "
-                "body to its end first and obeys headers of clients; unset it where Ray is started"
+                "gRPC is not served through HAProxy: serve HTTP alone, or without RAY_SERVE_ENABLE_HA_PROXY"
             )
         context = serve.get_replica_context()
         metrics = GatewayMetrics()

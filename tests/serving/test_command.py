@@ -1,27 +1,20 @@
 """bigbird-serve: what it refuses before Ray starts, and how it ends."""
 
-import contextlib
-import json
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 
-import httpx
 import pytest
 from local_cluster import free_base
-from serving_cluster import LABELS, status, wait_until
+from serving_cluster import LABELS, wait_until
+from serving_command import TASK, finishes_what_it_accepted, started, wait_until_serving
 
 from bigbird import BigBirdForTokenClassification
 from serving import app
 from serving.app import _affordable, build
 from serving.settings import ALL_HEADS, ServeArguments
-
-TASK = "token-classification"
-LONG = "Long documents are read in blocks. Each block of tokens reads its neighbours. " * 100
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +49,7 @@ def refusal(monkeypatch, capsys):
         (["--host", "0.0.0.0"], "0.0.0.0 is reached from other machines and there are no API keys"),
         (["--grpc-port", "9000"], "0.0.0.0 is reached from other machines and there are no API keys"),
         (["--port", "9000", "--grpc-port", "9000"], "port and grpc_port are both 9000; each needs one of its own"),
+        (["--grpc-port", "9000", "--ingress", "haproxy"], "gRPC is not served through HAProxy"),
         (["--api-keys-file", "/nowhere/keys"], "api_keys_file /nowhere/keys cannot be read: No such file or directory"),
         (["--device", "cuda"], "device is cuda, and torch finds no GPU here"),
         (["--head", "fill-mask=/nowhere/model"], "head fill-mask: /nowhere/model: there is no such directory"),
@@ -98,23 +92,6 @@ def test_a_port_that_is_taken_is_refused_even_where_the_other_server_shares_it(r
     assert said == f"cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
-@contextlib.contextmanager
-def started(checkpoint) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """A server of its own, its address and the lines it prints."""
-    port = free_base("127.0.0.1")
-    command = [sys.executable, "-m", "serving.app", "--port", str(port), "--head", f"{TASK}={checkpoint}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        output: list[str] = []
-        reader = threading.Thread(target=lambda: output.extend(process.stdout or ()), daemon=True)
-        reader.start()
-        try:
-            yield process, f"http://127.0.0.1:{port}", output
-        finally:
-            process.kill()
-            process.wait()
-            reader.join(10)
-
-
 def test_a_second_signal_ends_the_server_at_once():
     code = (
         "import signal, time; from serving.stopping import StopRequested, StopSignals\n"
@@ -139,42 +116,8 @@ def test_sigint_in_the_middle_of_starting_ends_the_server_without_a_trace(checkp
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_sigterm_lets_the_server_finish_what_it_accepted(checkpoint):
     with started(checkpoint) as (process, url, output):
-        wait_until(lambda: process.poll() is not None or status(f"{url}/ready") == 200, 150)
-        assert process.poll() is None, "".join(output)
+        wait_until_serving(process, url, output)
         finishes_what_it_accepted(process, url, output)
-
-
-def finishes_what_it_accepted(process, url, output):
-    answers: list[int | str] = []
-    refused: list[int | None] = []
-    # As many long texts as keep the model busy for some seconds.
-    body = json.dumps({"inputs": [LONG] * 32})
-
-    def ask() -> None:
-        try:
-            headers = {"Content-Type": "application/json"}
-            answers.append(httpx.post(f"{url}/v1/{TASK}", content=body, headers=headers, timeout=90).status_code)
-        except httpx.TransportError as error:
-            answers.append(repr(error))
-
-    clients = [threading.Thread(target=ask) for _ in range(8)]
-    for client in clients:
-        client.start()
-
-    def all_accepted() -> bool:
-        heads = httpx.get(f"{url}/info", timeout=30).json()["heads"]
-        return bool(heads[0]["details"]) and heads[0]["details"]["num_open"] + len(answers) >= len(clients)
-
-    wait_until(all_accepted)
-    assert len(answers) < len(clients), "the machine is too fast for this test: give it more"
-    process.send_signal(signal.SIGTERM)
-    wait_until(lambda: (said := status(f"{url}/health")) != 200 and (refused.append(said) or True))
-    for client in clients:
-        client.join()
-    assert refused in ([503], [None]), "not 404, after which no client tries again"
-    assert answers == [200] * len(clients), "".join(output)
-    assert process.wait(120) == 0
-    assert "Traceback" not in "".join(output)
 
 
 def test_bigbird_serve_shares_out_the_cpus_where_there_are_fewer_than_heads_want():

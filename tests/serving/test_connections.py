@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+from unittest import mock
 
 import pytest
 import uvicorn
@@ -102,6 +103,21 @@ def answer(content, **limits):
 def error_of(read):
     head, _, body = read.partition(b"\r\n\r\n")
     return int(head.split()[1]), error_in(json.loads(body))["type"]
+
+
+def test_an_answer_is_one_write_so_that_nobody_gets_its_head_without_its_body(monkeypatch):
+    writes = []
+    connected = BoundedConnection.connection_made
+
+    def connection_made(self, transport):
+        write = transport.write
+        counted = mock.Mock(wraps=transport, write=lambda data: (writes.append(bytes(data)), write(data)))
+        connected(self, counted)
+
+    monkeypatch.setattr(BoundedConnection, "connection_made", connection_made)
+    read = answer(GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert read.endswith(b"\r\n\r\nxx")
+    assert writes == [read]
 
 
 @pytest.mark.parametrize("content", [b"", b"GE", b"GET / HTTP/1.1\r\nA: b", GOOD[:-2], b"\r\n" * 9])

@@ -44,7 +44,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._unread_limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
         if len(self.connections) > self.max_connections:
             if not self._idle:
                 self._refuse(ServingError("head_unavailable", "too many connections", retry_after_s=1))
@@ -139,6 +139,36 @@ class BoundedConnection(HttpToolsProtocol):
             status = b"HTTP/1.1 %d " % error.status
             self.transport.write(b"\r\n".join([status, *lines, b"", response.body]))
         self.transport.close()
+
+
+class _JoinedWrites:
+    """A transport that writes at once what is written in one step of the loop.
+
+    uvicorn writes the head of an answer and its body one after the other: a gateway that is killed between them would
+    leave HAProxy with an answer that has begun, and so cannot be asked for again.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            content, self._held = b"".join(self._held), []
+            self._transport.write(content)
 
 
 def bound_connections() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -163,6 +164,20 @@ def test_haproxy_as_ray_alone_configures_it_is_refused(monkeypatch, binary):
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", binary)
     with pytest.raises(ValueError, match="RAY_SERVE_HAPROXY_BINARY_PATH is not the command bigbird-haproxy"):
         haproxy.is_enabled()
+
+
+def test_the_page_names_every_variable_without_which_a_gateway_refuses_to_start(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    shown = dict(re.findall(r"(RAY_SERVE_\w+)=(\S+)", page))
+    shown["RAY_SERVE_HAPROXY_BINARY_PATH"] = "/usr/local/bin/bigbird-haproxy"
+    for name, value in shown.items():
+        monkeypatch.setenv(name, value)
+    assert haproxy.is_enabled()
+    assert haproxy.SETTINGS.items() <= shown.items()
+    for name in haproxy.SETTINGS:
+        monkeypatch.delenv(name)
+        with pytest.raises(ValueError, match=name):
+            haproxy.is_enabled()
 
 
 @pytest.mark.ray

@@ -22,6 +22,16 @@ COMMAND = "bigbird-haproxy"
 _ENABLED = "RAY_SERVE_ENABLE_HA_PROXY"
 _BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 
+# Where Ray's own values lose requests.
+SETTINGS = {
+    # Answers that take longer are cut when gateways come or go.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
+    # One connection that is refused is enough to know that a gateway died.
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
+    # HAProxy hears of a gateway that ends within a second.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+}
+
 # A request that fits in here is sent again if its gateway dies; two of them are held for a request in flight.
 BUFFER_BYTES = 64 * 1024
 
@@ -81,12 +91,7 @@ def environment(folder: Path, fallback_port: int) -> dict[str, str]:
     return {
         _ENABLED: "1",
         _BINARY: str(command),
-        # Answers that take longer are cut when gateways come or go.
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
-        # One connection that is refused is enough to know that a gateway died.
-        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
-        # HAProxy hears of a gateway that ends within a second.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        **SETTINGS,
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
@@ -105,6 +110,8 @@ def is_enabled() -> bool:
             f"{_ENABLED} is set, and {_BINARY} is not the command {COMMAND} of this project: "
             "HAProxy would lose requests whose gateway dies, and wait for slow clients without end"
         )
+    if missing := [f"{name}={value}" for name, value in SETTINGS.items() if name not in os.environ]:
+        raise ValueError(f"{_ENABLED} is set without {', '.join(missing)} (or values of your own)")
     return True
 
 

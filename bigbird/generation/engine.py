@@ -102,7 +102,6 @@ class Engine:
         self._cache = KVCache.for_model(model, max_cache_tokens)
         self._scheduler = Scheduler(self._cache, max_streams, prefill_tokens)
         self._cross = cross
-        self._by_id: dict[int, Request] = {}
         self._next_id = 0
         self._num_steps = self._num_prompt_tokens = self._num_generated_tokens = 0
 
@@ -124,17 +123,16 @@ class Engine:
         request.id = self._next_id
         self._next_id += 1
         self._scheduler.waiting.append(request)
-        self._by_id[request.id] = request
         return request.id
 
     def cancel(self, request_id: int) -> None:
         """End a request at the next step, which reports it as "cancelled". One that has ended stays as it is."""
-        if request_id in self._by_id:
-            self._by_id[request_id].is_cancelled = True
+        for request in self._scheduler.requests:
+            request.is_cancelled |= request.id == request_id
 
     @property
     def has_work(self) -> bool:
-        return bool(self._by_id)
+        return bool(self._scheduler.requests)
 
     def is_waiting(self, request_id: int) -> bool:
         """Whether a request has not been admitted yet."""
@@ -162,8 +160,11 @@ class Engine:
     def step(self) -> list[GenerationChunk]:
         """Serve everyone once. Returns what is new: a chunk a token, at the end of a beam search one for its text. The
         last of a request has a finish_reason."""
-        chunks = [request.end("cancelled") for request in self._by_id.values() if request.is_cancelled]
-        self._release(chunks)
+        chunks = []
+        for request in self._scheduler.requests:
+            if request.is_cancelled:
+                chunks.append(request.end("cancelled"))
+                self._scheduler.remove(request)
         served = self._scheduler.schedule()
         if not served:
             return chunks
@@ -185,11 +186,6 @@ class Engine:
                 request.sequences = self._cache.reorder(request.sequences, request.search.parents)
             elif request.drafted:  # what was computed of the tokens that were not chosen goes
                 self._cache.truncate(request.sequences[0], len(request.prompt_ids) + len(request.token_ids) - 1)
-        self._release(chunks)
+            if request.finish_reason is not None:
+                self._scheduler.remove(request)
         return chunks
-
-    def _release(self, chunks: Sequence[GenerationChunk]) -> None:
-        """Give back what requests hold whose last chunks are among these."""
-        for chunk in chunks:
-            if chunk.finish_reason is not None and chunk.request_id in self._by_id:
-                self._scheduler.remove(self._by_id.pop(chunk.request_id))

@@ -30,6 +30,11 @@ class Scheduler:
         self.num_shared_tokens = 0
         self._long_prompts_waited = False
 
+    @property
+    def requests(self) -> list[Request]:
+        """All that have not been removed."""
+        return [*self.running, *self.waiting]
+
     def remove(self, request: Request) -> None:
         """Give back what a request holds."""
         if request not in self.running:

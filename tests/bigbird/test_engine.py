@@ -135,8 +135,7 @@ def test_10000_requests_leave_nothing_behind():
         if number % 1000 == 999:
             finish(engine)
             assert_empty(engine)
-    assert not engine._by_id
-    assert not engine._scheduler.running
+    assert not engine._scheduler.requests
 
 
 def test_a_long_prompt_is_read_in_chunks_between_the_steps_of_others():

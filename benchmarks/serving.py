@@ -1,4 +1,4 @@
-"""The service measured: its overhead, long among short, three times too much, peers, scaling, chaos, and a soak.
+"""The service measured: its overhead, long among short, three times too much, peers, a batch, scaling, chaos, a soak.
 
     python -m benchmarks.serving                                        # all of them, about a quarter of an hour
     python -m benchmarks.serving overhead mixed overload --size base --seconds 30
@@ -17,11 +17,12 @@ from datetime import date
 
 import ray
 
+from benchmarks.serving_parts.batch import batch
 from benchmarks.serving_parts.bench import SIZES, Bench, Row
 from benchmarks.serving_parts.failures import chaos, scaling, soak
 from benchmarks.serving_parts.steady import mixed, overhead, overload, peers
 
-SCENARIOS = {one.__name__: one for one in (overhead, mixed, overload, peers, scaling, chaos, soak)}
+SCENARIOS = {one.__name__: one for one in (overhead, mixed, overload, peers, batch, scaling, chaos, soak)}
 
 # Of one measurement, where --seconds does not say otherwise.
 SECONDS = dict.fromkeys(SCENARIOS, 15.0) | {"scaling": 40.0, "chaos": 120.0, "soak": 180.0}
@@ -42,7 +43,9 @@ def main() -> None:
     print(f"{date.today()}  {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
           f"ray {ray.__version__}, size {options.size}, {options.threads} threads, "
           f"ingress {options.ingress}")  # fmt: skip
-    bench = Bench(options.size, options.threads, options.ingress)
+    bench = Bench(
+        options.size, options.threads, options.ingress, takes_jobs="batch" in (options.scenarios or SCENARIOS)
+    )
     table: list[tuple[str, Row]] = []
     try:
         for name in options.scenarios or SCENARIOS:

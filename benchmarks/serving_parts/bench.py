@@ -16,6 +16,7 @@ from ray import serve
 from benchmarks.serving_parts.load import Answers, Body, closed_loop
 from bigbird import BigBirdConfig, BigBirdForCausalLM, BigBirdForTokenClassification, load_predictor
 from serving.app import PROXY_TIMEOUT_S, build
+from serving.batches.arguments import BatchArguments
 from serving.http.edge import haproxy
 from serving.http.edge.proxy import SERVE_ENVIRONMENT
 from serving.preflight import free_port
@@ -36,9 +37,10 @@ Row = tuple[str, str]
 
 
 class Bench:
-    """One cluster for all scenarios of a run. `seconds`: of one measurement of the scenario that runs."""
+    """One cluster for all scenarios of a run; takes_jobs: Ray's jobs too. `seconds`: of one measurement of the scenario
+    that runs."""
 
-    def __init__(self, size: str, num_threads: int, ingress: str = "serve") -> None:
+    def __init__(self, size: str, num_threads: int, ingress: str = "serve", *, takes_jobs: bool = False) -> None:
         self.seconds = 0.0
         self.num_threads = num_threads
         torch.set_num_threads(num_threads)
@@ -49,7 +51,7 @@ class Bench:
         ray.init(
             address="local",
             num_cpus=16,  # replicas reserve what they like: the machine is shared by all of them anyway
-            include_dashboard=False,
+            include_dashboard=takes_jobs,
             log_to_driver=False,
             logging_level="ERROR",
             # Ray's workers give way to everything else on a machine, and so to the clients beside them.
@@ -83,13 +85,13 @@ class Bench:
         first = chance.randrange(len(self._offsets) - num_tokens)
         return self._source[self._offsets[first][0] : self._offsets[first + num_tokens - 1][1]]
 
-    def deploy(self, *, generation: bool = False, **head: Any) -> None:
-        """Serves the scoring head, and the generating one where asked for, and warms them."""
+    def deploy(self, *, generation: bool = False, batches: BatchArguments | None = None, **head: Any) -> None:
+        """Serves the scoring head, and the generating one and batches where asked for, and warms them."""
         settings = {"num_cpus": self.num_threads, "max_tokens_per_batch": 8192, **head}
         heads = {TASK: HeadArguments(checkpoint=self.checkpoint, **settings)}
         if generation:
             heads[GENERATION] = HeadArguments(checkpoint=self.decoder, **settings)
-        serve.run(build(ServeArguments(heads=heads)), name="bigbird")
+        serve.run(build(ServeArguments(heads=heads, batches=batches)), name="bigbird")
         self.post({"inputs": "warm " * 200})
 
     def post(self, body: Body) -> httpx.Response:

@@ -38,6 +38,8 @@ from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster
 from pipelines.scoring.checks import location_of
 from pipelines.scoring.failures import explain
+from pipelines.scoring.inputs.units import PARQUET_SUFFIXES
+from pipelines.scoring.inputs.unreadable import ChangedInputError
 from pipelines.scoring.storage import locate
 
 PROG = "bigbird-finetune"
@@ -60,7 +62,8 @@ exit codes:
 def finetune(job: Job) -> dict[str, float]:
     """Run the job to its end and write the checkpoint; returns the held-out figures.
 
-    Raises InputError or CheckpointError before anything starts, ray.train.TrainingFailedError on the way.
+    Raises InputError or CheckpointError before anything starts, ChangedInputError and ray.train.TrainingFailedError on
+    the way.
     """
     output, named = locate(job.output), job
     directory = resolve(job.model)
@@ -85,11 +88,16 @@ def finetune(job: Job) -> dict[str, float]:
     context.enable_progress_bars = context.print_on_execution_start = False  # some seconds' work, and many lines
     # Made before the workers take their CPUs: on a small machine, none would be left to make them with.
     datasets: dict[str, Any] = {
-        part: ray.data.read_parquet(paths, filesystem=filesystem)
+        part: ray.data.read_parquet(
+            paths, filesystem=filesystem, file_extensions=[suffix.removeprefix(".") for suffix in PARQUET_SUFFIXES]
+        )
         .map_batches(ToTokenRows(job, plan, part), batch_format="pyarrow")
         .materialize()
         for part, (filesystem, paths) in (("train", labelled_files(job.train)), ("eval", labelled_files(job.held_out)))
     }
+    for part, dataset in datasets.items():
+        if (found := dataset.count()) != (checked := plan.counts[part].rows):
+            raise ChangedInputError(f"{part} has {found:,} rows of tokens, {checked:,} when it was checked")
     trainer = TorchTrainer(
         work,
         train_loop_config={"job": job, "plan": plan},

@@ -40,7 +40,7 @@ from pipelines.finetuning.options import TrainingOptions
 from pipelines.finetuning.token_rows import Counts, ToRows
 from pipelines.scoring.checks import digest_of
 from pipelines.scoring.inputs.paths import find_files
-from pipelines.scoring.inputs.units import JSON_SUFFIXES
+from pipelines.scoring.inputs.units import PARQUET_SUFFIXES
 
 HEADS: Mapping[str, type[PretrainedModel]] = {
     "token-classification": BigBirdForTokenClassification,
@@ -120,8 +120,8 @@ def labelled_files(given: str) -> tuple[pafs.FileSystem, list[str]]:
     """The Parquet files of a file, folder, glob or URI. Raises InputError where there are none, or other files."""
     found = find_files([given])
     for place, *_ in found.files.values():
-        if place.path.lower().endswith(JSON_SUFFIXES):
-            raise InputError(f"{place.name!r} holds JSON lines; labelled rows are read from Parquet")
+        if not place.path.lower().endswith(PARQUET_SUFFIXES):  # Ray Data would leave it out
+            raise InputError(f"{place.name!r} is no {', '.join(PARQUET_SUFFIXES)}; labelled rows are read from Parquet")
     return found.filesystem, sorted(found.files)
 
 

@@ -265,9 +265,12 @@ def test_from_parquet_to_a_checkpoint_that_finds_entities_on_a_ray_of_its_own_th
     tiny_checkpoint: Any, tmp_path: Path
 ) -> None:
     rows = list({row["text"]: row for row in tagged(180, 1)}.values())
-    pq.write_table(pa.Table.from_pylist(rows[:150]), tmp_path / "train.parquet")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "README.md").write_text("two files, of which Ray Data would leave one out")
+    for name, part in (("a.parquet", rows[:75]), ("b.pq", rows[75:150])):
+        pq.write_table(pa.Table.from_pylist(part), tmp_path / "train" / name)
     pq.write_table(pa.Table.from_pylist(rows[150:]), tmp_path / "eval.parquet")
-    files = {"--train": "train.parquet", "--eval": "eval.parquet", "--output": "out"}
+    files = {"--train": "train", "--eval": "eval.parquet", "--output": "out"}
     paths = [word for flag, name in files.items() for word in (flag, str(tmp_path / name))]
     model = tiny_checkpoint(BigBirdForMaskedLM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     options = ["--epochs", "12", "--learning-rate", "3e-3", "--tokens-per-step", "400", "--warmup", "0.1"]

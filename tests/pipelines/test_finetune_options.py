@@ -125,7 +125,7 @@ def test_a_folder_of_labelled_rows_may_hold_other_files_and_a_glob_names_some(jo
     assert one.counts["train"].documents == 30
     assert one == other
     (folder / "b.jsonl").write_text("{}")
-    with pytest.raises(InputError, match="holds JSON lines; labelled rows are read from Parquet"):
+    with pytest.raises(InputError, match=r"b\.jsonl' is no \.parquet, .*; labelled rows are read from Parquet"):
         plan_job(replace(job, train=str(folder)))
 
 

@@ -89,7 +89,8 @@ def attend_backward(
     if dropout is not None:
         gradient = gradient / dropout.keep
     for runs, queries, keys in _cuts(query, key, causal):
-        q, k, v, g = scaled[runs, :, queries], key[runs, :, keys], value[runs, :, keys], gradient[runs, :, queries]
+        q, g = (_together(states[runs, :, queries]) for states in (scaled, gradient))
+        k, v = (_together(states[runs, :, keys]) for states in (key, value))
         weights = _scores(q, k, _cut(bias, runs, queries, keys), queries.start if causal else None)
         weights.sub_(lse[runs, :, queries]).exp_()
         d_weights = (g @ v.transpose(2, 3)).to(lse.dtype)
@@ -135,6 +136,12 @@ def _cuts(query: Tensor, key: Tensor, causal: bool) -> Iterator[tuple[slice, sli
         for start in range(0, num_queries, step):
             end = min(start + step, num_queries)
             yield slice(run, run + run_step), slice(start, end), slice(0, end if causal else num_keys)
+
+
+def _together(states: Tensor) -> Tensor:
+    """The same (N, H, S, D), its runs and heads one axis in memory: copied once, if at all, and not in each product."""
+    together: Tensor = states.flatten(0, 1).unflatten(0, states.shape[:2])
+    return together
 
 
 def _cut(bias: Tensor | None, runs: slice, queries: slice, keys: slice) -> Tensor | None:

@@ -97,7 +97,7 @@ def _unit_bytes(job: Job, plan: Plan) -> int:
     """Bytes to a unit: what the job says, else, of a new run, by the actors that the cluster may come to hold."""
     if job.unit_bytes:
         return job.unit_bytes
-    if read_record(plan.output, RUN_FILE) is not None and not job.overwrite:
+    if not job.overwrite and read_record(plan.output, RUN_FILE) is not None:
         return 1  # a run that has begun keeps its own
     join_ray()
     cluster = Cluster.running()

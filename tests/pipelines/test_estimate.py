@@ -142,8 +142,11 @@ def test_what_a_job_took_stands_beside_what_was_predicted_of_the_same_rows(tmp_p
     output = locate(str(tmp_path / "out"))
     before = Part(10.0, 20.0, "a-1-x")  # done before the estimate
     parts = {"0": before, "1": Part(2000.0, 3800.0, "a-1-x"), "2": Part(2000.0, 5600.0, "b-2-y")}
-    alone = costs(output, parts, price_per_hour=2.0)
-    assert alone["predicted"] is None
+    for damaged in (None, b"", b"{", b"[]", b"{}"):
+        if damaged is not None:
+            write_whole(output.beside(ESTIMATE_SUFFIX), damaged)
+        alone = costs(output, parts, price_per_hour=2.0)
+        assert alone["predicted"] is None
     assert (alone["actual"]["rows"], alone["machines"]) == (1500, 2)
     write_whole(output.beside(ESTIMATE_SUFFIX), json.dumps(asdict(ESTIMATE)).encode())
     both = costs(output, parts, starting_s=36.0)

@@ -10,7 +10,7 @@ from ledgers import FINGERPRINT, begin, rows_of, write
 
 from bigbird.errors import InputError
 from pipelines.scoring.ledger.ledger import MissingRowsError
-from pipelines.scoring.ledger.records import SUCCESS_FILE, read_record
+from pipelines.scoring.ledger.records import INPUTS_FILE, RUN_FILE, SUCCESS_FILE, read_record
 from pipelines.scoring.storage import locate, write_whole
 
 
@@ -156,6 +156,20 @@ def test_overwrite_again_goes_on_with_what_is_not_finished_and_replaces_what_is(
         write(anew, listing, unit)
     anew.finish(listing)
     assert not (tmp_path / "out.replaced").exists()
+
+
+@pytest.mark.parametrize("name", [RUN_FILE, INPUTS_FILE])
+@pytest.mark.parametrize("content", [b"", b"no Parquet"])
+def test_a_damaged_record_is_named_and_overwrite_starts_anew(corpus, tmp_path, name, content):
+    out = tmp_path / "out"
+    ledger, listing = begin(corpus, out)
+    write(ledger, listing, ledger.units_left(listing)[0])
+    (out / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"out/{name}' is damaged: .*; --overwrite starts anew"):
+        begin(corpus, out)
+    anew, listing = begin(corpus, out, overwrite=True)
+    assert anew.num_done == 0
+    assert len(list((tmp_path / "out.replaced").glob("part-*"))) == 1
 
 
 def test_a_disk_that_is_full_leaves_no_temporary_file_and_says_which_file_it_was(tmp_path):

@@ -8,13 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from bigbird.errors import InputError
 from pipelines.scoring.ledger.parts import Footer, read_parts, write_part
 from pipelines.scoring.ledger.ranges import ranges_of
 from pipelines.scoring.ledger.records import RUN_FILE, write_record
 from pipelines.scoring.report.chart import Bar, bar_chart
 from pipelines.scoring.report.cost import costs
 from pipelines.scoring.report.page import page
-from pipelines.scoring.report.report import collect, write_report
+from pipelines.scoring.report.report import collect, redraw_report, write_report
 from pipelines.scoring.report.summaries import SCORES, scores, summarize
 from pipelines.scoring.schemas import TASKS, output_schema, record_columns, result_fields
 from pipelines.scoring.storage import locate
@@ -192,6 +193,14 @@ def test_a_page_of_nothing_but_errors_is_drawn(tmp_path):
     write_record(place, RUN_FILE, run, pa.schema([]))
     write(place, "fill-mask", [FAILED], [None])
     assert "InputError" in page(collect(place, documents=3))
+
+
+def test_a_damaged_report_is_named_where_it_is_to_be_drawn_again(output):
+    write_report(output)
+    for content in ("{", "5"):
+        Path(f"{output.path}.report.json").write_text(content)
+        with pytest.raises(InputError, match=r"\.report\.json' is damaged"):
+            redraw_report(output)
 
 
 def test_texts_of_documents_are_in_the_report_as_far_as_asked(output):

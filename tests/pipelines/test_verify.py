@@ -234,23 +234,31 @@ def test_inputs_that_changed_or_went_are_found_and_what_came_is_said(job, tmp_pa
 
 def test_what_cannot_be_proved_is_refused(job, copy, capsys):
     receipt = Path(f"{copy}.receipt.json")
-    for content in (b'{"version', b"[]", b'{"version": 0}'):
+    for content in (b'{"version', b"[]", b'{"version": 1}', b'{"version": 0}'):
         receipt.write_bytes(content)
         assert verified(copy) == 2
     receipt.unlink()
     assert verified(copy) == 2
     assert verified(job / "out", "--sample", "-1") == 2
+    assert verified(job / "out", "--sample", "0", "--endpoint", "http://127.0.0.1:9") == 2
     assert verified(job / "out", "--model", "/no/where") == 2
     for url in ("http://127.0.0.1:9", "127.0.0.1:9", "file:///etc"):
         assert verified(job / "out", "--endpoint", url) == 2
     said = capsys.readouterr().err.splitlines()
-    damaged = (f"receipt '{receipt}' is damaged", f"receipt '{receipt}' is damaged", "has version 0, expected 1")
+    damaged = (*[f"receipt '{receipt}' is damaged"] * 3, "has version 0, expected 1")
     addresses = (
         "does not answer: ConnectionRefusedError",
         "endpoint '127.0.0.1:9': expected http://",
         "endpoint 'file:///etc'",
     )
-    told = (*damaged, f"no receipt: a job that ends leaves it at '{receipt}'", "sample is -1", "/no/where", *addresses)
+    told = (
+        *damaged,
+        f"no receipt: a job that ends leaves it at '{receipt}'",
+        "sample is -1",
+        "but sample is 0",
+        "/no/where",
+        *addresses,
+    )
     for line, part in zip(said, told, strict=True):
         assert line.startswith("bigbird-score: ")
         assert part in line

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from bigbird.errors import InputError
-from pipelines.scoring.ledger.records import LEASE_FILE, read_record, write_record
+from pipelines.scoring.ledger.records import LEASE_FILE, DamagedRecordError, read_record, write_record
 from pipelines.scoring.storage import Place, make_writable, write_whole
 
 RENEW_S = 10.0
@@ -116,7 +116,7 @@ class Lease:
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 self._write()
-            except OSError:
+            except (OSError, DamagedRecordError):
                 pause = _FIRST_LOOK_S  # what is written to the output fails as well, and says why
 
 

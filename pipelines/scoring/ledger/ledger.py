@@ -24,7 +24,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 
 from bigbird.errors import InputError
 from pipelines.command_line import counted
@@ -34,17 +33,16 @@ from pipelines.scoring.ledger.identity import refuse_differences
 from pipelines.scoring.ledger.parts import PART_PREFIX, Footer, digest, read_part, read_parts, refuse_doubles
 from pipelines.scoring.ledger.ranges import Ranges, merge_ranges, ranges_of, subtract
 from pipelines.scoring.ledger.records import (
-    FORMER_FILES,
     INPUTS_FILE,
     RUN_FILE,
     SUCCESS_FILE,
+    DamagedRecordError,
     read_record,
     renew_former,
     write_record,
 )
+from pipelines.scoring.ledger.replaced import delete_replaced, is_ours, set_aside
 from pipelines.scoring.storage import Place, make_writable, names_in
-
-REPLACED_SUFFIX = ".replaced"
 
 _MOST_NOTES = 10
 
@@ -92,7 +90,7 @@ class Ledger:
             raise MissingRowsError(f"{wanted - self.num_done:,} of {wanted:,} rows are missing from {self.output.name}")
         if self.num_done == listing.rows:
             write_record(self.output, SUCCESS_FILE, {"rows": self.num_done}, self.schema)
-            _delete_replaced(self.output)
+            delete_replaced(self.output)
 
     def units_left(self, listing: Listing, *, limit: int | None = None) -> list[Unit]:
         """Units of rows not yet done, then one unit for each file with rows that failed for a passing cause."""
@@ -152,7 +150,7 @@ def open_output(
 def change_output(ledger: Ledger, changes: Changes, listing: Listing) -> None:
     """Make of an output what a start needs, as `open_output` says."""
     output, schema = ledger.output, ledger.schema
-    _set_aside(output, changes.stale)
+    set_aside(output, changes.stale)
     for name in changes.leftovers:
         output.filesystem.delete_file(output.child(name).path)
     if changes.inputs:
@@ -178,8 +176,13 @@ def read_output(
     changes = Changes()
     wanted = json.loads(json.dumps(fingerprint))
     names = names_in(output)
-    run = read_record(output, RUN_FILE)
-    ours = [name for name in names if _is_ours(name)]
+    try:
+        run, known = read_record(output, RUN_FILE), read_record(output, INPUTS_FILE)
+    except DamagedRecordError:
+        if not overwrite:
+            raise
+        run, known = {"fingerprint": None}, None
+    ours = [name for name in names if is_ours(name)]
     if overwrite and run is not None and (run["fingerprint"] != wanted or SUCCESS_FILE in names):
         changes.stale = sorted(ours, key=lambda name: name in (RUN_FILE, "_run.json"))  # the identity goes last
         names, run = [name for name in names if name not in ours], None
@@ -208,31 +211,11 @@ def read_output(
     ledger.parts = read_parts(output, run=ledger.run, damaged=damaged)
     if damaged:
         ledger.notes.append(f"{len(damaged):,} damaged files ({damaged[0]}) are done again")
-    _compare_inputs(ledger, listing, changes)
+    _compare_inputs(ledger, listing, changes, known or ())
     refuse_doubles(output, ledger.parts)
     if SUCCESS_FILE in names and ledger.num_done < listing.rows:
         changes.leftovers.append(SUCCESS_FILE)
     return ledger, changes
-
-
-def _delete_replaced(output: Place) -> None:
-    """Delete what was set aside. What else somebody keeps in the folder stays, and the folder with it."""
-    place = output.beside(REPLACED_SUFFIX)
-    for name in filter(_is_ours, names_in(place)):
-        output.filesystem.delete_file(place.child(name).path)
-    selector = pafs.FileSelector(place.path, allow_not_found=True)
-    is_there = output.filesystem.get_file_info(place.path).type == pafs.FileType.Directory
-    if is_there and not output.filesystem.get_file_info(selector):
-        output.filesystem.delete_dir(place.path)
-
-
-def _set_aside(output: Place, names: Sequence[str]) -> None:
-    """Move files out of an output to where `Ledger.finish` deletes them."""
-    place = output.beside(REPLACED_SUFFIX)
-    if names:
-        output.filesystem.create_dir(place.path, recursive=True)
-    for name in names:
-        output.filesystem.move(output.child(name).path, place.child(name).path)
 
 
 def _write_inputs(output: Place, listing: Listing, generations: Mapping[str, int], schema: pa.Schema) -> None:
@@ -249,9 +232,14 @@ def _write_inputs(output: Place, listing: Listing, generations: Mapping[str, int
     write_record(output, INPUTS_FILE, entries, schema)
 
 
-def _compare_inputs(ledger: Ledger, listing: Listing, changes: Changes) -> None:
-    """Find the generation of every input file (files added since make a new one), and what is stale."""
-    known = {entry["name"]: entry for entry in read_record(ledger.output, INPUTS_FILE) or ()}
+def _compare_inputs(
+    ledger: Ledger, listing: Listing, changes: Changes, begun_with: Sequence[Mapping[str, Any]]
+) -> None:
+    """Find the generation of every input file (files added since make a new one), and what is stale.
+
+    begun_with: the input files as the output has them on record.
+    """
+    known = {entry["name"]: entry for entry in begun_with}
     present = {file.name: file for file in listing.files}
     if known and not known.keys() & present.keys():
         raise InputError(
@@ -279,14 +267,6 @@ def _compare_inputs(ledger: Ledger, listing: Listing, changes: Changes) -> None:
     added = 1 + max((entry["generation"] for entry in known.values()), default=-1)
     ledger.generations = {name: known[name]["generation"] if name in known else added for name in present}
     changes.inputs = bool(stale) or present.keys() != known.keys()
-
-
-def _is_ours(name: str) -> bool:
-    if name.startswith("."):
-        half_written = name.startswith((f".{PART_PREFIX}", "..bigbird-", "._")) and name.endswith(".tmp")
-        return half_written or name in (RUN_FILE, INPUTS_FILE)
-    part = name.startswith(PART_PREFIX) and name.endswith(".parquet")
-    return part or name == SUCCESS_FILE or name in FORMER_FILES
 
 
 def _retry_unit(ledger: Ledger, name: str, files: Mapping[str, InputFile]) -> Unit:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bigbird.errors import InputError
 from pipelines.scoring.storage import Place, names_in, read_whole, write_whole
 
 RUN_FILE = ".bigbird-run.parquet"
@@ -31,11 +32,22 @@ def write_record(output: Place, name: str, content: Any, schema: pa.Schema) -> N
     write_whole(output.child(name), sink.getvalue())
 
 
+class DamagedRecordError(InputError):
+    """A record that was cut short or overwritten since."""
+
+
 def read_record(output: Place, name: str) -> Any:
-    """The content of a record, None where there is none. Reads what version 0.1 kept as well."""
+    """The content of a record, None where there is none. Reads what version 0.1 kept as well.
+
+    Raises DamagedRecordError for one that is no record any more.
+    """
     content = read_whole(output.child(name))
     if content is not None:
-        return json.loads(pq.read_metadata(io.BytesIO(content)).metadata[_CONTENT_KEY])
+        try:
+            return json.loads(pq.read_metadata(io.BytesIO(content)).metadata[_CONTENT_KEY])
+        except (ValueError, LookupError, TypeError) as error:  # ArrowInvalid is a ValueError
+            way_on = "delete it" if name == LEASE_FILE else "--overwrite starts anew"
+            raise DamagedRecordError(f"{output.child(name).name!r} is damaged: {error}; {way_on}") from error
     former = read_whole(output.child(_FORMER_OF[name])) if name in _FORMER_OF else None
     if former is None:
         return None

@@ -40,6 +40,7 @@ RECEIPT_SUFFIX = ".receipt.json"
 VERSION = 1
 
 _TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "spiece", "vocab", "merges")
+_NAMES = ("finished", "run", "fingerprint", "models", "max_tokens_per_batch", "kept", "rows", "inputs", "parts")
 _THREADS = 8
 _CHUNK_BYTES = 1 << 22
 
@@ -99,11 +100,13 @@ def read_receipt(output: Place) -> dict[str, Any] | None:
         return None
     try:
         receipt: dict[str, Any] = json.loads(content)
-        found = receipt["version"]
+        found, lacks = receipt["version"], [name for name in _NAMES if name not in receipt]
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"receipt {place.name!r} is damaged: {error!r}") from error
     if found != VERSION:
         raise InputError(f"receipt {place.name!r} has version {found!r}, expected {VERSION}")
+    if lacks:
+        raise InputError(f"receipt {place.name!r} is damaged: it has no {lacks[0]!r}")
     return receipt
 
 

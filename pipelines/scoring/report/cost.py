@@ -40,8 +40,7 @@ def costs(
 
     price_per_hour: of one machine; None for that of the estimate, if it had one.
     """
-    content = read_whole(output.beside(ESTIMATE_SUFFIX))
-    estimate = None if content is None else json.loads(content)
+    estimate = _estimate(output)
     summaries = [footer.summary for footer in parts.values()]
     since = [summary for summary in summaries if estimate is None or summary["started"] >= estimate["taken"]]
     if estimate is not None and not since:
@@ -63,6 +62,15 @@ def costs(
         whole = None if price is None else price * estimate["machines"]
         predicted = _figures(rows=estimate["rows"], **found, hours=estimate["seconds"] / 3600, price=whole)
     return {"actual": actual, "predicted": predicted, "price_per_hour": price, "machines": machines}
+
+
+def _estimate(output: Place) -> dict[str, Any] | None:
+    """What `--estimate` left; of a damaged one nothing is said: the job that it was about is done."""
+    try:
+        estimate: dict[str, Any] = json.loads(read_whole(output.beside(ESTIMATE_SUFFIX)) or b"null")
+        return estimate if {"taken", "found", "machines", "rows", "seconds"} <= estimate.keys() else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def _figures(

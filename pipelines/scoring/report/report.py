@@ -58,7 +58,11 @@ def redraw_report(output: Place, *, documents: int = 0, price_per_hour: float | 
     check_price(price_per_hour)
     if read_record(output, RUN_FILE) is None:
         raise InputError(f"{output.name!r} is not the output of a scoring job")
-    former = json.loads(read_whole(output.beside(REPORT_SUFFIXES[1])) or b"{}")
+    place = output.beside(REPORT_SUFFIXES[1])
+    try:
+        former = dict(json.loads(read_whole(place) or b"{}"))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{place.name!r} is damaged: {error}; delete it to draw the report without it") from error
     price = former.get("costs", {}).get("price_per_hour") if price_per_hour is None else price_per_hour
     return write_report(output, documents=documents, starting_s=former.get("starting_s"), price_per_hour=price)
 

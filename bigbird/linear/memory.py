@@ -25,6 +25,10 @@ LARGEST_THREAD_BLOCK = 2**26
 
 LARGE_PAGE = 2**21
 
+_KEPT_PRODUCTS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
+"""oneDNN and PyTorch each keep the code of so many products, 1,024 if nothing is set before the first. One with a new
+number of rows takes some hundred KiB, and rows of many lengths have ever new numbers."""
+
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # Linux's mman.h
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 _SETTINGS = (
@@ -39,10 +43,12 @@ _SETTINGS = (
 @lru_cache
 def keep_freed_memory() -> bool:
     """For this process and all its threads, from now on: blocks up to LARGEST_KEPT_BLOCK stay with it when they are
-    freed; of threads other than the first, blocks up to LARGEST_THREAD_BLOCK.
+    freed; of threads other than the first, blocks up to LARGEST_THREAD_BLOCK. Products' code is kept for fewer lengths.
 
     Whether it did: not where the allocator is set by the environment already, nor without glibc.
     """
+    for name, count in _KEPT_PRODUCTS.items():
+        os.environ.setdefault(name, count)
     if not sys.platform.startswith("linux") or any(name in os.environ for name in _SETTINGS):
         return False
     try:

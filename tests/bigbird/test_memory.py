@@ -1,5 +1,6 @@
 """The memory a process keeps: no fresh pages for a batch like the last."""
 
+import ctypes
 import json
 import os
 import re
@@ -41,8 +42,32 @@ print(json.dumps({"keeps": memory.keep_freed_memory(), **found}))
 """
 
 
-def measured(**environment: str) -> dict[str, float]:
-    command = [sys.executable, "-c", SCRIPT]
+OF_PRODUCTS = """
+import ctypes, json, torch
+from bigbird.linear import memory
+
+class Info(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+memory.keep_freed_memory()
+weight = torch.randn(256, 256)
+
+def after(numbers):
+    with torch.inference_mode():
+        for rows in numbers:
+            torch.ops.mkldnn._linear_pointwise(torch.ones(rows, 256), weight, None, "none", [], "")
+    return libc.mallinfo2().uordblks
+
+first = after(range(1, 301))
+print(json.dumps({"grown": after(range(301, 701)) - first}))
+"""
+
+
+def measured(script: str = SCRIPT, **environment: str) -> dict[str, float]:
+    command = [sys.executable, "-c", script]
     ran = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     answer: dict[str, float] = json.loads(ran.stdout)
@@ -58,6 +83,12 @@ def test_a_process_takes_no_fresh_pages_for_a_batch_like_the_last_on_any_of_its_
     assert not left_alone["keeps"]
     for thread in ("faults", "faults_on_a_thread"):
         assert left_alone[thread] > 20 * kept[thread]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc of 2.33 or later tells what is in use")
+def test_products_of_ever_new_numbers_of_rows_take_no_more_memory():
+    left_alone = measured(OF_PRODUCTS, ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024", LRU_CACHE_CAPACITY="1024")
+    assert left_alone["grown"] > 10 * max(1, measured(OF_PRODUCTS)["grown"])
 
 
 LARGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -39,6 +39,8 @@ class Watch:
 
         on_look: called at each look. Its exceptions are dropped: storage that fails stops `work` as well.
         """
+        # What a shell starts in the background ignores Ctrl-C, and Ray Train leaves a handler of its own.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with self._lock:
                 if self.ending is not None:
@@ -55,6 +57,7 @@ class Watch:
         finally:
             with self._lock:
                 self._on_look = None
+            signal.signal(signal.SIGINT, before)
 
     def _look(self) -> None:
         while self.ending is None and not self._stop.wait(_LOOK_S):

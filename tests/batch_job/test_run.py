@@ -6,6 +6,7 @@ Scoring jobs run in this process, by the job's own stage and into its part files
 import io
 import json
 import shutil
+import signal
 import time
 import warnings
 
@@ -149,6 +150,15 @@ def test_an_unexpected_failure_on_one_line_is_its_answer_and_costs_its_neighbour
     assert_vectors([found[number] for number in (0, 2, 5)], ["a lake", "a river", "a sea"], checkpoint)
 
 
+@pytest.fixture
+def in_the_background():
+    """As a shell starts what runs in the background: Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    assert signal.signal(signal.SIGINT, before) == signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("in_the_background")
 @pytest.mark.parametrize("status", ["cancelled", "expired"])
 @pytest.mark.parametrize("phase", ["reading", "scoring", "writing"])
 def test_a_batch_that_is_cancelled_or_expires_ends_soon_whatever_it_is_at(

@@ -1,8 +1,7 @@
 """An endpoint of the service without HTTP and without models: the service's code reads and checks the body of a
 request, and shapes the answer.
 
-The model's part is done by `Score`: it gives the records of a request that was scored, or raises where there are none
-yet.
+The model's part is done by `RecordsOf`: it gives the stored records of a request, or raises if it has not been scored.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ from serving.settings import EMBEDDING, GatewayArguments, HeadArguments, RouteAr
 
 logger = logging.getLogger(__name__)
 
-Score = Callable[["BatchHead", list[Any], Any], list[dict[str, Any]]]
+RecordsOf = Callable[["BatchHead", list[Any], Any], list[dict[str, Any]]]
 """A head, the examples of one request and the options of the task -> their records."""
 
 
 class BatchHead:
     """A head of the server, for an endpoint of a batch. It reads configuration and tokenizer, not the weights."""
 
-    def __init__(self, name: str, arguments: HeadArguments, score: Score) -> None:
+    def __init__(self, name: str, arguments: HeadArguments, records_of: RecordsOf) -> None:
         self.name = name
         self.task = arguments.task
         self._arguments = arguments
-        self._score = score
+        self._records_of = records_of
 
     @cached_property
     def _checkpoint(self) -> tuple[BigBirdConfig, BigBirdTokenizer] | Exception:
@@ -54,11 +53,11 @@ class BatchHead:
             return error
 
     async def call(self, method: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        """As a replica answers. Raises ServingError, and what `Score` raises."""
+        """As a replica answers. Raises ServingError, and what `RecordsOf` raises."""
         assert method == "score", method
         options = with_changes(OPTIONS[self.task](), request["options"])
         examples = self._examples(request["inputs"], options)
-        records = self._score(self, examples, options)
+        records = self._records_of(self, examples, options)
         failed = [(index, record["error"]) for index, record in enumerate(records) if "error" in record]
         # As in a replica: what cannot be read is found before what cannot be computed.
         for index, failure in sorted(failed, key=lambda one: one[1]["type"] != "InputError"):
@@ -98,8 +97,8 @@ class BatchHead:
 class Endpoint:
     """The endpoint at `path` of a server. served: its models and limits, as request.json of the batch has them."""
 
-    def __init__(self, served: Mapping[str, Any], path: str, score: Score) -> None:
-        heads = {name: BatchHead(name, head, score) for name, head in heads_of(served).items()}
+    def __init__(self, served: Mapping[str, Any], path: str, records_of: RecordsOf) -> None:
+        heads = {name: BatchHead(name, head, records_of) for name, head in heads_of(served).items()}
         routes = {name: RouteArguments.model_validate(route) for name, route in served["routes"].items()}
         unwatched = {name: route.model_copy(update={"shadow": None}) for name, route in routes.items()}
         found = routes_to(heads, unwatched, lambda *compared: None)
@@ -118,7 +117,7 @@ class Endpoint:
         return self._arguments.max_body_bytes
 
     async def answer(self, body: Any, request_id: str) -> tuple[int, bytes]:
-        """Status and body, as a client that sends `body` gets them. Raises what `Score` raises that is no Exception."""
+        """Status and body, as a client that sends `body` gets them. Raises BaseExceptions of `RecordsOf`."""
         state = {"request_id": request_id, **({} if self._model is None else {"model": self._model})}
         scope = {"type": "http", "method": "POST", "path": self.path, "headers": [], "state": state}
         try:

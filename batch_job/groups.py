@@ -34,7 +34,7 @@ from serving.settings import HeadArguments
 Row = tuple[int, int, dict[str, Any]]
 """Line, index of the input in its request, and its record."""
 
-# Each is a scoring job with a start of its own.
+# Each starts a scoring job of its own.
 MAX_GROUPS = 32
 
 _ORIGIN = {"line": pa.int64(), "index": pa.int32()}
@@ -44,7 +44,7 @@ _BUFFERED_CHARACTERS = 8 * 2**20
 
 
 class Group:
-    """The rows of one scoring job. folder: of the storage. pair: texts come in pairs."""
+    """The rows of one scoring job. folder: in the storage. pair: rows have `text` and `text_pair`."""
 
     def __init__(self, storage: Storage, folder: str, name: str, head: HeadArguments, options: Any, pair: bool) -> None:
         self.name = name
@@ -152,18 +152,17 @@ class Groups:
         self._stack = stack
 
     def find(self, head: BatchHead, example: Any, options: Any) -> Group:
-        """The group of an input, a new one where there was none like it.
-
-        Raises ServingError for one more set of options than a batch may have.
-        """
+        """The group of an input, which is made if there is none yet. Raises ServingError beyond MAX_GROUPS groups."""
         pair = isinstance(example, dict) and "text_pair" in example
         key = json.dumps([head.name, dataclasses.asdict(options), pair], sort_keys=True)
         if key not in self._groups:
             if len(self._groups) == MAX_GROUPS:
-                message = f"parameters: the requests of a batch have {MAX_GROUPS} different sets of them, the limit"
+                message = (
+                    f"parameters: the batch has {MAX_GROUPS} groups of head, parameters and kind of text, the limit"
+                )
                 raise ServingError("invalid_input", message, param="parameters")
             group = self._make(key, options)
-            assert self._stack is not None, "all requests were read before"
+            assert self._stack is not None, "a new group after all requests were read"
             group.open(self._stack)
         return self._groups[key]
 

@@ -32,19 +32,22 @@ _MAX_ERRORS = 50
 
 
 class _ToBeScored(BaseException):
-    """Ends the answer to a valid request: its inputs are scored later. No Exception, which would be its answer."""
+    """Ends the answer to a valid request: its inputs are scored later.
+
+    A BaseException: of an Exception, `Endpoint.answer` makes an error answer.
+    """
 
     def __init__(self, head: BatchHead, examples: list[Any], options: Any) -> None:
         self.head, self.examples, self.options = head, examples, options
 
 
 class _NotScored(BaseException):
-    """Ends the answer to a request of which an input was not scored. No Exception, which would be its answer."""
+    """Ends the answer to a request of which an input was not scored. A BaseException, as above."""
 
 
 @dataclass(kw_only=True)
 class _Lines:
-    """What was found in the input file. errors: of lines that are no requests, the first of num_errors."""
+    """What was found in the input file. errors: the first of the num_errors lines that are no valid requests."""
 
     num_lines: int = 0
     num_to_score: int = 0
@@ -57,7 +60,7 @@ class _Lines:
 
 
 class BatchRun:
-    """A job's work on one batch."""
+    """Validates, scores and answers one batch, or goes on where an earlier job was."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch, self._request = batch, batch.request
@@ -87,7 +90,7 @@ class BatchRun:
         return read_lines(stream, self._batch.id, self._request["endpoint"], endpoint.max_bytes)
 
     def _restored(self) -> _Lines | None:
-        """What an earlier job found in the input file, None where none came to its end."""
+        """What an earlier job found in the input file, None if none read it to its end."""
         record = self._batch.read("work/lines")
         if record is None:
             return None
@@ -95,15 +98,16 @@ class BatchRun:
         return _Lines(**record["lines"])
 
     async def _read(self, watch: Watch) -> _Lines | None:
-        """Reads the input file and writes the rows of the groups. None where the batch has to end before its end."""
+        """Reads the input file and writes the rows of the groups. None if the batch has to end
+        before that is done."""
 
-        def score(head: BatchHead, examples: list[Any], options: Any) -> list[dict[str, Any]]:
+        def collect(head: BatchHead, examples: list[Any], options: Any) -> list[dict[str, Any]]:
             for example in examples:
-                self._groups.find(head, example, options)
+                self._groups.find(head, example, options)  # or raises: one group too many
             raise _ToBeScored(head, examples, options)
 
         found = _Lines()
-        endpoint = Endpoint(self._request["served"], self._request["endpoint"], score)
+        endpoint = Endpoint(self._request["served"], self._request["endpoint"], collect)
         with ExitStack() as stack, self._files.open(self._request["input_file_id"]) as stream:
             self._groups.open(stack)
             for line in self._lines(stream, endpoint):
@@ -142,7 +146,7 @@ class BatchRun:
 
         def tell() -> None:
             num_scored = sum(group.count_scored() for group in self._groups)
-            # `completed` is exact where every request has one input.
+            # An estimate from the rows that are scored; exact if each request has one input.
             counts = lines.counts(lines.num_to_score * num_scored // max(1, self._groups.num_rows))
             if num_scored != self._batch.state.get("num_scored"):
                 self._batch.to_state("in_progress", request_counts=counts, num_scored=num_scored)
@@ -154,15 +158,15 @@ class BatchRun:
         """Writes the output file and the error file. Gives their ids and the counts, as the batch's state has them."""
         records: list[dict[str, Any]] = []
 
-        def score(head: BatchHead, examples: list[Any], options: Any) -> list[dict[str, Any]]:
+        def look_up(head: BatchHead, examples: list[Any], options: Any) -> list[dict[str, Any]]:
             for example in examples:
-                self._groups.find(head, example, options)
+                self._groups.find(head, example, options)  # or raises, as when the file was read first
             if len(records) < len(examples):
                 raise _NotScored
             return records
 
         scored = _by_line(heapq.merge(*(group.scored() for group in self._groups), key=lambda row: row[:2]))
-        endpoint = Endpoint(self._request["served"], self._request["endpoint"], score)
+        endpoint = Endpoint(self._request["served"], self._request["endpoint"], look_up)
         counts = {"total": 0, "completed": 0, "failed": 0}
         was_ending = watch.ending is not None
         with ExitStack() as stack:
@@ -175,7 +179,8 @@ class BatchRun:
                 counts["total"] += 1
                 records = scored(line.number)
                 error, status, body = line.error, 0, b""
-                # A batch that ends now stops here; of one that ended before, all that is scored is answered.
+                # Cancelled or expired while answers are written: the other requests become errors. Before that: what is
+                # scored is answered.
                 if error is None and watch.ending is not None and not (was_ending and records):
                     error = self._unanswered(watch.ending)
                 elif error is None:

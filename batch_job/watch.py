@@ -15,7 +15,7 @@ _LOOK_S = 3.0
 
 
 class Watch:
-    """Looks every few seconds, on a thread, while it is entered. ending: the status to end with, None before that."""
+    """A context: meanwhile a thread looks every few seconds. ending: the status to end with, None before that."""
 
     def __init__(self, batch: Batch) -> None:
         self.ending: str | None = None
@@ -39,7 +39,7 @@ class Watch:
 
         on_look: called at each look. Its exceptions are dropped: storage that fails stops `work` as well.
         """
-        # What a shell starts in the background ignores Ctrl-C, and Ray Train leaves a handler of its own.
+        # What a shell starts in the background inherits an ignored SIGINT; Ray Train leaves a handler of its own.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with self._lock:

@@ -1,6 +1,6 @@
 """Beam search for one prompt: which beams go on, which texts are complete, when to end.
 
-Reproduces transformers' search (5.23): candidates beyond the beams stand by for those that end, complete texts are
+Reproduces transformers' search (5.23): more than K candidates are kept, to replace those that end, complete texts are
 scored by their log-probability over their length to the power of the length penalty, and the search ends when the
 best beam's score at its present length no longer beats the worst complete text.
 
@@ -20,7 +20,7 @@ _IMPOSSIBLE = -1e9
 
 
 class BeamSearch:
-    """The state of one search. `is_done` tells when `complete` is: scores and tokens of at most K texts, best first.
+    """The state of one search. Once `is_done`, `complete` has scores and tokens of at most K texts, best first.
 
     beams: the tokens of each after the prompt. parents: for each, the beam of the step before that it goes on with.
     scores: the last step's processed log-probabilities, (K, V).
@@ -56,7 +56,7 @@ class BeamSearch:
             for processor in self._processors:
                 self.scores = processor(ids, self.scores)
         totals = (self.scores + self._totals[:, None]).flatten()
-        # Enough candidates for K to go on even if, of each, every end-of-sequence token is among them.
+        # So many candidates that K are left even if every beam proposes every end-of-sequence token.
         totals, flat = totals.topk(min(max(2, 1 + len(self._eos)) * num_beams, len(totals)))
         parents, tokens = (flat // logits.shape[-1]).tolist(), (flat % logits.shape[-1]).tolist()
         texts = [[*self.beams[parent], token] for parent, token in zip(parents, tokens, strict=True)]

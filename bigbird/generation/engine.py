@@ -61,7 +61,7 @@ def run(model: Any, cache: KVCache, pieces: Sequence[Piece], cross: CachedCrossA
     end = 0
     for piece in pieces:
         end += len(piece.token_ids)
-        wanted += range(end - piece.num_answers, end)
+        wanted += range(end - piece.num_logits, end)
     if not wanted:
         return torch.empty(0, model.config.vocab_size)
     logits: Tensor = model.cls(hidden if len(wanted) == end else hidden[wanted])
@@ -169,14 +169,14 @@ class Engine:
         if not served:
             return chunks
         max_draft = DRAFT_ROWS // len(served) - 1
-        pieces = {request: request.pieces(num_tokens, max_draft) for request, num_tokens in served}
+        pieces = {request: request.next_pieces(num_tokens, max_draft) for request, num_tokens in served}
         if self._cross is not None:
             self._cross.row_of = {s: request.encoder_row for request in pieces for s in request.sequences}
         logits = run(self.model, self._cache, list(chain(*pieces.values())), self._cross)
         self._num_steps += 1
         self._num_prompt_tokens += sum(num_tokens for _, num_tokens in served)
-        answers = logits.split([sum(piece.num_answers for piece in its_pieces) for its_pieces in pieces.values()])
-        for request, rows in zip(pieces, answers, strict=True):
+        parts = logits.split([sum(piece.num_logits for piece in its_pieces) for its_pieces in pieces.values()])
+        for request, rows in zip(pieces, parts, strict=True):
             if not len(rows):  # its prompt is still being read
                 continue
             num_tokens = len(request.token_ids)

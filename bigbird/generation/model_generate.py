@@ -65,7 +65,7 @@ class GenerateOutput(ModelOutput):
 
 
 class Generates:
-    """What BigBirdForCausalLM has of it."""
+    """Adds `generate` to BigBirdForCausalLM."""
 
     config: Any
     generation_config: GenerationConfig | None
@@ -137,7 +137,7 @@ class Generates:
 
 
 def _chosen(configs: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults, what the configurations say, and over them what was given; those without a part left out."""
+    """The defaults, then what the configurations say, then what was given; options that do not apply are left out."""
     chosen = dict(_DEFAULTS)
     for config in configs:
         # A GenerationConfig of transformers has every default as well, what it is not asked for included.

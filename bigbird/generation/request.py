@@ -42,11 +42,11 @@ class GenerationChunk:
 
 @dataclass(frozen=True)
 class Piece:
-    """New tokens of one sequence of the cache; the logits after the last `num_answers` of them are wanted."""
+    """New tokens of one sequence of the cache; the logits after the last `num_logits` of them are wanted."""
 
     sequence: int
     token_ids: list[int]
-    num_answers: int = 1
+    num_logits: int = 1
 
 
 class Request:
@@ -102,8 +102,8 @@ class Request:
         generator = torch.Generator()
         generator.seed() if options.seed is None else generator.manual_seed(options.seed)
         self._chances = torch.rand(options.max_new_tokens, generator=generator, dtype=torch.float64)
-        self._followers: dict[tuple[int, ...], int] = {}  # some tokens in a row: where the one after them stands
-        self._num_looked_up = 0
+        self._followers: dict[tuple[int, ...], int] = {}  # an n-gram -> the place behind its last occurrence
+        self._num_indexed = 0
 
     @property
     def num_tokens_at_most(self) -> int:
@@ -115,8 +115,8 @@ class Request:
         """Prompt tokens still to compute."""
         return len(self.prompt_ids) - self.num_computed
 
-    def pieces(self, num_prompt_tokens: int, max_draft: int) -> list[Piece]:
-        """The tokens that it has computed in a step: so many of the prompt's, or with 0 what comes after the text."""
+    def next_pieces(self, num_prompt_tokens: int, max_draft: int) -> list[Piece]:
+        """What the model computes next: so many tokens of the prompt, or with 0 the last token and a draft."""
         if num_prompt_tokens:
             ids = self.prompt_ids[self.num_computed : self.num_computed + num_prompt_tokens]
             self.num_computed += num_prompt_tokens
@@ -129,8 +129,8 @@ class Request:
         return [Piece(self.sequences[0], ids, len(ids))]
 
     def take(self, logits: Tensor) -> list[GenerationChunk]:
-        """Go on by the logits that its pieces asked for, (R, V): a token, and one more after every token of the draft
-        that is chosen as it stands."""
+        """Choose a token by the logits that its pieces asked for, (R, V), and one more after each token of the draft
+        that equals the chosen one."""
         if self.search is not None:
             return self._take_beams(self.search, logits)
         if self.options.prompt_logprobs and not self.token_ids:
@@ -181,17 +181,17 @@ class Request:
         if limit < 1:
             return []
         ids = self.prompt_ids + self.token_ids
-        for end in range(self._num_looked_up, len(ids)):
+        for end in range(self._num_indexed, len(ids)):
             for size in _NGRAMS:
                 if end >= size:
                     self._followers[tuple(ids[end - size : end])] = end
-        self._num_looked_up = len(ids)
+        self._num_indexed = len(ids)
         found = (self._followers.get(tuple(ids[-size:])) for size in _NGRAMS if len(ids) >= size)
         place = next((place for place in found if place is not None), len(ids))
         return ids[place : place + limit]
 
     def end(self, reason: str) -> GenerationChunk:
-        """The last chunk where no token is the last: after a prompt that asks for none, and of what is cancelled."""
+        """A last chunk without a token: where max_new_tokens is 0, and where the request is cancelled."""
         self.finish_reason = reason
         scored = tuple(self.prompt_logprobs) if reason == "length" else None
         return GenerationChunk(request_id=self.id, prompt_logprobs=scored, finish_reason=reason)

@@ -51,7 +51,7 @@ def penalise_repetition(ids: Tensor, scores: Tensor, penalty: float) -> Tensor:
 
 
 def forbid_repeated_ngrams(ids: Tensor, scores: Tensor, size: int) -> Tensor:
-    """No token that would make the last `size` tokens ones that stood together before."""
+    """Exclude tokens that would repeat an n-gram of `size` tokens."""
     if ids.shape[1] < size:
         return scores
     ngrams = ids.unfold(1, size, 1)  # (R, n - size + 1, size)
@@ -61,7 +61,7 @@ def forbid_repeated_ngrams(ids: Tensor, scores: Tensor, size: int) -> Tensor:
 
 
 def forbid_words(ids: Tensor, scores: Tensor, words: Sequence[tuple[int, ...]]) -> Tensor:
-    """No last token of a word whose other tokens are the last ones."""
+    """Exclude the last token of a word whose other tokens were just generated."""
     scores = scores.clone()
     for *before, last in words:
         if len(before) <= ids.shape[1]:
@@ -71,7 +71,7 @@ def forbid_words(ids: Tensor, scores: Tensor, words: Sequence[tuple[int, ...]]) 
 
 
 def forbid_end(ids: Tensor, scores: Tensor, ends: Sequence[int], until: int) -> Tensor:
-    """No end-of-sequence token before `until` tokens."""
+    """Exclude end-of-sequence tokens before there are `until` tokens."""
     return scores if ids.shape[1] >= until else scores.index_fill(1, torch.tensor(ends), -torch.inf)
 
 
@@ -82,7 +82,7 @@ def warp(scores: Tensor, options: GenerationOptions) -> Tensor:
     top_k, top_p and min_p become one least score: equally likely tokens stay or go together.
     """
     # Shifted to a maximum of 0 first, which changes no probability and keeps small temperatures from overflowing.
-    # One that float32 would round to 0 is the smallest number that it does not.
+    # A temperature that float32 rounds to 0 is replaced by the smallest normal float32.
     scores = (scores - scores.amax()).div_(max(options.temperature, torch.finfo(scores.dtype).tiny))
     least = math.log(options.min_p) if options.min_p else -math.inf
     if options.top_k or options.top_p < 1:
@@ -91,7 +91,7 @@ def warp(scores: Tensor, options: GenerationOptions) -> Tensor:
         else:  # numpy sorts a vocabulary in a twentieth of torch's time
             likeliest = -torch.from_numpy(np.sort(-scores.numpy()))
         sums = likeliest.exp().cumsum(0)
-        # The last is the one with which they weigh top_p of what top_k leaves.
+        # The last kept token is the one whose cumulative probability reaches top_p of what top_k keeps.
         share = options.top_p * float(sums[-1]) if options.top_p < 1 else math.inf
         last = min(int(torch.searchsorted(sums, share)), len(sums) - 1)
         least = max(least, float(likeliest[last]))
@@ -102,7 +102,7 @@ def warp(scores: Tensor, options: GenerationOptions) -> Tensor:
 def draw(scores: Tensor, chance: float) -> int:
     """Draw a token with softmax(scores) as probabilities. scores: (V,); chance: from [0, 1), decides."""
     sums = scores.softmax(0).cumsum(0, dtype=torch.float64)
-    # Below 1 times the total is below the total, also when rounded: a possible token. NaN alone points past the end.
+    # A chance below 1 gives an index within the vocabulary, also when rounded; only NaN runs past the end.
     return min(int(torch.searchsorted(sums, chance * float(sums[-1]), right=True)), len(sums) - 1)
 
 

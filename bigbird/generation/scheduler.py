@@ -53,18 +53,18 @@ class Scheduler:
         return [(request, 0) for request in self.running if not request.num_left] + self._prompts()
 
     def _admits(self, request: Request) -> bool:
-        """The first that does not fit makes the others wait, so that it is next."""
+        """Whether a request fits now. Those behind one that does not fit wait for it."""
         num_streams = sum(running.options.num_beams for running in self.running)
         if self.running and num_streams + request.options.num_beams > self.max_streams:
             return False
         return self.cache.fits(request.num_tokens_at_most, request.options.num_beams - 1)
 
     def _prompts(self) -> list[tuple[Request, int]]:
-        """Which prompts the step computes how many tokens of, in the order of arrival."""
-        reading = [request for request in self.running if request.num_left and not self._waits_for_prefix(request)]
+        """How many prompt tokens the step computes of each request, in the order of arrival."""
+        reading = [request for request in self.running if request.num_left and not self._share_prefix_or_wait(request)]
         if not reading:
             return []
-        # A short prompt beside long ones has a step to itself, then the long ones have one, in turn.
+        # Steps alternate: one for short prompts alone, one for all.
         short = [request for request in reading if request.num_left <= self.prefill_tokens // 4]
         if short and len(short) < len(reading) and not self._long_prompts_waited:
             self._long_prompts_waited = True
@@ -82,8 +82,8 @@ class Scheduler:
                     room -= more
         return list(scheduled.items())
 
-    def _waits_for_prefix(self, request: Request) -> bool:
-        """Take over the pages of an earlier request whose prompt begins alike; True while that still computes them."""
+    def _share_prefix_or_wait(self, request: Request) -> bool:
+        """Share the pages of an earlier request whose prompt begins alike. True: it still computes them, so wait."""
         if request.num_computed or request.options.prompt_logprobs:  # which need every token computed
             return False
         best, num_tokens = None, 0

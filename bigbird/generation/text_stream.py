@@ -42,7 +42,7 @@ class TextStream:
                 break
         text = self._decode()
         self._num_final = len(text.rstrip(_REPLACEMENT))  # characters of the window's text already handed on
-        # Tokens of the window since its text was last free of half characters, and how many of them were pushed since.
+        # Tokens since the context was last trimmed; tokens pushed since the text last ended with a whole character.
         self._num_recent = len(self._window) if text.endswith(_REPLACEMENT) else 0
         self._num_pending = 0
         self._held = ""  # final text that may turn out to begin a stop string
@@ -77,7 +77,7 @@ class TextStream:
     def _forget(self) -> None:
         """Keep only the newest tokens as context, so that a token costs the same however long the text is."""
         recent = self._tokenizer.decode(self._window[-self._num_recent :], skip_special_tokens=True)
-        if recent:  # without text, they would not tell the next token that it stands within one
+        if recent:  # else the tokenizer would take the next token for the beginning of a text
             self._window = self._window[-self._num_recent :]
             self._num_final = len(recent)
             self._num_recent = 0

@@ -71,6 +71,7 @@ def measured(script: str = SCRIPT, **environment: str) -> dict[str, float]:
     ran = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     answer: dict[str, float] = json.loads(ran.stdout)
+    print(environment, answer)  # for benchmarks/RESULTS.md
     return answer
 
 

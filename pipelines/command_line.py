@@ -7,10 +7,12 @@ A message is one line on the error stream, with the command's name before it.
 
 import argparse
 import difflib
+import signal
 import sys
 from collections.abc import Sequence
 
 DONE, STOPPED, REFUSED, DONE_WITH_ERRORS = 0, 1, 2, 3
+GO_ON = "start it again with the same command to continue"
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,3 +58,14 @@ def counted(number: int, noun: str) -> str:
 def say(prog: str, message: object) -> None:
     """One message of a command, in one line."""
     print(f"{prog}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def say_stopped(prog: str, error: KeyboardInterrupt | SystemExit) -> int:
+    """Say that Ctrl-C or SIGTERM ended a command; returns its exit status. Any other SystemExit is raised again.
+
+    Ray makes a SystemExit of SIGTERM, by which clusters end jobs.
+    """
+    if isinstance(error, SystemExit) and error.code != signal.SIGTERM:
+        raise error
+    say(prog, f"stopped; {GO_ON}")
+    return STOPPED

@@ -10,7 +10,6 @@ it would have had. Exit status as in `pipelines.score`: 0 done, 1 stopped on the
 
 import json
 import math
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,7 +24,7 @@ from ray.train.torch import TorchTrainer
 from bigbird.config import BigBirdConfig
 from bigbird.errors import BigBirdError, InputError
 from bigbird.loading.hub import resolve
-from pipelines.command_line import DONE, REFUSED, STOPPED, Parser, say
+from pipelines.command_line import DONE, REFUSED, STOPPED, Parser, say, say_stopped
 from pipelines.finetuning.documents import TASKS
 from pipelines.finetuning.folder import Folder
 from pipelines.finetuning.metrics import LOSS, best_of, measure
@@ -208,11 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in explain(error):
             say(PROG, line)
         return STOPPED
-    except (KeyboardInterrupt, SystemExit) as stopped:  # Ray makes the latter of SIGTERM, which ends jobs on clusters
-        if isinstance(stopped, SystemExit) and stopped.code != signal.SIGTERM:
-            raise
-        say(PROG, "stopped; start the same command again to go on")
-        return STOPPED
+    except (KeyboardInterrupt, SystemExit) as error:
+        return say_stopped(PROG, error)
     print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     if said := hardly_learned(figures):
         print(said)

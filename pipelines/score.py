@@ -14,7 +14,6 @@ import contextlib
 import logging
 import os
 import random
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from ray._private.log import PlainRayHandler
 from ray.data import Dataset
 
 from bigbird.errors import BigBirdError, InputError
-from pipelines.command_line import DONE, DONE_WITH_ERRORS, REFUSED, STOPPED, say
+from pipelines.command_line import DONE, DONE_WITH_ERRORS, REFUSED, STOPPED, say, say_stopped
 from pipelines.ray_cluster import join_ray
 from pipelines.scoring.actors.pool import Cluster, ScoreOptions, step_pool
 from pipelines.scoring.actors.score_rows import ScoreRows, load_predictor
@@ -94,10 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _verify(arguments) if proving else _run(arguments)
     except BigBirdError as error:
         lines, status = [str(error)], REFUSED
-    except (KeyboardInterrupt, SystemExit) as stopped:  # Ray makes the latter of SIGTERM, which ends jobs on clusters
-        if isinstance(stopped, SystemExit) and stopped.code != signal.SIGTERM:
-            raise
-        lines, status = ["stopped; start it again with the same command to continue"], STOPPED
+    except (KeyboardInterrupt, SystemExit) as error:
+        return say_stopped(PROG, error)
     except Exception as error:  # Ray's own errors have no common base; the person needs the cause and the way on
         if arguments.verbose:
             traceback.print_exc()

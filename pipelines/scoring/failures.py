@@ -9,6 +9,8 @@ from typing import Any
 
 import ray
 
+from pipelines.command_line import GO_ON
+
 DEFAULT_SHARE = 0.01
 FEW_ROWS = 10
 
@@ -31,7 +33,7 @@ def explain(error: BaseException) -> list[str]:
     if ray.is_initialized():
         lines.append(f"log: {log_directory()}")
     if may_pass(kind):
-        lines.append("start it again with the same command to continue")
+        lines.append(GO_ON)
     return lines
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import re
+import signal
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,6 +104,17 @@ def test_a_value_that_is_empty_or_no_text_is_refused_by_name(main, capsys):
     for value in ("\udcff", "a\0b"):
         assert ended(main, [word for pair in (whole | {"--output": value}).items() for word in pair]) == 2
         assert f"{value!r} is no text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("module", "step"), [(score, "_run"), (finetune, "finetune")])
+def test_ctrl_c_and_sigterm_stop_a_command_and_any_other_exit_is_one(module, step, monkeypatch, capsys):
+    typed = "--task masked-lm-scoring --model m --input i --output o"
+    typed = typed if module is score else "--task masked-lm --model m --train t --eval e --output o"
+    for error, status in ((KeyboardInterrupt(), 1), (SystemExit(signal.SIGTERM), 1), (SystemExit(5), 5)):
+        monkeypatch.setattr(module, step, Mock(side_effect=error))
+        assert ended(module.main, typed.split()) == status
+        stopped = f"{module.PROG}: stopped; start it again with the same command to continue\n"
+        assert capsys.readouterr().err == (stopped if status == 1 else "")
 
 
 def test_the_schema_of_an_input_is_printed_whole_and_what_a_job_would_refuse_of_it_is_refused(tmp_path, capsys):

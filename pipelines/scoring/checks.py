@@ -131,12 +131,14 @@ def check_same(model: str, digest: str) -> None:
 def digest_of(directory: Path) -> str:
     """SHA-256 of what a checkpoint holds: weights, config and tokenizer."""
     stats = [(path, path.stat()) for path in model_files(directory)]
-    return _digest_of(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+    return _digest_of(
+        tuple((path, stat.st_size, (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)) for path, stat in stats)
+    )
 
 
 @lru_cache(maxsize=64)  # a process that runs many jobs with one model reads it once
-def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """files: path, size and time of each."""
+def _digest_of(files: tuple[tuple[Path, int, tuple[int, ...]], ...]) -> str:
+    """files: path and size of each, and what differs once it was written or replaced, even with its times kept."""
     hashed = hashlib.sha256()
     for path, size, _ in files:
         hashed.update(f"{path.name}:{size}\n".encode())

@@ -60,6 +60,19 @@ def test_a_hub_model_is_loaded_elsewhere_at_the_revision_that_was_found_here(tin
         inspect_model("masked-lm-scoring", "hf://owner/name@v2")
 
 
+def test_a_model_whose_file_was_replaced_with_its_size_and_times_kept_is_another(tiny_checkpoint, tmp_path):
+    model = shutil.copytree(tiny_checkpoint(BigBirdForMaskedLM), tmp_path / "model")
+    info = inspect_model("masked-lm-scoring", str(model))
+    config = model / "config.json"
+    other = shutil.copy2(config, tmp_path / "other.json")
+    other.write_text(config.read_text().swapcase())
+    shutil.copystat(config, other)
+    assert other.stat().st_size == config.stat().st_size
+    other.rename(config)
+    with pytest.raises(CheckpointError, match="is not the checkpoint that the job started with"):
+        check_same(str(model), info.digest)
+
+
 def test_a_model_at_a_uri_is_fetched_once_and_anew_when_it_was_replaced(s3, model, monkeypatch, tmp_path):
     monkeypatch.setenv("BIGBIRD_CACHE", str(tmp_path))
     first = resolve(model)

@@ -34,7 +34,7 @@ from pipelines.finetuning.plan import Job, labelled_files, new_model, plan_job, 
 from pipelines.finetuning.run_file import claim, is_begun
 from pipelines.finetuning.worker import STATE, ToTokenRows, save_model, work
 from pipelines.ray_cluster import join_ray
-from pipelines.scoring.actors.pool import Cluster
+from pipelines.scoring.actors.pool import Cluster, num_fitting
 from pipelines.scoring.checks import location_of
 from pipelines.scoring.failures import explain
 from pipelines.scoring.inputs.units import PARQUET_SUFFIXES
@@ -140,10 +140,11 @@ def refuse_what_never_fits(job: Job, cluster: Cluster) -> None:
     """Raises InputError for workers that the nodes have no room for, nor those that an autoscaler may add: the run
     would wait for ever. Nodes of a cluster without any may join by somebody's hand."""
     nodes = [*cluster.nodes, *(cluster.growth or ())]
-    cpus, gpus = job.cpus_per_worker, int(job.use_gpu)
-    fits = sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpus else math.inf)) for node in nodes)
+    needs = {"CPU": job.cpus_per_worker, "GPU": int(job.use_gpu), "memory": 0}
+    fits = sum(num_fitting(node, needs) for node in nodes)
     if nodes and job.num_workers > fits:
-        raise InputError(f"{job.num_workers} workers of {cpus} CPUs and {gpus} GPUs each: the cluster holds {fits}")
+        each = f"{needs['CPU']} CPUs and {needs['GPU']} GPUs"
+        raise InputError(f"{job.num_workers} workers of {each} each: the cluster holds {fits}")
 
 
 def _absolute(path: str) -> str:

@@ -146,7 +146,7 @@ def job_pool(options: ScoreOptions, num_units: int, actor_bytes: int, cluster: C
     cpus = _cores_of_an_actor(options, cluster.total("CPU"), max(map(_cpu, cluster.growth or ()), default=0.0))
     gpu, besides = options.num_gpus_per_actor, options.num_tokenizers or 0
     needs = {"CPU": cpus, "GPU": gpu, "memory": actor_bytes}
-    fits = sum(_num_fitting(node, needs) for node in cluster.nodes)
+    fits = sum(num_fitting(node, needs) for node in cluster.nodes)
     if besides and cluster.nodes and not cluster.growth:
         left = max(0, int((cluster.total("CPU") - besides) / cpus))
         if fits and not left:
@@ -155,7 +155,7 @@ def job_pool(options: ScoreOptions, num_units: int, actor_bytes: int, cluster: C
                 f"actor of {cpus:g}"
             )
         fits = min(fits, left)
-    later = sum(_num_fitting(node, needs) for node in cluster.growth or ())
+    later = sum(num_fitting(node, needs) for node in cluster.growth or ())
     _refuse_what_never_fits(options, needs, fits, later, cluster)
     if options.num_actors:
         least = initial = most = options.num_actors
@@ -233,7 +233,7 @@ def _cores_of_an_actor(options: ScoreOptions, cores: float, cores_of_a_new_node:
     return 1.0 if max(cores, cores_of_a_new_node) <= 8 else 4.0
 
 
-def _num_fitting(node: Resources, needs: Resources) -> int:
+def num_fitting(node: Resources, needs: Resources) -> int:
     """How many actors a node holds. Several may share a GPU; one actor's share never lies on two."""
     room = [int(node.get(name, 0.0) // needs[name]) for name in ("CPU", "memory") if needs[name]]
     gpu = needs["GPU"]

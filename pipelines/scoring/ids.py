@@ -79,8 +79,7 @@ def find_id_column(schema: pa.Schema, id_column: str) -> pa.Field:
     if id_column not in schema.names:
         raise InputError(f"id column {id_column!r} is not in the input; its columns are {', '.join(schema.names)}")
     column = schema.field(id_column)
-    kind = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
-    if pa.types.is_nested(kind):
+    if pt.is_nested(_storage(column.type)):
         raise InputError(f"id column {id_column!r} has type {column.type}; expected texts, numbers or times")
     return column
 
@@ -143,7 +142,7 @@ def _place(table: pa.Table, row: int) -> str:
 def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The values of a column of ids as types of which Python's values differ where these do: times as numbers, which
     Python has to the microsecond only, and texts as bytes, which may be no UTF-8."""
-    kind = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
+    kind = _storage(column.type)
     kind = kind.value_type if pt.is_dictionary(kind) else kind
     column = column.cast(kind)
     if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
@@ -151,6 +150,10 @@ def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pt.is_temporal(kind):
         return column.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
     return column
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _hash(column: pa.ChunkedArray) -> np.ndarray:

@@ -49,6 +49,8 @@ def prepare_for_inference(
     Raises ConfigError for another dtype, or one that this device or machine has no products for.
     """
     on_cpu = model.device.type == "cpu"
+    if on_cpu:
+        keep_freed_memory()  # before the first product, which the choice of a precision makes
     if dtype == "auto":
         precision = "bfloat16" if prefers_bfloat16(model.device.type) else "float32"
     else:
@@ -63,9 +65,6 @@ def prepare_for_inference(
     weights: torch.dtype = torch.float32 if precision == "int8" else getattr(torch, precision)
     if on_cpu and weights == torch.bfloat16 and not can_pack(torch.bfloat16):
         logger.warning("this CPU has no bfloat16 matrix products; float32 is faster here")
-
-    if on_cpu:
-        keep_freed_memory()
 
     bert = model.base_model
     assert isinstance(bert, BigBirdModel)

@@ -3,7 +3,7 @@
 glibc gives blocks of some MiB back to the kernel at once, and a fresh page costs as much as a part of the product that
 is written to it: at 4,096 tokens a layer of base size takes 6,000 pages in bfloat16 and 12,000 in float32, each time.
 Threads other than the first have heaps of LARGEST_THREAD_BLOCK at most, which the kernel gets back once they are empty,
-and a larger block is mapped anew each time: so no state of a prepared model is wider than its hidden size.
+and a larger block is mapped anew each time: so query, key and value of an encoder are apart, unless it is in int8.
 A product of few rows reads its weights as fast as memory gives them; on pages of 4 KiB it waits for their addresses.
 """
 

@@ -44,7 +44,7 @@ print(json.dumps({"keeps": memory.keep_freed_memory(), **found}))
 
 OF_PRODUCTS = """
 import ctypes, json, torch
-from bigbird.linear import memory
+from bigbird import BigBirdConfig, BigBirdModel, prepare_for_inference
 
 class Info(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
@@ -52,7 +52,8 @@ class Info(ctypes.Structure):
 
 libc = ctypes.CDLL(None)
 libc.mallinfo2.restype = Info
-memory.keep_freed_memory()
+config = BigBirdConfig(vocab_size=20, hidden_size=16, num_attention_heads=1, num_hidden_layers=1, intermediate_size=16)
+prepare_for_inference(BigBirdModel(config), "auto")  # tries products before it makes the model's
 weight = torch.randn(256, 256)
 
 def after(numbers):

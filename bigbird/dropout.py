@@ -33,5 +33,5 @@ class Dropout(nn.Dropout):
         is_usual = states.device.type == "cpu" and 0 < drops.keep < 1 and not torch.compiler.is_compiling()
         if not self.training or not is_usual:
             return super().forward(states)
-        kept = drops.draw(states.detach()).div_(drops.keep)
+        kept = drops.draw(states).div_(drops.keep)
         return states.mul_(kept) if self.inplace else states * kept

@@ -182,10 +182,10 @@ class Engine:
             num_tokens = len(request.token_ids)
             chunks += request.take(rows)
             self._num_generated_tokens += len(request.token_ids) - num_tokens
-            if request.search is not None:
+            if request.finish_reason is not None:
+                self._scheduler.remove(request)
+            elif request.search is not None:
                 request.sequences = self._cache.reorder(request.sequences, request.search.parents)
             elif request.drafted:  # what was computed of the tokens that were not chosen goes
                 self._cache.truncate(request.sequences[0], len(request.prompt_ids) + len(request.token_ids) - 1)
-            if request.finish_reason is not None:
-                self._scheduler.remove(request)
         return chunks

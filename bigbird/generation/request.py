@@ -13,7 +13,7 @@ from torch import Tensor
 from bigbird.errors import InputError
 from bigbird.generation.beam_search import BeamSearch
 from bigbird.generation.options import GenerationOptions
-from bigbird.generation.sampler import Processor, TokenLogprob, choose, logprobs_of, processors_of, warp
+from bigbird.generation.sampler import Processor, TokenLogprob, draw, logprobs_of, processors_of, warp
 from bigbird.generation.text_stream import TextStream, Tokenizer
 
 _NGRAMS = (3, 2)
@@ -157,9 +157,13 @@ class Request:
             for processor in self.processors:
                 scores = processor(ids, scores)
             scores = scores[0]
+        if options.temperature:
+            scores = warp(scores, options)
+            token = draw(scores, float(self._chances[len(self.token_ids)]))
+        else:
+            token = int(scores.numpy().argmax())  # a seventh of the time of torch's argmax
         if self.scores is not None:
-            self.scores.append((warp(scores, options) if options.temperature else scores.clone())[None])
-        token = choose(scores, options, float(self._chances[len(self.token_ids)]))
+            self.scores.append(scores.clone()[None])  # else a row keeps all rows of its step
         scored = logprobs_of(logits[None], [token], options.num_top_logprobs) if options.logprobs else [None]
         return self.accept(token, scored[0])
 

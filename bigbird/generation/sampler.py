@@ -106,13 +106,6 @@ def draw(scores: Tensor, chance: float) -> int:
     return min(int(torch.searchsorted(sums, chance * float(sums[-1]), right=True)), len(sums) - 1)
 
 
-def choose(scores: Tensor, options: GenerationOptions, chance: float) -> int:
-    """The most likely token at temperature 0, else one drawn. scores: (V,), float32."""
-    if options.temperature > 0:
-        return draw(warp(scores, options), chance)
-    return int(scores.numpy().argmax())  # a seventh of the time of torch's argmax
-
-
 @dataclass(frozen=True)
 class TokenLogprob:
     """A token's log-probability after the tokens before it.
